@@ -1,0 +1,1 @@
+"""Inside the hospital; the server cannot import it."""

@@ -1,0 +1,1 @@
+"""Parameters of a lesion, one family a file."""

@@ -1,0 +1,1 @@
+"""What the secure sum is made of."""

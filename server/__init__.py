@@ -1,0 +1,1 @@
+"""The coordinator: sees sums."""

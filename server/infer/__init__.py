@@ -1,0 +1,1 @@
+"""Sums to results, one analysis a file."""
