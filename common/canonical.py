@@ -46,7 +46,7 @@ def decimal_text(value: Decimal) -> str:
     return "0" if text in {"-0", "0"} else text
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401, PLR0911
+def _plain(value: Any) -> Any:  # noqa: ANN401
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):

@@ -1,6 +1,6 @@
 """Five families of errors; each says what happened and what to do next, and has an exit code.
 
-Exit codes: 10-19 ConfigError (mend your file) · 20-29 RefusedError (policy said no) · 30-39 DataError (mend the scan or the table) ·
+Exit codes: 10-19 ConfigError (mend your file) · 20-29 RefusedError (policy said no) · 30-39 DataError (mend the scan) ·
 40-49 ProtocolError (the other side misbehaved) · 50-59 AuditError (the record does not hold) · 70 InternalError (our bug).
 Only `code` ever crosses the wall; the text stays where it was raised. No text holds a patient's value.
 """

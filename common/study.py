@@ -177,7 +177,8 @@ def explain(error: Exception) -> str:
     """Return what a validation error says, one clause per key, without the values."""
     if isinstance(error, ValidationError):
         return "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'file'}: {'unknown key' if item['type'] == 'extra_forbidden' else item['msg']}"
+            f"{'.'.join(map(str, item['loc'])) or 'file'}: "
+            + ("unknown key" if item["type"] == "extra_forbidden" else item["msg"])
             for item in error.errors(include_input=False, include_url=False)
         )
     return str(error)
