@@ -59,6 +59,9 @@ def peek(data: bytes) -> Envelope:
         plain = canonical.decode(head)
         if set(plain) != {"kind", "sender", "recipient", "run", "body", "blob_bytes", "blob_sha256"}:
             raise ValueError("unknown keys")
+        texts = [plain[key] for key in ("kind", "sender", "recipient", "run")]
+        if not all(isinstance(text, str) and len(text) <= 128 for text in texts) or not isinstance(plain["body"], dict):
+            raise ValueError("wrong types")
         envelope = Envelope(
             kind=plain["kind"],
             sender=plain["sender"],
@@ -67,9 +70,6 @@ def peek(data: bytes) -> Envelope:
             body=plain["body"],
             blob=blob,
         )
-        texts = (envelope.kind, envelope.sender, envelope.recipient, envelope.run)
-        if not all(isinstance(text, str) and len(text) <= 128 for text in texts) or not isinstance(envelope.body, dict):
-            raise ValueError("wrong types")
         if envelope.kind not in KINDS:
             raise ValueError("unknown kind")
     except (ValueError, KeyError, TypeError, RecursionError):
