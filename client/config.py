@@ -1,0 +1,285 @@
+"""The hospital's folder: site.toml, keys, approvals and state, and where each of them lies."""
+
+import tomllib
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomlkit
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common import canonical, files, roster, study
+from common.crypto import keys
+from common.errors import ConfigError, NotSetUp, RosterNotApproved, StudyNotApproved
+from common.roster import Roster
+from common.study import Study, explain
+
+SOCKET_PATH_MOST = 100  # bytes; the kernel's limit is 108
+HashText = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Policy(BaseModel):
+    """What this hospital allows. The coordinator can see none of it and lower none of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epsilon_cap: Annotated[Decimal, Field(gt=0)]
+    delta_cap: Annotated[Decimal, Field(gt=0, lt=1)]
+    hospitals_min: Annotated[int, Field(ge=3, le=64)]
+    colluders_min: Annotated[int, Field(ge=0, le=63)]
+    patients_min: Annotated[int, Field(ge=1)]
+    exact_statistics: bool
+    roster_difference_min: Annotated[int, Field(ge=1, le=64)]
+    allowed_studies: tuple[HashText, ...]
+    approved_roster: HashText | None = None
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the policy as the ledger records it."""
+        return {
+            **self.model_dump(exclude={"allowed_studies"}, exclude_none=True),
+            "allowed_studies": sorted(self.allowed_studies),
+        }
+
+
+class Site(BaseModel):
+    """The whole of site.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=roster.NAME.pattern.replace(r"\Z", "$"))]
+    scans: Path
+    clinical: Path
+    socket: Path
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where things lie in one hospital's folder."""
+
+    folder: Path
+
+    @property
+    def site_file(self) -> Path:
+        """site.toml."""
+        return self.folder / "site.toml"
+
+    @property
+    def keys(self) -> Path:
+        """Private keys, 0600."""
+        return self.folder / "keys"
+
+    @property
+    def approved(self) -> Path:
+        """The roster and the studies that the hospital approved."""
+        return self.folder / "approved"
+
+    @property
+    def state(self) -> Path:
+        """Pair keys, round counter and replies of the current run, 0600."""
+        return self.folder / "state"
+
+    @property
+    def cohorts(self) -> Path:
+        """Measured parameters and tensors; patient data."""
+        return self.folder / "cohorts"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's database."""
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def flower(self) -> Path:
+        """The SuperNode's FLWR_HOME."""
+        return self.folder / "flower"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the running vault."""
+        return self.folder / "vault.lock"
+
+    def socket(self, site: Site) -> Path:
+        """Return the vault's Unix socket; raises ConfigError when the path is too long for the kernel."""
+        path = (self.folder / site.socket).absolute()
+        if len(str(path).encode()) > SOCKET_PATH_MOST:
+            raise ConfigError(
+                "The path of the vault's socket is too long for the kernel.",
+                action=f"Set `socket` in {self.site_file} to a path of at most {SOCKET_PATH_MOST} bytes.",
+            )
+        return path
+
+
+SITE_TEMPLATE = """\
+# What this hospital is, and what it allows. Only `motet-hospital approve` and your editor write here.
+name = {name}
+scans = {scans}          # folder with DICOM files; read only
+clinical = {clinical}    # table with a column patient_id; read only
+socket = "vault.sock"    # where vault and relay meet, relative to this file
+
+[policy]
+epsilon_cap = {epsilon_cap}            # all training of all studies together, per patient
+delta_cap = {delta_cap}
+hospitals_min = {hospitals_min}          # fewer in a round: refused
+colluders_min = {colluders_min}          # a study must assume at least so many colluding hospitals
+patients_min = {patients_min}           # fewer in the cohort: refused
+exact_statistics = {exact_statistics}     # sums without noise over all hospitals of a round; listed as epsilon = infinity
+roster_difference_min = 3  # the same exact statistic over another roster: refused unless it differs by so many hospitals
+allowed_studies = []       # by SHA-256, added by `motet-hospital approve`
+"""
+
+
+def create(
+    folder: Path,
+    *,
+    name: str,
+    scans: Path,
+    clinical: Path,
+    epsilon_cap: Decimal,
+    delta_cap: Decimal,
+    hospitals_min: int,
+    colluders_min: int,
+    patients_min: int,
+    exact_statistics: bool,
+) -> Site:
+    """Make a hospital's folder with fresh keys; raises AlreadyExists and changes nothing when one is there."""
+    home = Home(folder)
+    quote = tomlkit.string
+    text = SITE_TEMPLATE.format(
+        name=quote(name).as_string(),
+        scans=quote(str(scans.absolute())).as_string(),
+        clinical=quote(str(clinical.absolute())).as_string(),
+        epsilon_cap=canonical.decimal_text(epsilon_cap),
+        delta_cap=canonical.decimal_text(delta_cap),
+        hospitals_min=hospitals_min,
+        colluders_min=colluders_min,
+        patients_min=patients_min,
+        exact_statistics=str(exact_statistics).lower(),
+    )
+    site = _parse_site(text, shown=home.site_file)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    files.write_new(home.site_file, text.encode())
+    for part in (home.keys, home.approved, home.state, home.cohorts, home.flower):
+        part.mkdir(mode=0o700)
+    for key_name in ("identity", "ledger"):
+        files.write_new(home.keys / f"{key_name}.pem", keys.private_pem(Ed25519PrivateKey.generate()), private=True)
+    files.write_new(home.keys / "pseudonym.key", keys.fresh_secret(), private=True)
+    node = ec.generate_private_key(ec.SECP384R1())  # Flower's SuperNode keys are NIST curves in OpenSSH format
+    files.write_new(
+        home.keys / "node",
+        node.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()),
+        private=True,
+    )
+    public = node.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    files.write_new(home.keys / "node.pub", public + b"\n")
+    return site
+
+
+def read_site(home: Home) -> Site:
+    """Read site.toml; raises NotSetUp when it is missing and ConfigError that names the wrong key."""
+    try:
+        text = home.site_file.read_text()
+    except FileNotFoundError:
+        raise NotSetUp(f"There is no {home.site_file}.", action="Run `motet-hospital init` first.") from None
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{home.site_file} cannot be read.", action="Check its permissions.") from None
+    return _parse_site(text, shown=home.site_file)
+
+
+def identity_key(home: Home) -> Ed25519PrivateKey:
+    """Return the hospital's identity key."""
+    return keys.load_private_pem(_private(home.keys / "identity.pem"))
+
+
+def ledger_key(home: Home) -> Ed25519PrivateKey:
+    """Return the key that signs the ledger's checkpoints."""
+    return keys.load_private_pem(_private(home.keys / "ledger.pem"))
+
+
+def pseudonym_key(home: Home) -> bytes:
+    """Return the secret under which patients are pseudonymised."""
+    return _private(home.keys / "pseudonym.key")
+
+
+def approved_roster(home: Home, site: Site) -> Roster:
+    """Return the roster that the hospital approved; raises RosterNotApproved."""
+    path = home.approved / "roster.json"
+    if site.policy.approved_roster is None or not path.exists():
+        raise RosterNotApproved("No roster is approved here.", action="Run `motet-hospital approve --roster FILE --hash HASH`.")
+    approved = roster.parse(path.read_bytes())
+    if approved.hash() != site.policy.approved_roster:
+        raise RosterNotApproved(
+            "The roster on disk is not the approved one.", action="Run `motet-hospital approve --roster FILE --hash HASH`."
+        )
+    return approved
+
+
+def approved_study(home: Home, site: Site, *, study_hash: str) -> Study:
+    """Return an approved study by its hash; raises StudyNotApproved."""
+    action = "Read the study and run `motet-hospital approve --study FILE --hash HASH`."
+    path = home.approved / f"{study_hash}.study.json"
+    if study_hash not in site.policy.allowed_studies or not path.exists():
+        raise StudyNotApproved("The study is not approved here.", action=action)
+    approved = study.parse(path.read_bytes())
+    if approved.hash() != study_hash:
+        raise StudyNotApproved("The study on disk is not the approved one.", action=action)
+    return approved
+
+
+def approve_roster(home: Home, *, data: bytes, expected_hash: str) -> Roster:
+    """Approve a roster whose hash the administrator got from the coordinator by another way."""
+    site = read_site(home)
+    approved = roster.parse(data)
+    if approved.hash() != expected_hash:
+        raise RosterNotApproved(
+            f"The roster's hash is {approved.hash()}, not the one you gave.", action="Compare it with the coordinator."
+        )
+    mine = identity_key(home).public_key().public_bytes_raw().hex()
+    if site.name not in approved.names or approved.member(site.name).identity != mine:
+        raise RosterNotApproved("The roster does not hold this hospital's key.", action="Enrol again with the coordinator.")
+    files.write(home.approved / "roster.json", data)
+    _edit_policy(home, "approved_roster", expected_hash)
+    return approved
+
+
+def approve_study(home: Home, *, data: bytes, expected_hash: str) -> Study:
+    """Approve a study whose hash the administrator got from the coordinator by another way."""
+    site = read_site(home)
+    approved = study.parse(data)
+    if approved.hash() != expected_hash:
+        raise StudyNotApproved(
+            f"The study's hash is {approved.hash()}, not the one you gave.", action="Compare it with the coordinator."
+        )
+    files.write(home.approved / f"{expected_hash}.study.json", data)
+    if expected_hash not in site.policy.allowed_studies:
+        _edit_policy(home, "allowed_studies", [*site.policy.allowed_studies, expected_hash])
+    return approved
+
+
+def _edit_policy(home: Home, key: str, value: object) -> None:
+    document = tomlkit.parse(home.site_file.read_text())
+    document["policy"][key] = value
+    files.write(home.site_file, tomlkit.dumps(document).encode())
+
+
+def _parse_site(text: str, *, shown: Path) -> Site:
+    try:
+        return Site.model_validate(tomllib.loads(text, parse_float=Decimal))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{shown} is not TOML: {error}.", action="Mend that line.") from None
+    except ValidationError as error:
+        raise ConfigError(f"{shown}: {explain(error)}.", action="Mend these keys.") from None
+
+
+def _private(path: Path) -> bytes:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path} can be read by others.", action=f"Run `chmod 600 {path}`, and consider the key lost.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotSetUp(f"There is no {path}.", action="Run `motet-hospital init` first.") from None

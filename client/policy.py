@@ -1,0 +1,56 @@
+"""What this hospital refuses, whatever the coordinator says. Every check raises a named refusal; none returns a verdict."""
+
+from client.config import Policy
+from common.announcement import MODELS_MOST, Announcement, mechanism_for
+from common.errors import OutsidePolicy, RosterNotApproved, RosterTooSmall, TooFewPatients
+from common.mechanism import Exact, GaussianShare
+from common.roster import Roster
+from common.study import Study
+
+ROUNDING_SLACK_MOST = 0.01
+COLLUDERS_BESIDE = 2  # honest hospitals that must remain in a sum
+
+
+def check_study(policy: Policy, *, study: Study, roster: Roster) -> None:
+    """Refuse a study that assumes less than the policy demands; the hash was approved already."""
+    privacy = study.privacy
+    if privacy.delta > policy.delta_cap:
+        raise OutsidePolicy("The study's delta is above this hospital's cap.", action="Ask for a smaller delta.")
+    if privacy.colluders < policy.colluders_min:
+        raise OutsidePolicy(
+            "The study assumes fewer colluding hospitals than this hospital's policy.", action="Ask for more colluders."
+        )
+    if study.hospitals_min < policy.hospitals_min:
+        raise RosterTooSmall("The study allows too small a roster.", action="Ask for a larger hospitals_min.")
+    if len(roster.members) - privacy.colluders < COLLUDERS_BESIDE:
+        raise RosterTooSmall("The roster leaves fewer than two honest hospitals.", action="Enrol more hospitals.")
+
+
+def check_round(policy: Policy, *, announcement: Announcement, study: Study, roster: Roster, me: str) -> None:
+    """Refuse a round whose roster, task or mechanism is not exactly what the approved study implies."""
+    named = announcement.hospitals
+    if announcement.study != study.hash() or announcement.roster != roster.hash():
+        raise RosterNotApproved("The round belongs to another study or roster.", action="Start a new run.")
+    if me not in named or not set(named) <= set(roster.names):
+        raise RosterNotApproved("The round names hospitals outside the approved roster.", action="Check the roster.")
+    if len(named) < max(policy.hospitals_min, study.hospitals_min):
+        raise RosterTooSmall("The round names too few hospitals.", action="Wait until more hospitals are back.")
+    if len(named) - study.privacy.colluders < COLLUDERS_BESIDE:
+        raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
+    expected = mechanism_for(study, task=announcement.task, hospitals=len(named), dimension=announcement.dimension)
+    if announcement.mechanism != expected:
+        raise OutsidePolicy("The round's mechanism is not the study's.", action="Check the coordinator's version.")
+    if isinstance(expected, Exact) and not policy.exact_statistics:
+        raise OutsidePolicy("This hospital allows no exact statistics.", action="Set exact_statistics in site.toml.")
+    if isinstance(expected, GaussianShare) and expected.rounding_slack > ROUNDING_SLACK_MOST:
+        raise OutsidePolicy("Rounding would cost more than 1 % of the noise.", action="Train fewer parameters.")
+    if announcement.task == "evaluate" and not 1 <= announcement.index <= MODELS_MOST:
+        raise OutsidePolicy("Too many models are to be scored.", action="Score fewer models.")
+    if announcement.task == "train" and announcement.index > study.training.steps + study.privacy.rounds_void_allowed:
+        raise OutsidePolicy("The study's steps are used up.", action="Propose a new study.")
+
+
+def check_cohort(policy: Policy, *, patients: int) -> None:
+    """Refuse a cohort below the hospital's minimum."""
+    if patients < policy.patients_min:
+        raise TooFewPatients("Fewer patients are usable than this hospital's minimum.", action="Run `motet-hospital status`.")

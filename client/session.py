@@ -1,0 +1,142 @@
+"""One run's secrets at one hospital: pair keys, round counter, answered requests. On disk and synced before anything leaves."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from common import files
+from common.crypto import keys, masking
+from common.errors import BadEnvelope, ContextMismatch, RoundRepeated, SetupMissing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Session:
+    """The state of one run. Frozen: a step returns the next state, and the vault saves it before it sends.
+
+    A state that was lost or restored from a backup cannot go on: the round counter makes its peers' masks differ, and a new
+    set-up is needed.
+    """
+
+    run: str
+    study: str
+    roster: str
+    setup_key: bytes = b""  # erased when the pair keys are made
+    sent_secrets: dict[str, bytes] = field(default_factory=dict)  # erased likewise
+    transcript: bytes = b""
+    pair_keys: dict[str, bytes] = field(default_factory=dict)
+    pair_rounds: dict[str, int] = field(default_factory=dict)
+    last_round: int = 0
+    requests: dict[str, str] = field(default_factory=dict)  # round -> SHA-256 of the announcement envelope
+    exact_rosters: dict[str, list[list[str]]] = field(default_factory=dict)  # statistic -> rosters answered
+
+    def keyed(self) -> bool:
+        """Tell whether the pair keys are there."""
+        return bool(self.pair_keys)
+
+    def with_bundles(self, bundles: dict[str, bytes], *, me: str) -> tuple[Self, dict[str, bytes]]:
+        """Set-up step 2: return the state and one sealed secret per peer; raises when set-up was already past this step."""
+        if not self.setup_key or self.pair_keys:
+            raise SetupMissing("Set-up is not at this step.", action="Start a new run.")
+        own = keys.SetupKey.from_bytes(self.setup_key).public_bytes()
+        if bundles.get(me) != own:
+            raise ContextMismatch("The coordinator shows another setup key for this hospital.", action="Start a new run.")
+        t = keys.transcript(bundles, roster_hash=self.roster, run=self.run)
+        secrets = {peer: keys.fresh_secret() for peer in bundles if peer != me}
+        sealed = {
+            peer: keys.seal(secret, public=bundles[peer], info=keys.seal_info(t, sender=me, recipient=peer))
+            for peer, secret in secrets.items()
+        }
+        return replace(self, transcript=t, sent_secrets=secrets), sealed
+
+    def with_sealed(self, inbox: dict[str, bytes], *, me: str) -> Self:
+        """Set-up step 3: return the state with one pair key per peer; ephemeral secrets are erased."""
+        if not self.setup_key or set(inbox) != set(self.sent_secrets):
+            raise SetupMissing("Set-up is not at this step, or a peer's secret is missing.", action="Start a new run.")
+        own = keys.SetupKey.from_bytes(self.setup_key)
+        pairs: dict[str, bytes] = {}
+        for peer, sealed in inbox.items():
+            received = own.unseal(sealed, info=keys.seal_info(self.transcript, sender=peer, recipient=me))
+            pairs[peer] = keys.pair_key(self.transcript, secrets={me: self.sent_secrets[peer], peer: received})
+        return replace(self, setup_key=b"", sent_secrets={}, pair_keys=pairs, pair_rounds=dict.fromkeys(pairs, 0))
+
+    def with_round(self, number: int, *, hospitals: tuple[str, ...], me: str, request: bytes) -> Self:
+        """Return the state for round `number`: keys of the named peers ratcheted to it, earlier ones erased.
+
+        Raises RoundRepeated when `number` is not above the last round answered, SetupMissing without keys for a peer.
+        """
+        if number <= self.last_round:
+            raise RoundRepeated("The round was answered already.", action="Announce a higher round.")
+        peers = [name for name in hospitals if name != me]
+        if not set(peers) <= set(self.pair_keys):
+            raise SetupMissing("A hospital in the round took no part in this run's set-up.", action="Start a new run.")
+        ratcheted = {peer: masking.ratchet(self.pair_keys[peer], steps=number - self.pair_rounds[peer]) for peer in peers}
+        return replace(
+            self,
+            pair_keys={**self.pair_keys, **ratcheted},
+            pair_rounds={**self.pair_rounds, **dict.fromkeys(peers, number)},
+            last_round=number,
+            requests={**self.requests, str(number): hashlib.sha256(request).hexdigest()},
+        )
+
+    def seeds(self, *, ctx: bytes, hospitals: tuple[str, ...], me: str) -> dict[str, bytes]:
+        """Return s_ij for every named peer."""
+        return {peer: masking.seed(self.pair_keys[peer], ctx=ctx, pair=(me, peer)) for peer in hospitals if peer != me}
+
+    def save(self, folder: Path) -> None:
+        """Write the state, 0600, synced to disk before it returns."""
+        plain = {
+            "run": self.run,
+            "study": self.study,
+            "roster": self.roster,
+            "setup_key": self.setup_key.hex(),
+            "sent_secrets": _hex(self.sent_secrets),
+            "transcript": self.transcript.hex(),
+            "pair_keys": _hex(self.pair_keys),
+            "pair_rounds": self.pair_rounds,
+            "last_round": self.last_round,
+            "requests": self.requests,
+            "exact_rosters": self.exact_rosters,
+        }
+        files.write(_path(folder, self.run), json.dumps(plain).encode(), private=True)
+
+
+def load(folder: Path, *, run: str) -> Session:
+    """Read the state of `run`; raises SetupMissing when there is none or it cannot be read."""
+    try:
+        plain: dict[str, Any] = json.loads(_path(folder, run).read_bytes())
+        return Session(
+            run=plain["run"],
+            study=plain["study"],
+            roster=plain["roster"],
+            setup_key=bytes.fromhex(plain["setup_key"]),
+            sent_secrets=_unhex(plain["sent_secrets"]),
+            transcript=bytes.fromhex(plain["transcript"]),
+            pair_keys=_unhex(plain["pair_keys"]),
+            pair_rounds=plain["pair_rounds"],
+            last_round=plain["last_round"],
+            requests=plain["requests"],
+            exact_rosters=plain["exact_rosters"],
+        )
+    except (OSError, ValueError, KeyError):
+        raise SetupMissing("There is no set-up of this run here.", action="Start a new run.") from None
+
+
+def exists(folder: Path, *, run: str) -> bool:
+    """Tell whether a state of `run` is on disk."""
+    return _path(folder, run).exists()
+
+
+def _path(folder: Path, run: str) -> Path:
+    if not run.isalnum() or len(run) > 64:
+        raise BadEnvelope("A run's name is malformed.", action="Start a new run.")
+    return folder / f"{run}.run.json"
+
+
+def _hex(values: dict[str, bytes]) -> dict[str, str]:
+    return {name: value.hex() for name, value in values.items()}
+
+
+def _unhex(values: dict[str, str]) -> dict[str, bytes]:
+    return {name: bytes.fromhex(value) for name, value in values.items()}

@@ -1,0 +1,108 @@
+"""The announcement of one round: who, what, and under which mechanism. Its bytes are hashed into the context of every mask."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from common import canonical, mechanism
+from common.errors import BadEnvelope
+from common.mechanism import Exact, GaussianShare, Mechanism
+from common.study import Study
+
+TASKS: Final = ("gram", "train", "evaluate")
+ROUNDS_MOST: Final = 1_000_000
+MODELS_MOST: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """One round: its number, its hospitals in sorted order, its task, and the vector that each of them uploads.
+
+    `index` is the step of `train` and the number of models of `evaluate`; 0 for `gram`.
+    """
+
+    run: str
+    study: str
+    roster: str
+    round: int
+    hospitals: tuple[str, ...]
+    task: str
+    index: int
+    dimension: int
+    blob_sha256: str
+    mechanism: Mechanism
+
+    def plain(self) -> dict[str, Any]:
+        """Return the announcement as JSON."""
+        return {
+            "run": self.run,
+            "study": self.study,
+            "roster": self.roster,
+            "round": self.round,
+            "hospitals": list(self.hospitals),
+            "task": self.task,
+            "index": self.index,
+            "dimension": self.dimension,
+            "blob_sha256": self.blob_sha256,
+            "mechanism": self.mechanism.entry(),
+        }
+
+    def bytes(self) -> bytes:
+        """Return the canonical bytes that every mask of the round is bound to."""
+        return canonical.encode(self.plain())
+
+
+def parse(plain: Mapping[str, Any]) -> Announcement:
+    """Read an announcement; raises BadEnvelope when a part is missing, unknown, or of the wrong type or size."""
+    try:
+        announcement = Announcement(
+            run=plain["run"],
+            study=plain["study"],
+            roster=plain["roster"],
+            round=int(plain["round"]),
+            hospitals=tuple(plain["hospitals"]),
+            task=plain["task"],
+            index=int(plain["index"]),
+            dimension=int(plain["dimension"]),
+            blob_sha256=plain["blob_sha256"],
+            mechanism=mechanism.from_entry(plain["mechanism"]),
+        )
+        if announcement.plain() != plain:
+            raise ValueError("unknown keys or wrong types")
+        if announcement.task not in TASKS or not 1 <= announcement.round <= ROUNDS_MOST:
+            raise ValueError("unknown task or round")
+        if not 0 <= announcement.index <= ROUNDS_MOST or not 1 <= announcement.dimension <= 1 << 28:
+            raise ValueError("index or dimension out of range")
+        names = list(announcement.hospitals)
+        if names != sorted(set(names)) or not all(isinstance(name, str) for name in names):
+            raise ValueError("hospitals are not a sorted set of names")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadEnvelope("An announcement is malformed.", action="Check that both sides run the same version.") from None
+    return announcement
+
+
+def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int) -> Mechanism:
+    """Return the only mechanism that `study` allows for a task; both sides derive it, neither chooses it."""
+    if task == "gram":
+        return Exact(statistic="gram", ring_bits=128)
+    if task == "evaluate":
+        return Exact(statistic="score-histogram", ring_bits=64)
+    privacy, training = study.privacy, study.training
+    share_bits = mechanism.largest_share_bits(
+        noise_multiplier=privacy.noise_multiplier,
+        hospitals=hospitals,
+        colluders=privacy.colluders,
+        patients_per_step_max=training.patients_per_step_max,
+        ring_bits=32,
+    )
+    return GaussianShare(
+        noise_multiplier=privacy.noise_multiplier,
+        clip_norm=privacy.clip_norm,
+        sampling_rate=privacy.sampling_rate,
+        hospitals=hospitals,
+        colluders=privacy.colluders,
+        dimension=dimension,
+        patients_per_step_max=training.patients_per_step_max,
+        share_bits=share_bits,
+        ring_bits=32,
+    )
