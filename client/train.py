@@ -1,0 +1,191 @@
+"""One training step at one hospital: every patient's gradient, clipped once, summed. No noise here; that is the mask's work.
+
+The unit is the patient: a patient's views are one bag with one gradient. Source: reference training.md 1.2 and 2.5.
+"""
+
+import hashlib
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleModule
+
+from client.inside import Cohort
+from client.label import labelled_rows, labels
+from common import model as network
+from common.contribution import Contribution
+from common.crypto import rng
+from common.errors import InternalError, OutsidePolicy, ProtocolError
+from common.mechanism import GaussianShare
+from common.study import Study
+
+__all__ = ["clipped_sum", "contribution", "labelled_rows"]
+
+ROWS_AT_ONCE = 32  # views in one micro-batch, unless one patient has more
+REMEMBERED = 4  # embeddings kept: one per cohort and prior in use
+
+Vector = NDArray[np.float64]
+Bag = tuple[float, tuple[int, ...]]  # label, rows of the views
+
+_embeddings: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
+
+
+def contribution(
+    blob: bytes, *, study: Study, cohort: Cohort, training_rows: NDArray[np.int64], mechanism: GaussianShare
+) -> Contribution:
+    """Draw the Poisson sample, which never leaves this function, and return its clipped sum with its mechanism.
+
+    Guarantee: each patient of `training_rows` is in with probability sampling_rate, independently, from secret randomness; the
+    L2 sensitivity to one patient is clip_norm times (1 + numerical slack). An empty sample is a vector of zeros, never skipped.
+    Raises OutsidePolicy when the mechanism is not the study's or the cohort is larger than the study declares, ProtocolError or
+    BadEnvelope when `blob` is not this study's model.
+    """
+    declared = (study.privacy.noise_multiplier, study.privacy.clip_norm, study.privacy.sampling_rate)
+    size = network.trainable_size(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
+    if (mechanism.noise_multiplier, mechanism.clip_norm, mechanism.sampling_rate) != declared or mechanism.dimension != size:
+        raise OutsidePolicy("The step's mechanism is not the study's.", action="Announce the round with the study's values.")
+    if len(training_rows) > mechanism.patients_per_step_max:
+        raise OutsidePolicy(
+            "This hospital has more training patients than the study allows in a step.",
+            action="Raise patients_per_step_max in a new version of the study.",
+        )
+    sampled = rng.poisson_sample(len(training_rows), rate=mechanism.sampling_rate)
+    total = clipped_sum(blob, study=study, cohort=cohort, training_rows=training_rows, sampled=sampled)
+    return Contribution(values=total, mechanism=mechanism)
+
+
+def clipped_sum(
+    blob: bytes, *, study: Study, cohort: Cohort, training_rows: NDArray[np.int64], sampled: NDArray[np.bool_]
+) -> Vector:
+    """Return the sum of the sampled patients' clipped gradients, shape (d,), float64.
+
+    A patient's gradient is that of the mean cross-entropy of the first views_per_patient_max views; its L2 norm is clipped to
+    clip_norm once. `sampled` has one flag per training row. Patients without label or views contribute zero; so does
+    a patient whose gradient is not finite, and an empty sample. Raises ProtocolError or BadEnvelope when `blob` is not this
+    study's model, InternalError when the arguments do not belong together.
+    """
+    if sampled.shape != training_rows.shape or len(np.unique(training_rows)) != len(training_rows):
+        raise InternalError("The sample does not belong to the training rows.", action="Report this.")
+    model = network.build(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
+    network.load(model, blob)
+    names = network.trainable_names(model, study.training)
+    total = np.zeros(len(network.flat(model, names)))
+    bags = _bags(cohort, study=study, rows=training_rows[sampled])
+    if study.training.recipe == "head":
+        _refuse_other_features(model, study=study)
+        batches: Iterator[Vector] = _head_gradients(model, cohort=cohort, bags=bags)
+    else:
+        batches = _full_gradients(model, names=names, cohort=cohort, bags=bags)
+    for gradients in batches:
+        total += clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
+    return total
+
+
+def clip(gradients: Vector, *, norm: float) -> Vector:
+    """Scale each row, shape (patient, d), to L2 norm at most `norm`; a row that is not finite becomes zero.
+
+    Source: Abadi et al. 2016, Algorithm 1, line 5.
+    """
+    finite = np.isfinite(gradients).all(axis=1, keepdims=True)
+    gradients = np.where(finite, gradients, 0.0)
+    norms = np.sqrt(np.square(gradients).sum(axis=1, keepdims=True))
+    clipped: Vector = gradients * (norm / np.maximum(norms, norm))
+    return clipped
+
+
+def _channels(study: Study) -> int:
+    return 2 if study.recipe.edge_channel else 1
+
+
+def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]:
+    side = study.recipe.patch_voxels
+    if len(cohort.views) and cohort.views.shape[1:] != (_channels(study), side, side):
+        raise InternalError("The views do not have the study's shape.", action="Report this.")
+    classes, most = labels(cohort, study=study), study.training.views_per_patient_max
+    bags = ((float(classes[row]), cohort.bags[row][:most]) for row in rows)
+    return [(label, bag) for label, bag in bags if bag and not np.isnan(label)]
+
+
+def _refuse_other_features(model: network.Cnn2d, *, study: Study) -> None:
+    """Refuse frozen layers that are not the approved prior: they are part of what the hospital approved."""
+    expected = network.build(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
+    network.load(expected, network.initial(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels))
+    if network.frozen_digest(model, study.training) != network.frozen_digest(expected, study.training):
+        raise ProtocolError("The frozen layers are not the study's prior.", action="Ask the coordinator which prior it uses.")
+
+
+def _head_gradients(model: network.Cnn2d, *, cohort: Cohort, bags: Sequence[Bag]) -> Iterator[Vector]:
+    """Yield the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
+    if not bags:
+        return
+    embedded = _embed(model, views=cohort.views)
+    inputs = np.concatenate([embedded, np.ones((len(embedded), 1))], axis=1)  # weight, then bias, as in network.HEAD
+    weights = network.flat(model, network.HEAD)
+    gradients = np.empty((len(bags), inputs.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):  # a row that is not finite becomes zero in clip
+        for row, (label, bag) in enumerate(bags):
+            residuals = 0.5 * (1 + np.tanh(0.5 * (inputs[list(bag)] @ weights))) - label
+            gradients[row] = residuals @ inputs[list(bag)] / len(bag)
+    yield gradients
+
+
+def _embed(model: network.Cnn2d, *, views: NDArray[np.float32]) -> Vector:
+    """Return the embedding of all views, (view, feature), from memory when these very views and features were seen."""
+    digest = hashlib.sha256(f"{views.shape}\n".encode())
+    for name, tensor in model.state_dict().items():
+        if name not in network.HEAD:
+            digest.update(tensor.numpy().tobytes())
+    digest.update(np.ascontiguousarray(views).data)
+    key = digest.hexdigest()
+    if key not in _embeddings:
+        with torch.no_grad():
+            parts = [model.embed(_tensor(views[start : start + 256])) for start in range(0, len(views), 256)]
+        _embeddings[key] = torch.cat(parts).numpy().astype(np.float64)
+        while len(_embeddings) > REMEMBERED:
+            _embeddings.popitem(last=False)
+    _embeddings.move_to_end(key)
+    return _embeddings[key]
+
+
+def _full_gradients(model: network.Cnn2d, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag]) -> Iterator[Vector]:
+    """Yield the gradients of every layer for a few bags at a time, (patient, d), float64; per view by Opacus."""
+    wrapped = GradSampleModule(model, batch_first=True, loss_reduction="sum")
+    parameters = dict(model.named_parameters())
+    try:
+        for batch in _micro_batches(bags):
+            rows = [row for _, bag in batch for row in bag]
+            owners = np.repeat(np.arange(len(batch)), [len(bag) for _, bag in batch])
+            target = torch.tensor([label for label, bag in batch for _ in bag], dtype=torch.float32)
+            weight = torch.tensor([1 / len(bag) for _, bag in batch for _ in bag], dtype=torch.float32)
+            wrapped.zero_grad(set_to_none=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")  # images need no gradient
+                logits = wrapped(_tensor(cohort.views[rows]))
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+                torch.autograd.backward(loss)
+            samples: list[torch.Tensor] = [vars(parameters[name])["grad_sample"] for name in names]  # set by Opacus
+            per_view = [sample.reshape(len(rows), -1).double().numpy() for sample in samples]
+            gradients = np.zeros((len(batch), sum(part.shape[1] for part in per_view)))
+            np.add.at(gradients, owners, np.concatenate(per_view, axis=1))
+            yield gradients
+    finally:
+        wrapped.to_standard_module()
+
+
+def _micro_batches(bags: Sequence[Bag]) -> Iterator[list[Bag]]:
+    """Yield whole bags, ROWS_AT_ONCE views or one bag at a time."""
+    batch: list[Bag] = []
+    for bag in bags:
+        if batch and sum(len(rows) for _, rows in batch) + len(bag[1]) > ROWS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(bag)
+    if batch:
+        yield batch
+
+
+def _tensor(views: NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(np.array(views, dtype=np.float32))  # a copy: frozen arrays are read-only

@@ -1,0 +1,188 @@
+"""The network: a small GroupNorm CNN with frozen public features and one private head; the only file that knows its layers.
+
+What crosses the wall are safetensors bytes with exactly the names, shapes and dtypes of this network; all else is refused.
+"""
+
+import hashlib
+import math
+from importlib import resources
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor, nn
+from typing_extensions import override
+
+from common.errors import BadEnvelope, ConfigError, ProtocolError
+from common.study import Training
+
+CHANNELS = (1, 2)  # windowed intensity; and an edge channel
+EMBEDDING = 12  # attributes of a random process that the prior learned to tell, see server/prior.py
+HEAD = ("head.weight", "head.bias")
+PATCH_VOXELS_LEAST = 8
+HEADER_BYTES_MOST = 8192
+PRIOR_FILE = "prior_cnn2d.safetensors"
+
+
+class Cnn2d(nn.Module):
+    """Three convolutions, pooled at every depth so that size is not lost, an embedding and a linear head with one logit.
+
+    Input (view, channel, row, column), float32 in [0, 1]; output (view,). Rows never mix: GroupNorm, no BatchNorm.
+    The first convolution has no norm: absolute intensity (HU) stays visible.
+    """
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, 32)
+        self.conv3 = nn.Conv2d(32, 32, 3, padding=1)
+        self.norm3 = nn.GroupNorm(8, 32)
+        self.embedding = nn.Linear(16 + 32 + 32 + 32, EMBEDDING)
+        self.head = nn.Linear(EMBEDDING, 1)
+
+    def embed(self, views: Tensor) -> Tensor:
+        """Return the embedding, (view, EMBEDDING); its squared length is about 1 on images of the prior."""
+        first = torch.relu(self.conv1(views))
+        second = torch.relu(self.norm2(self.conv2(nn.functional.max_pool2d(first, 2))))
+        third = torch.relu(self.norm3(self.conv3(nn.functional.max_pool2d(second, 2))))
+        pooled = torch.cat([first.mean((2, 3)), second.mean((2, 3)), third.mean((2, 3)), third.amax((2, 3))], dim=1)
+        embedded: Tensor = self.embedding(pooled)
+        return embedded
+
+    @override
+    def forward(self, views: Tensor) -> Tensor:
+        """Return one logit per view."""
+        logit: Tensor = self.head(self.embed(views)).squeeze(1)
+        return logit
+
+
+def build(training: Training, *, channels: int, patch_voxels: int) -> Cnn2d:
+    """Return the study's network, all weights zero, ready for `load`; raises ConfigError when the images do not fit it."""
+    if training.model != "cnn2d":
+        raise ConfigError(f"The network {training.model} is not known.", action="Write model = cnn2d.")
+    if channels not in CHANNELS:
+        raise ConfigError(f"cnn2d takes 1 or 2 channels, not {channels}.", action="Change [recipe].")
+    if patch_voxels < PATCH_VOXELS_LEAST:
+        raise ConfigError(f"cnn2d needs {PATCH_VOXELS_LEAST} voxels or more.", action="Raise patch_voxels.")
+    with torch.device("meta"):  # no weights are drawn: no generator is touched
+        model = Cnn2d(channels=channels)
+    model = model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return model
+
+
+def prior_bytes() -> bytes:
+    """Return the shipped prior: features learned on images of random processes, no real image among them."""
+    return resources.files("common").joinpath(PRIOR_FILE).read_bytes()
+
+
+def prior_sha256() -> str:
+    """Return the SHA-256 of the shipped prior, as 64 hex digits; a study names it."""
+    return hashlib.sha256(prior_bytes()).hexdigest()
+
+
+def initial(training: Training, *, channels: int, patch_voxels: int) -> bytes:
+    """Return the model before the first step: features of the prior, a head of zeros.
+
+    With one channel the prior's weights of the edge channel are left out. Raises ConfigError when the shipped prior is not the
+    one that the study names.
+    """
+    shipped = prior_bytes()
+    if hashlib.sha256(shipped).hexdigest() != training.prior_sha256:
+        raise ConfigError(
+            "The prior of this installation is not the one that the study names.",
+            action="Install the version of Motet that the study was written with, or correct prior_sha256.",
+        )
+    wide = build(training, channels=CHANNELS[-1], patch_voxels=patch_voxels)
+    load(wide, shipped)
+    model = build(training, channels=channels, patch_voxels=patch_voxels)
+    state = wide.state_dict()
+    state["conv1.weight"] = state["conv1.weight"][:, :channels]
+    for name in HEAD:
+        state[name] = torch.zeros_like(state[name])
+    model.load_state_dict(state)
+    return dump(model)
+
+
+def trainable_names(model: nn.Module, training: Training) -> tuple[str, ...]:
+    """Return the names of the parameters that the study trains, in the order in which they travel."""
+    names = tuple(name for name, _ in model.named_parameters())
+    return names if training.recipe == "full" else HEAD
+
+
+def trainable_size(training: Training, *, channels: int, patch_voxels: int) -> int:
+    """Return d, the number of trainable parameters: the length of every training contribution."""
+    model = build(training, channels=channels, patch_voxels=patch_voxels)
+    parameters = dict(model.named_parameters())
+    return sum(parameters[name].numel() for name in trainable_names(model, training))
+
+
+def dump(model: nn.Module) -> bytes:
+    """Return the model as safetensors bytes; the same weights give the same bytes."""
+    blob: bytes = write_tensors({name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()})
+    return blob
+
+
+def load(model: nn.Module, blob: bytes) -> None:
+    """Put the weights in `blob` into `model`, all or nothing.
+
+    | blob | raises |
+    |---|---|
+    | too long for this network, or not safetensors | BadEnvelope |
+    | other names, shapes or dtypes, metadata, a value that is not finite | ProtocolError |
+    """
+    state = model.state_dict()
+    if len(blob) > HEADER_BYTES_MOST + sum(tensor.numel() * tensor.element_size() for tensor in state.values()):
+        raise BadEnvelope("A model is longer than its network.", action="Ask the coordinator which study it runs.")
+    try:
+        received = read_tensors(blob)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError):
+        raise BadEnvelope("A model is not in the safetensors format.", action="Ask the coordinator for its version.") from None
+    if received.keys() != state.keys():
+        raise ProtocolError("A model has other layers than the study's.", action="Install the same version everywhere.")
+    for name, tensor in state.items():
+        if received[name].shape != tensor.shape or received[name].dtype != tensor.dtype:
+            raise ProtocolError(f"The layer {name} has another shape or dtype.", action="Install the same version everywhere.")
+        if not bool(torch.isfinite(received[name]).all()):
+            raise ProtocolError(f"The layer {name} is not finite.", action="Ask the coordinator to lower the learning rate.")
+    if write_tensors(received) != blob:
+        raise ProtocolError("A model carries more than its weights.", action="Ask the coordinator which software it runs.")
+    model.load_state_dict(received)
+
+
+def frozen_digest(model: nn.Module, training: Training) -> str:
+    """Return the SHA-256 of everything that the study does not train, as 64 hex digits."""
+    trained = trainable_names(model, training)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in trained:
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode() + tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def flat(model: nn.Module, names: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return the named parameters as one vector, float64, in the order of `names`."""
+    parameters = dict(model.named_parameters())
+    return np.concatenate([parameters[name].detach().numpy().astype(np.float64).ravel() for name in names])
+
+
+def with_flat(model: nn.Module, names: tuple[str, ...], vector: NDArray[np.float64]) -> None:
+    """Put `vector` into the named parameters, rounded to float32; raises ValueError on another length or a value not finite."""
+    parameters = dict(model.named_parameters())
+    if vector.shape != (sum(parameters[name].numel() for name in names),):
+        raise ValueError("the vector does not fit these parameters")
+    rounded = vector.astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise ValueError("a model's weight is not finite")
+    start = 0
+    with torch.no_grad():
+        for name in names:
+            size = math.prod(parameters[name].shape)
+            parameters[name].copy_(torch.from_numpy(rounded[start : start + size].reshape(tuple(parameters[name].shape))))
+            start += size
