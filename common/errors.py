@@ -83,6 +83,12 @@ class VaultNotRunning(ConfigError):
     exit_code, code = 15, "E-VAULT"
 
 
+class RecordUnwritable(ConfigError):
+    """The ledger's file cannot be written: full disk, read-only, or locked."""
+
+    exit_code, code = 16, "E-CONFIG-LEDGER"
+
+
 class BudgetExhausted(RefusedError):
     """The hospital's cap on epsilon or delta would be passed."""
 
@@ -125,6 +131,12 @@ class AlreadyAnswered(RefusedError):
     exit_code, code = 27, "E-REFUSED-REPEAT"
 
 
+class ReservationConflict(RefusedError):
+    """A reservation was repeated with another content, or is in a state that does not allow the step."""
+
+    exit_code, code = 28, "E-REFUSED-CONFLICT"
+
+
 class NoScans(DataError):
     """The folder holds no usable scan."""
 
@@ -145,6 +157,16 @@ class GeometryRefused(DataError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"The series is set aside: {reason}.", action="Export the series again, or leave it out.")
         self.reason = reason
+
+
+class NotEstimable(DataError):
+    """A statistic has no answer on these data: `diagnosis` names why, `term` names where."""
+
+    exit_code, code = 34, "E-DATA-ESTIMABLE"
+
+    def __init__(self, diagnosis: str, *, term: str, action: str) -> None:
+        super().__init__(f"{term}: {diagnosis}.", action=action)
+        self.diagnosis, self.term = diagnosis, term
 
 
 class BadEnvelope(ProtocolError):
