@@ -37,7 +37,7 @@ class Session:
 
     def with_bundles(self, bundles: dict[str, bytes], *, me: str) -> tuple[Self, dict[str, bytes]]:
         """Set-up step 2: return the state and one sealed secret per peer; raises when set-up was already past this step."""
-        if not self.setup_key or self.pair_keys:
+        if not self.setup_key or self.sent_secrets:
             raise SetupMissing("Set-up is not at this step.", action="Start a new run.")
         own = keys.SetupKey.from_bytes(self.setup_key).public_bytes()
         if bundles.get(me) != own:
@@ -77,8 +77,18 @@ class Session:
             pair_keys={**self.pair_keys, **ratcheted},
             pair_rounds={**self.pair_rounds, **dict.fromkeys(peers, number)},
             last_round=number,
-            requests={**self.requests, str(number): hashlib.sha256(request).hexdigest()},
-        )
+        ).with_request(str(number), request)
+
+    def with_request(self, label: str, request: bytes) -> Self:
+        """Return the state that remembers which request was answered under `label`."""
+        return replace(self, requests={**self.requests, label: hashlib.sha256(request).hexdigest()})
+
+    def answered(self, label: str, request: bytes) -> bool:
+        """Tell whether exactly this request was answered under `label`; raises RoundRepeated when another one was."""
+        before = self.requests.get(label)
+        if before is not None and before != hashlib.sha256(request).hexdigest():
+            raise RoundRepeated("Another request was answered in this place.", action="Announce a higher round.")
+        return before is not None
 
     def seeds(self, *, ctx: bytes, hospitals: tuple[str, ...], me: str) -> dict[str, bytes]:
         """Return s_ij for every named peer."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -95,6 +96,26 @@ def open_envelope(data: bytes, *, key: Ed25519PublicKey, sender: str, recipient:
 def head_hash(data: bytes) -> str:
     """Return the SHA-256 of a whole envelope, as hex: what the ledger records of what left."""
     return hashlib.sha256(data).hexdigest()
+
+
+def pack(parts: Sequence[bytes]) -> bytes:
+    """Return several byte strings as one, each preceded by its length as four big-endian bytes."""
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def unpack(data: bytes, *, count: int) -> tuple[bytes, ...]:
+    """Undo `pack`; raises BadEnvelope unless there are exactly `count` parts."""
+    parts: list[bytes] = []
+    at = 0
+    while at < len(data) and len(parts) <= count:
+        if at + 4 > len(data):
+            break
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        parts.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    if at != len(data) or len(parts) != count:
+        raise BadEnvelope("A blob does not hold the announced parts.", action="Check that both sides run the same version.")
+    return tuple(parts)
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:

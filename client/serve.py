@@ -1,0 +1,93 @@
+"""The vault as a process: one per folder, a Unix socket, no network."""
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import grpc
+
+from client import vault_pb2, vault_pb2_grpc
+from client.config import Home, read_site
+from client.pipeline import Progress
+from client.vault import Vault
+from common.errors import AlreadyRunning, BadEnvelope, MotetError
+from common.wire import BLOB_BYTES_MOST, HEAD_BYTES_MOST
+
+CHUNK_BYTES = 1 << 20
+ENVELOPE_BYTES_MOST = BLOB_BYTES_MOST + HEAD_BYTES_MOST + 128
+
+log = logging.getLogger("motet.vault")
+
+
+class _Service(vault_pb2_grpc.VaultServicer):
+    """Hands envelopes to the vault, one at a time; an error leaves as its code, its text stays in this log."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault, self._one_at_a_time = vault, threading.Lock()
+
+    def Answer(self, request_iterator: Iterator[vault_pb2.Chunk], context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+        try:
+            data = _collect(request_iterator)
+            with self._one_at_a_time:
+                reply = self._vault.answer(data)
+        except MotetError as error:
+            log.warning("refused: %s %s", error.code, error)
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.code)
+        except Exception as error:  # noqa: BLE001  (nothing but a code may leave; the type is enough to find the bug)
+            log.error("internal error: %s", type(error).__name__)  # noqa: TRY400  (a traceback could show a patient's value)
+            context.abort(grpc.StatusCode.INTERNAL, "E-INTERNAL")
+        else:
+            for start in range(0, len(reply), CHUNK_BYTES):
+                yield vault_pb2.Chunk(data=reply[start : start + CHUNK_BYTES])
+
+    def State(self, request: vault_pb2.StateRequest, context: grpc.ServicerContext) -> vault_pb2.StateReply:  # noqa: N802, ARG002
+        return vault_pb2.StateReply(hospital=self._vault.name)
+
+
+def _collect(chunks: Iterator[vault_pb2.Chunk]) -> bytes:
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk.data
+        if len(data) > ENVELOPE_BYTES_MOST:
+            raise BadEnvelope("An envelope is too large.", action="Check the coordinator.")
+    return bytes(data)
+
+
+def hold_lock(path: Path) -> IO[bytes]:
+    """Hold the folder's lock until the process ends; raises AlreadyRunning when another vault holds it."""
+    lock = path.open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise AlreadyRunning("A vault runs on this folder already.", action="Stop it first, or use it.") from None
+    return lock
+
+
+def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: threading.Event) -> None:
+    """Prepare every approved study, then answer on the socket until `stop` is set."""
+    home = Home(folder)
+    site = read_site(home)
+    socket = home.socket(site)
+    with hold_lock(home.lock):
+        vault = Vault(home, clock=lambda: int(time.time()), progress=progress)
+        try:
+            for study_hash in site.policy.allowed_studies:
+                vault.prepare(study_hash)
+            socket.unlink(missing_ok=True)
+            server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+            vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault), server)
+            server.add_insecure_port(f"unix:{socket}")  # a Unix socket: the folder's 0700 is the lock on it
+            server.start()
+            socket.chmod(0o660)
+            ready.set()
+            stop.wait()
+            server.stop(grace=5).wait()
+        finally:
+            vault.close()
+            socket.unlink(missing_ok=True)

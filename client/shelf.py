@@ -1,0 +1,70 @@
+"""The cohort on the vault's own disk, so that scans are read once per study: arrays without pickle, names as JSON, mode 0600."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from client import pipeline
+from client.config import Home, Site
+from client.inside import Cohort, SetAside
+from common import canonical, files
+from common.errors import ClinicalTableWrong, NoScans
+from common.study import Study
+
+
+def cohort(
+    home: Home, site: Site, *, study: Study, pseudonym: Callable[[str, str], str], progress: pipeline.Progress
+) -> Cohort:
+    """Return the cohort of `study`, measured now or kept from an earlier run over the same files.
+
+    Raises NoScans or ClinicalTableWrong when there is nothing to read.
+    """
+    path = home.cohorts / f"{_fingerprint(site, study)}.npz"
+    if path.exists():
+        return load(path)
+    fresh = pipeline.read_cohort(scans=site.scans, clinical=site.clinical, study=study, pseudonym=pseudonym, progress=progress)
+    save(path, fresh)
+    return fresh
+
+
+def save(path: Path, kept: Cohort) -> None:
+    """Write a cohort in one step, 0600."""
+    names = {
+        "patients": kept.patients,
+        "columns": kept.columns,
+        "bags": kept.bags,
+        "set_aside": [[item.name, item.reason] for item in kept.set_aside],
+    }
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(names).encode(), np.uint8)
+    np.savez(buffer, allow_pickle=False, table=kept.table, views=kept.views, names=text)
+    files.write(path, buffer.getvalue(), private=True)
+
+
+def load(path: Path) -> Cohort:
+    """Read a kept cohort."""
+    with np.load(path, allow_pickle=False) as arrays:
+        names = json.loads(arrays["names"].tobytes())
+        return Cohort(
+            patients=tuple(names["patients"]),
+            columns=tuple(names["columns"]),
+            table=arrays["table"],
+            views=arrays["views"],
+            bags=tuple(tuple(bag) for bag in names["bags"]),
+            set_aside=tuple(SetAside(name=name, reason=reason) for name, reason in names["set_aside"]),
+        )
+
+
+def _fingerprint(site: Site, study: Study) -> str:
+    if not site.scans.is_dir():
+        raise NoScans("The folder of scans is not there.", action="Set `scans` in site.toml.")
+    if not site.clinical.is_file():
+        raise ClinicalTableWrong("The clinical table is not there.", action="Set `clinical` in site.toml.")
+    found = [site.clinical, *sorted(path for path in site.scans.rglob("*") if path.is_file())]
+    listing = "\n".join(f"{path}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}" for path in found)
+    wanted = canonical.encode(study.model_dump(mode="python", include={"variables", "recipe", "training"}))
+    return hashlib.sha256(listing.encode() + wanted).hexdigest()[:32]

@@ -1,0 +1,258 @@
+"""The vault: one signed envelope in, one out. What carries them is neither trusted nor known here."""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common.ledger.receipt import Receipt
+
+from client import pipeline, policy, session, shelf
+from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
+from client.inside import Cohort
+from client.ledger import Ledger
+from client.mask import mask
+from client.session import Session
+from common import announcement as announcements
+from common import files, wire
+from common.announcement import Announcement
+from common.crypto import keys, masking
+from common.errors import (
+    AlreadyAnswered,
+    BadEnvelope,
+    BudgetExhausted,
+    MotetError,
+    OutsidePolicy,
+    ProtocolError,
+    RefusedError,
+    SetupMissing,
+)
+from common.mechanism import Exact
+from common.roster import Roster
+from common.study import Study
+from common.wire import Envelope
+
+
+@dataclass(slots=True)
+class _Open:
+    """What the vault keeps warm of one study."""
+
+    study: Study
+    cohort: Cohort
+
+
+class Vault:
+    """One hospital's vault. `answer` may be called from one thread at a time.
+
+    Nothing leaves without an entry in the ledger, and nothing is sent that is not on disk and synced.
+    """
+
+    def __init__(self, home: Home, *, clock: Callable[[], int], progress: pipeline.Progress) -> None:
+        """Open keys, approvals and ledger; raises ConfigError, RosterNotApproved or RecordDamaged."""
+        self.home, self.progress = home, progress
+        self.key = identity_key(home)
+        site = read_site(home)
+        self.name = site.name
+        opened = Ledger.open if home.ledger.exists() else Ledger.create
+        self.ledger = opened(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=clock)
+        self.ledger.record_policy(site.policy.snapshot())
+        self._warm: dict[str, _Open] = {}
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self.ledger.close()
+
+    def prepare(self, study_hash: str) -> Cohort:
+        """Read, measure and keep the cohort of an approved study; raises DataError or StudyNotApproved."""
+        site = read_site(self.home)
+        study = approved_study(self.home, site, study_hash=study_hash)
+        if study_hash not in self._warm:
+            cohort = shelf.cohort(self.home, site, study=study, pseudonym=self._pseudonym(), progress=self.progress)
+            policy.check_cohort(site.policy, patients=len(cohort.patients))
+            self.ledger.record_study(study_hash, title=study.title)
+            self._warm[study_hash] = _Open(study=study, cohort=cohort)
+        return self._warm[study_hash].cohort
+
+    def answer(self, data: bytes) -> bytes:
+        """Answer one envelope; a refusal is an envelope too, with a code and no text, and is in the ledger."""
+        site = read_site(self.home)
+        roster = approved_roster(self.home, site)
+        self.ledger.record_policy(site.policy.snapshot())
+        request = wire.open_envelope(
+            data, key=roster.identity(roster.coordinator), sender=roster.coordinator, recipient=self.name
+        )
+        answers = {"invite": self._invite, "keys": self._keys, "announce": self._announce, "close": self._close}
+        try:
+            if request.kind not in answers:
+                raise BadEnvelope("This kind of envelope is not for a hospital.", action="Check the coordinator's version.")
+            return answers[request.kind](request, data, site, roster)
+        except (RefusedError, ProtocolError) as error:
+            return self._refuse(request, error)
+        except MotetError as error:
+            return self._refuse(request, error)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            malformed = BadEnvelope("A request is malformed.", action="Check the coordinator's version.")
+            return self._refuse(request, malformed)
+
+    def _invite(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:
+        study_hash, roster_hash = request.body["study"], request.body["roster"]
+        if roster_hash != roster.hash():
+            raise OutsidePolicy("The run is over another roster.", action="Approve the new roster.")
+        study = approved_study(self.home, site, study_hash=study_hash)
+        policy.check_study(site.policy, study=study, roster=roster)
+        self.prepare(study_hash)
+        if session.exists(self.home.state, run=request.run):
+            state = session.load(self.home.state, run=request.run)
+            if state.answered("invite", data):
+                return self._sent(request.run, "invite")
+        setup = keys.SetupKey.generate()
+        state = Session(run=request.run, study=study_hash, roster=roster_hash, setup_key=setup.private_bytes())
+        reply = self._seal(request, "bundle", {"setup_key": setup.public_bytes().hex()})
+        return self._keep(state.with_request("invite", data), "invite", reply)
+
+    def _keys(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:  # noqa: ARG002
+        state = session.load(self.home.state, run=request.run)
+        if state.answered("keys", data):
+            return self._sent(request.run, "keys")
+        bundles = {
+            name: bytes.fromhex(self._peer(text, roster=roster, name=name, kind="bundle", run=request.run).body["setup_key"])
+            for name, text in request.body["bundles"].items()
+        }
+        state, sealed = state.with_bundles(bundles, me=self.name)
+        reply = self._seal(request, "sealed", {"sealed": {peer: text.hex() for peer, text in sealed.items()}})
+        return self._keep(state.with_request("keys", data), "keys", reply)
+
+    def _announce(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:
+        state = session.load(self.home.state, run=request.run)
+        announced = announcements.parse(request.body["announcement"])
+        label = str(announced.round)
+        if announced.run != request.run or announced.blob_sha256 != hashlib.sha256(request.blob).hexdigest():
+            raise BadEnvelope("The announcement is not about this envelope.", action="Check the coordinator's version.")
+        self._acknowledge(request, state)
+        if state.answered(label, data):
+            return self._sent_again(announced, site)
+        if not state.keyed():
+            inbox = {
+                name: bytes.fromhex(
+                    self._peer(text, roster=roster, name=name, kind="sealed", run=request.run).body["sealed"][self.name]
+                )
+                for name, text in request.body["inbox"].items()
+            }
+            state = state.with_sealed(inbox, me=self.name)
+        self.prepare(state.study)
+        study, cohort = self._warm[state.study].study, self._warm[state.study].cohort
+        policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
+        if announced.dimension != pipeline.dimension(announced, study=study):
+            raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
+        state = _check_exact(state, announced, difference_min=site.policy.roster_difference_min)
+        state = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
+        receipt = self._reserve(announced, site)
+        return self._upload(request, announced, state, receipt, study, cohort)
+
+    def _upload(
+        self, request: Envelope, announced: Announcement, state: Session, receipt: Receipt, study: Study, cohort: Cohort
+    ) -> bytes:
+        contribution = pipeline.contribute(announced, blob=request.blob, study=study, cohort=cohort)
+        ctx = masking.context(state.transcript, announcement=announced.bytes())
+        seeds = state.seeds(ctx=ctx, hospitals=announced.hospitals, me=self.name)
+        vector = mask(contribution, receipt=receipt, me=self.name, seeds=seeds)
+        body = {
+            "round": announced.round,
+            "context": ctx.hex(),
+            "commitments": {peer: masking.commitment(text, ctx=ctx) for peer, text in seeds.items()},
+        }
+        reply = self._seal(request, "upload", body, blob=vector)
+        self._keep(state, str(announced.round), reply)
+        self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
+        return reply
+
+    def _close(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:  # noqa: ARG002
+        state = session.load(self.home.state, run=request.run)
+        self._acknowledge(request, state)
+        body = {"checkpoint": self.ledger.checkpoint().decode()}
+        erased = replace(state, pair_keys={}, pair_rounds={}, setup_key=b"", sent_secrets={})
+        erased.save(self.home.state)
+        return self._seal(request, "closed", body)
+
+    def _acknowledge(self, request: Envelope, state: Session) -> None:
+        for number, outcome in request.body["outcomes"].items():
+            if number in state.requests and number.isdigit():
+                reservation = f"{state.run}/{number}/{self.name}"
+                (self.ledger.commit if outcome == "opened" else self.ledger.void)(reservation)
+
+    def _reserve(self, announced: Announcement, site: Site) -> Receipt:
+        study = self._warm[announced.study].study
+        return self.ledger.reserve(
+            f"{announced.run}/{announced.round}/{self.name}",
+            study=announced.study,
+            purpose=study.purpose,
+            mechanism=announced.mechanism,
+            round_number=announced.round,
+            roster=announced.hospitals,
+            epsilon_cap=site.policy.epsilon_cap,
+            delta_cap=site.policy.delta_cap,
+            delta=study.privacy.delta,
+        )
+
+    def _sent_again(self, announced: Announcement, site: Site) -> bytes:
+        self.prepare(announced.study)
+        reply = self._sent(announced.run, str(announced.round))
+        self.ledger.release(self._reserve(announced, site), sha256=wire.head_hash(reply), size_bytes=len(reply))
+        return reply
+
+    def _refuse(self, request: Envelope, error: MotetError) -> bytes:
+        number = request.body.get("announcement", {}).get("round") if isinstance(request.body, dict) else None
+        study_hash = request.body.get("study") if isinstance(request.body.get("study"), str) else None
+        if not isinstance(error, BudgetExhausted):  # the ledger wrote that one itself
+            self.ledger.refuse(code=error.code, study=study_hash, round_number=number if isinstance(number, int) else None)
+        return self._seal(request, "refusal", {"code": error.code})
+
+    def _seal(self, request: Envelope, kind: str, body: dict[str, object], *, blob: bytes = b"") -> bytes:
+        reply = Envelope(kind=kind, sender=self.name, recipient=request.sender, run=request.run, body=dict(body), blob=blob)
+        return wire.seal(reply, key=self.key)
+
+    def _peer(self, text: str, *, roster: Roster, name: str, kind: str, run: str) -> Envelope:
+        envelope = wire.open_envelope(bytes.fromhex(text), key=roster.identity(name), sender=name, recipient=roster.coordinator)
+        if envelope.kind != kind or envelope.run != run or name not in roster.names:
+            raise BadEnvelope("A peer's envelope is from another step or run.", action="Start a new run.")
+        return envelope
+
+    def _keep(self, state: Session, label: str, reply: bytes) -> bytes:
+        files.write(self._outbox(state.run, label), reply, private=True)
+        state.save(self.home.state)
+        return reply
+
+    def _sent(self, run: str, label: str) -> bytes:
+        try:
+            return self._outbox(run, label).read_bytes()
+        except OSError:
+            raise SetupMissing("An earlier reply is lost.", action="Start a new run.") from None
+
+    def _outbox(self, run: str, label: str) -> Path:
+        return self.home.state / f"{run}-{label}.reply"
+
+    def _pseudonym(self) -> Callable[[str, str], str]:
+        secret = pseudonym_key(self.home)
+        return lambda kind, value: hmac.new(secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def ledger_origin(name: str) -> str:
+    """Return the name under which a hospital's ledger signs its checkpoints."""
+    return f"motet.example/ledger/{name}"
+
+
+def _check_exact(state: Session, announced: Announcement, *, difference_min: int) -> Session:
+    """Refuse the same exact statistic over a roster that differs from an answered one by a few hospitals."""
+    if not isinstance(announced.mechanism, Exact):
+        return state
+    statistic, now = announced.mechanism.statistic, set(announced.hospitals)
+    before = state.exact_rosters.get(statistic, [])
+    for roster in before:
+        difference = len(now ^ set(roster))
+        if difference < difference_min:
+            raise AlreadyAnswered(
+                "This exact statistic was answered over nearly the same roster.",
+                action="Send the identical request again, or wait until the full roster is back.",
+            )
+    return replace(state, exact_rosters={**state.exact_rosters, statistic: [*before, sorted(now)]})

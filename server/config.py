@@ -1,0 +1,116 @@
+"""The coordinator's folder: identity, certificates, roster, studies and runs, and where each of them lies."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common import canonical, files, roster
+from common.crypto import keys
+from common.errors import ConfigError, NotSetUp
+from common.roster import Roster
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where things lie in the coordinator's folder."""
+
+    folder: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """Name, federation and address, as given to `init`."""
+        return self.folder / "coordinator.json"
+
+    @property
+    def keys(self) -> Path:
+        """Identity and TLS private keys, 0600."""
+        return self.folder / "keys"
+
+    @property
+    def certificates(self) -> Path:
+        """The CA's and the SuperLink's certificates, public."""
+        return self.folder / "certificates"
+
+    @property
+    def roster_file(self) -> Path:
+        """The signed roster, public."""
+        return self.folder / "roster.json"
+
+    @property
+    def studies(self) -> Path:
+        """Proposed studies by hash, public."""
+        return self.folder / "studies"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run: journal, uploads, result."""
+        return self.folder / "runs"
+
+    @property
+    def flower(self) -> Path:
+        """The coordinator's FLWR_HOME."""
+        return self.folder / "flower"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a study runs."""
+        return self.folder / "run.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Who the coordinator is and where its SuperLink listens."""
+
+    name: str
+    federation: str
+    host: str
+    port: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON."""
+        return {"name": self.name, "federation": self.federation, "host": self.host, "port": self.port}
+
+
+def create(folder: Path, *, settings: Settings) -> Home:
+    """Make the coordinator's folder with a fresh identity; raises AlreadyExists and changes nothing when one is there."""
+    if not roster.NAME.match(settings.name) or not roster.NAME.match(settings.federation):
+        raise ConfigError("A name is 1-32 lower-case letters, digits and hyphens, letter first.", action="Choose other names.")
+    if not 1 <= settings.port <= 65535:
+        raise ConfigError("A port is a number from 1 to 65535.", action="Give --address HOST:PORT.")
+    home = Home(folder)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    files.write_new(home.settings_file, canonical.encode(settings.plain()))
+    for part in (home.keys, home.certificates, home.studies, home.runs, home.flower):
+        part.mkdir(mode=0o700)
+    files.write_new(home.keys / "identity.pem", keys.private_pem(Ed25519PrivateKey.generate()), private=True)
+    return home
+
+
+def read_settings(home: Home) -> Settings:
+    """Read who the coordinator is; raises NotSetUp or ConfigError."""
+    try:
+        return Settings(**json.loads(home.settings_file.read_bytes()))
+    except FileNotFoundError:
+        raise NotSetUp(f"There is no {home.settings_file}.", action="Run `motet-coordinator init` first.") from None
+    except (OSError, ValueError, TypeError):
+        raise ConfigError(f"{home.settings_file} cannot be read.", action="Restore it from your backup.") from None
+
+
+def identity_key(home: Home) -> Ed25519PrivateKey:
+    """Return the coordinator's identity key."""
+    try:
+        return keys.load_private_pem((home.keys / "identity.pem").read_bytes())
+    except FileNotFoundError:
+        raise NotSetUp("The coordinator has no identity key.", action="Run `motet-coordinator init` first.") from None
+
+
+def read_roster(home: Home) -> Roster:
+    """Return the signed roster; raises NotSetUp."""
+    try:
+        return roster.parse(home.roster_file.read_bytes())
+    except FileNotFoundError:
+        raise NotSetUp("There is no roster.", action="Run `motet-coordinator enrol REQUEST...` first.") from None
