@@ -1,0 +1,352 @@
+"""Hostile DICOM bytes are parsed and decoded in a limited child process; back comes a checked image or a coded reason.
+
+The child (client/imaging/decode.py) lives on from file to file. It gets bytes, never a path, and answers JSON and raw array
+bytes; nothing is pickled, its standard error is thrown away, and a crash, a hang or a lie costs that one file.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import select
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.inside import Acquisition, Float, Float32, Mask, freeze
+from common.errors import InternalError
+
+REQUEST = struct.Struct(">BQ")  # with pixels?, bytes that follow
+ANSWER = struct.Struct(">I")  # bytes of JSON that follow, then the arrays that it announces
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8"), "uint8": np.dtype("u1")}
+_ANSWER_MOST = 1 << 20
+_PIPE_BYTES = 1 << 20
+_STARTUP_S = 60.0
+
+
+class Reason(StrEnum):
+    """Why a file or a series is set aside; the closed set that `SetAside.reason` is taken from (volume.py has the rest)."""
+
+    LINK = "LINK"  # a symbolic link: never followed
+    NOT_A_FILE = "NOT_A_FILE"  # a pipe, a device, or a file that cannot be opened
+    NOT_DICOM = "NOT_DICOM"
+    NOT_AN_IMAGE = "NOT_AN_IMAGE"
+    SOP_CLASS = "SOP_CLASS"  # neither CT Image Storage nor Segmentation Storage
+    TRANSFER_SYNTAX = "TRANSFER_SYNTAX"
+    TOO_LARGE = "TOO_LARGE"  # in the file, inflated, or in pixels
+    TRUNCATED = "TRUNCATED"
+    UNREADABLE = "UNREADABLE"
+    NO_RESCALE = "NO_RESCALE"  # a CT whose pixels cannot be turned into HU
+    NOT_FINITE = "NOT_FINITE"
+    NO_GEOMETRY = "NO_GEOMETRY"
+    NO_IDENTITY = "NO_IDENTITY"  # PatientID or one of the UIDs is absent or malformed
+    SEGMENTATION_TYPE = "SEGMENTATION_TYPE"  # fractional, or not exactly one segment
+    CRASHED = "CRASHED"  # the child died, or its answer makes no sense
+    TIMED_OUT = "TIMED_OUT"
+    COPY = "COPY"  # the same instance again, the same pixels
+    DUPLICATE_INSTANCE = "DUPLICATE_INSTANCE"  # the same SOPInstanceUID, something else
+    PATIENT_CHANGES = "PATIENT_CHANGES"
+    MIXED_MATRIX = "MIXED_MATRIX"
+    SEVERAL_SEGMENTATIONS = "SEVERAL_SEGMENTATIONS"
+    SEGMENTATION_WITHOUT_SERIES = "SEGMENTATION_WITHOUT_SERIES"
+    SEGMENTATION_ELSEWHERE = "SEGMENTATION_ELSEWHERE"  # another frame of reference than its series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one file may cost."""
+
+    file_bytes: int = 256 << 20
+    inflated_bytes: int = 256 << 20
+    pixels: int = 4096 * 4096  # of a CT slice
+    region_voxels: int = 512 * 512 * 1024  # Rows x Columns x Frames of a segmentation
+    frames: int = 4096
+    memory_bytes: int = 2 << 30
+    cpu_s: int = 20
+    wall_s: float = 60.0
+    files_open: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Raw identifiers; they stay inside the vault's process and are never printed."""
+
+    patient_id: str = field(repr=False)
+    issuer: str = field(repr=False)
+    study: str = field(repr=False)
+    series: str = field(repr=False)
+    instance: str = field(repr=False)
+    frame_of_reference: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """One CT image. `pixels` is None where only the header was asked for."""
+
+    identity: Identity
+    acquisition: Acquisition
+    rows: int
+    columns: int
+    position_mm: Float  # (3,): centre of the first pixel, LPS
+    orientation: Float  # (6,)
+    spacing_mm: Float  # (2,): between rows, between columns
+    pixels: Float32 | None = field(repr=False)  # (row, column), HU; nan where the scanner padded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segmentation:
+    """One binary, one-segment SEG, without its empty frames. `planes` is None where only the header was asked for."""
+
+    identity: Identity
+    of_series: str = field(repr=False)
+    orientation: Float  # (6,)
+    spacing_mm: Float  # (2,)
+    planes: Mask | None = field(repr=False)  # (plane, row, column)
+    positions_mm: Float | None = field(repr=False)  # (plane, 3)
+
+
+class _Died(Exception):
+    """The child went away in the middle of an answer."""
+
+
+class Guard:
+    """One child process and its limits. A context manager; not for two threads at once."""
+
+    def __init__(self, *, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._until = 0.0  # monotonic clock; when the file in hand is given up
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Return the child's process id, None where none runs."""
+        return self._child.pid if self._child and self._child.poll() is None else None
+
+    def close(self) -> None:
+        """End the child. Twice is once."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Reason:
+        """Return what the file holds, or why it is not used. Never raises for anything that a file may hold.
+
+        A link, a pipe or a file above `Limits.file_bytes` is refused before a byte is parsed. Raises InternalError when
+        the child cannot even be started.
+        """
+        data = _bytes_of(path, most=self._limits.file_bytes)
+        if isinstance(data, Reason):
+            return data
+        if self._child is not None and self._child.poll() is not None:
+            self.close()
+        if self._child is None:
+            self._start()
+        try:
+            self._send(REQUEST.pack(with_pixels, len(data)), data)
+            head, arrays = self._receive()
+            if head.pop("last", False):  # the child has spent its processor time; the next file gets a new one
+                self.close()
+            return _parse(head, arrays=arrays, with_pixels=with_pixels)
+        except TimeoutError:
+            self.close()
+            return Reason.TIMED_OUT
+        except _Died:
+            return Reason.TIMED_OUT if self._ended_by() == -signal.SIGXCPU else Reason.CRASHED
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # the answer makes no sense
+            self.close()
+            return Reason.CRASHED
+
+    def _ended_by(self) -> int | None:
+        """Return how the child that closed its pipe ended, and clear it away."""
+        child = self._child
+        if child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(1.0)
+        self.close()
+        return child.returncode if child else None
+
+    def _start(self) -> None:
+        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "client.imaging.decode", json.dumps(asdict(self._limits))],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a traceback may quote the file
+            env=environment | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+            bufsize=0,
+            close_fds=True,
+        )
+        for pipe in (self._child.stdin, self._child.stdout):
+            os.set_blocking(_number(pipe), False)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(_number(pipe), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        try:
+            ready = self._take(1, until=time.monotonic() + _STARTUP_S) == b"+"
+        except (_Died, TimeoutError):
+            ready = False
+        if not ready:
+            self.close()
+            raise InternalError("The DICOM reader does not start.", action="Is pydicom installed (motet[hospital])?")
+
+    def _send(self, head: bytes, data: bytes) -> None:
+        self._until = time.monotonic() + self._limits.wall_s
+        pipe = _number(self._child and self._child.stdin)
+        for part in (head, data):
+            view = memoryview(part)
+            while view:
+                try:
+                    view = view[os.write(pipe, view) :]
+                except BlockingIOError:
+                    _await(pipe, select.POLLOUT, until=self._until)
+                except BrokenPipeError:
+                    raise _Died from None
+
+    def _receive(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        (size,) = ANSWER.unpack(self._take(ANSWER.size, until=self._until))
+        if size > _ANSWER_MOST:
+            raise ValueError("answer too long")
+        head = json.loads(bytes(self._take(size, until=self._until)))
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, (kind, shape) in head.pop("arrays").items():
+            count = math.prod(int(n) for n in shape)
+            if min(shape, default=0) < 0 or count * DTYPES[kind].itemsize > self._limits.memory_bytes:
+                raise ValueError("array too large")
+            raw = self._take(count * DTYPES[kind].itemsize, until=self._until)
+            arrays[name] = np.frombuffer(raw, DTYPES[kind]).reshape(shape)
+            freeze(arrays[name])
+        return head, arrays
+
+    def _take(self, size: int, *, until: float) -> bytearray:
+        pipe = _number(self._child and self._child.stdout)
+        taken, view = bytearray(size), 0
+        while view < size:
+            _await(pipe, select.POLLIN, until=until)
+            got = os.readv(pipe, [memoryview(taken)[view:]])
+            if not got:
+                raise _Died
+            view += got
+        return taken
+
+
+def _bytes_of(path: Path, *, most: int) -> bytes | Reason:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return Reason.LINK if path.is_symlink() else Reason.NOT_A_FILE
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return Reason.NOT_A_FILE
+        if status.st_size > most:
+            return Reason.TOO_LARGE
+        try:
+            data = file.read(most + 1)
+        except OSError:
+            return Reason.NOT_A_FILE
+    return Reason.TOO_LARGE if len(data) > most else data
+
+
+def _await(pipe: int, event: int, *, until: float) -> None:
+    """Wait until the pipe can be used or has closed; raises TimeoutError."""
+    poll = select.poll()
+    poll.register(pipe, event)
+    if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+        raise TimeoutError
+
+
+def _number(pipe: Any) -> int:  # noqa: ANN401  (a pipe of subprocess, or None)
+    if pipe is None:
+        raise _Died
+    return int(pipe.fileno())
+
+
+def _parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Slice | Segmentation | Reason:
+    """Check the child's answer as if a stranger had written it."""
+    if "reason" in head:
+        return Reason(head["reason"])
+    identity = Identity(**{name: _text(value) for name, value in head["identity"].items()})
+    orientation, spacing_mm = _numbers(head["orientation"], 6), _numbers(head["spacing_mm"], 2)
+    if head["kind"] == "seg":
+        planes: Mask | None = None
+        positions_mm: Float | None = None
+        if with_pixels:
+            count, rows, columns = (int(n) for n in head["shape"])
+            bits, positions_mm = arrays["bits"], arrays["positions_mm"]
+            if (
+                positions_mm.shape != (count, 3)
+                or not np.isfinite(positions_mm).all()
+                or bits.size * 8 < count * rows * columns
+            ):
+                raise ValueError("planes")
+            flat = np.unpackbits(bits, count=count * rows * columns, bitorder="little")
+            planes = flat.reshape(count, rows, columns).view(np.bool_)
+            freeze(planes)
+        return Segmentation(
+            identity=identity,
+            of_series=_text(head["of_series"]),
+            orientation=orientation,
+            spacing_mm=spacing_mm,
+            planes=planes,
+            positions_mm=positions_mm,
+        )
+    made = head["acquisition"]
+    rows, columns = (int(n) for n in head["shape"])
+    pixels = arrays["pixels"] if with_pixels else None
+    if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
+        raise ValueError("pixels")
+    return Slice(
+        identity=identity,
+        acquisition=Acquisition(
+            manufacturer=_text(made["manufacturer"]),
+            kernel=_text(made["kernel"]),
+            kvp=_or_nan(made["kvp"]),
+            slice_thickness_mm=_or_nan(made["slice_thickness_mm"]),
+        ),
+        rows=rows,
+        columns=columns,
+        position_mm=_numbers(head["position_mm"], 3),
+        orientation=orientation,
+        spacing_mm=spacing_mm,
+        pixels=pixels,
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 256:
+        raise ValueError("text")
+    return value
+
+
+def _or_nan(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _numbers(values: object, count: int) -> Float:
+    array = np.asarray(values, np.float64)
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise ValueError("numbers")
+    return array

@@ -1,0 +1,214 @@
+"""A folder of files becomes scans: guarded, grouped by series, joined with their segmentation, and pseudonymised at once."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from client.imaging.guard import Guard, Identity, Reason, Segmentation, Slice
+from client.inside import Scan, SetAside, freeze
+from common.errors import NoScans
+
+Pseudonym = Callable[[str, str], str]  # (kind, raw identifier) -> pseudonym; kinds: patient, series, frame
+Progress = Callable[[int, int], None]  # (files done, files in all)
+
+_KEPT_BYTES = 512 << 20  # decoded at the first reading and kept, so that a small folder is read once
+_SERIES_VOXELS = 1 << 29  # 2 GiB as float32
+
+
+@dataclass(slots=True)
+class _Found:
+    """A usable file: where, and what the first reading said; without pixels where they did not fit."""
+
+    path: Path
+    name: str
+    image: Slice
+
+
+@dataclass(slots=True)
+class _Series:
+    images: list[_Found] = field(default_factory=list)
+    regions: list[tuple[Path, str, Segmentation]] = field(default_factory=list)
+
+
+def read_scans(
+    folder: Path, *, pseudonym: Pseudonym, reader: Guard, progress: Progress | None = None
+) -> Iterator[Scan | SetAside]:
+    """Yield every usable CT series under `folder`, and every file or series that is set aside with its reason.
+
+    Files are taken in sorted order; links are not followed. A file that cannot be used costs itself; a series whose patient
+    changes, whose slices differ in size, or that has several segmentations is set aside whole, under the name of its first
+    file. Memory: one series and 512 MiB, however large the folder; a larger folder is read twice.
+    `pseudonym("patient", raw)` gets the PatientID, with `^^^` and its issuer appended where there is an issuer.
+    Raises NoScans, at the end, when no scan was yielded.
+    """
+    paths = list(_walk(folder))
+    counted = 0
+
+    def step(readings: int) -> None:
+        nonlocal counted
+        counted += readings
+        if progress is not None:
+            progress(counted // 2, len(paths))
+
+    named = lru_cache(maxsize=None)(pseudonym)
+    groups: dict[tuple[str, str], _Series] = {}
+    segmentations: list[tuple[Path, str, Segmentation]] = []
+    kept = 0
+    for path in paths:
+        name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
+        found = reader.read(path, with_pixels=kept < _KEPT_BYTES)
+        if isinstance(found, Reason):
+            yield SetAside(name=name, reason=found)
+            step(2)
+            continue
+        if isinstance(found, Segmentation):
+            segmentations.append((path, name, replace(found, planes=None, positions_mm=None)))
+        else:
+            kept += found.pixels.nbytes if found.pixels is not None else 0
+            groups.setdefault((found.identity.study, found.identity.series), _Series()).images.append(_Found(path, name, found))
+        step(1)
+    yield from _attached(segmentations, groups=groups, step=step)
+    yield from _strangers(groups.values(), step=step)
+    scans = 0
+    while groups:
+        series = groups.pop(next(iter(groups)))  # let go of one series before the next is read
+        for result in _assembled(series, pseudonym=named, reader=reader):
+            scans += isinstance(result, Scan)
+            yield result
+        step(len(series.images) + len(series.regions))
+    if not scans:
+        raise NoScans(
+            "There is no usable CT series in the folder.", action="Check the path and the reasons of what was set aside."
+        )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder, followlinks=False):
+        folders.sort()
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        yield from (Path(place) / name for name in sorted(files + links))
+
+
+def _attached(
+    segmentations: list[tuple[Path, str, Segmentation]], *, groups: dict[tuple[str, str], _Series], step: Callable[[int], None]
+) -> Iterator[SetAside]:
+    for path, name, region in segmentations:
+        group = groups.get((region.identity.study, region.of_series))
+        if group is None:
+            yield SetAside(name=name, reason=Reason.SEGMENTATION_WITHOUT_SERIES)
+            step(1)
+        else:
+            group.regions.append((path, name, region))
+
+
+def _strangers(groups: Iterable[_Series], *, step: Callable[[int], None]) -> Iterator[SetAside]:
+    """Take out what carries an SOPInstanceUID that another series used before; UIDs are unique (PS3.5, 9)."""
+    owner: dict[str, int] = {}
+    for number, series in enumerate(groups):
+        mine, series.images = series.images, []
+        for found in mine:
+            if owner.setdefault(found.image.identity.instance, number) == number:
+                series.images.append(found)
+            else:
+                yield SetAside(name=found.name, reason=Reason.DUPLICATE_INSTANCE)
+                step(1)
+
+
+def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Guard) -> Iterator[Scan | SetAside]:
+    if not series.images:
+        yield from (SetAside(name=name, reason=Reason.SEGMENTATION_WITHOUT_SERIES) for _, name, _ in series.regions)
+        return
+    first = series.images[0]
+    refusal = _refusal(series)
+    if refusal is not None:
+        yield SetAside(name=first.name, reason=refusal)
+        return
+    kept: dict[str, int] = {}  # SOPInstanceUID -> row of `pixels`
+    slices: list[Slice] = []
+    pixels = np.empty((len(series.images), first.image.rows, first.image.columns), np.float32)
+    for found in series.images:
+        image = found.image if found.image.pixels is not None else _again(found, reader=reader)
+        if isinstance(image, Reason) or image.pixels is None:
+            yield SetAside(name=found.name, reason=image if isinstance(image, Reason) else Reason.UNREADABLE)
+            continue
+        before = kept.setdefault(image.identity.instance, len(slices))
+        if before < len(slices):
+            same = np.array_equal(pixels[before], image.pixels, equal_nan=True) and _placed_alike(slices[before], image)
+            yield SetAside(name=found.name, reason=Reason.COPY if same else Reason.DUPLICATE_INSTANCE)
+            continue
+        pixels[len(slices)] = image.pixels
+        slices.append(replace(image, pixels=None))
+    if not slices:
+        yield from (SetAside(name=name, reason=Reason.SEGMENTATION_WITHOUT_SERIES) for _, name, _ in series.regions)
+        return
+    region: Segmentation | None = None
+    for path, name, _ in series.regions:
+        answer = reader.read(path, with_pixels=True)
+        if not isinstance(answer, Segmentation):  # a scan without its region would be a different scan
+            yield SetAside(name=name, reason=answer if isinstance(answer, Reason) else Reason.UNREADABLE)
+            yield SetAside(name=first.name, reason=Reason.UNREADABLE)
+            return
+        region = answer
+    yield _scan(slices, pixels=pixels[: len(slices)], region=region, pseudonym=pseudonym)
+
+
+def _refusal(series: _Series) -> Reason | None:
+    """Return why the whole series is set aside, from its headers."""
+    images = [found.image for found in series.images]
+    identities = [image.identity for image in images] + [region.identity for _, _, region in series.regions]
+    if len({(who.issuer, who.patient_id) for who in identities}) > 1:
+        return Reason.PATIENT_CHANGES
+    if len(series.regions) > 1:
+        return Reason.SEVERAL_SEGMENTATIONS
+    if len({(image.rows, image.columns) for image in images}) > 1:
+        return Reason.MIXED_MATRIX
+    if len(images) * images[0].rows * images[0].columns > _SERIES_VOXELS:
+        return Reason.TOO_LARGE
+    frames = {image.identity.frame_of_reference for image in images}
+    if any(region.identity.frame_of_reference not in frames for _, _, region in series.regions):
+        return Reason.SEGMENTATION_ELSEWHERE
+    return None
+
+
+def _again(found: _Found, *, reader: Guard) -> Slice | Reason:
+    """Read a file for its pixels; it must still be what it was at the first reading."""
+    answer = reader.read(found.path, with_pixels=True)
+    if isinstance(answer, Reason):
+        return answer
+    if not isinstance(answer, Slice) or answer.identity != found.image.identity or not _placed_alike(answer, found.image):
+        return Reason.UNREADABLE
+    return answer
+
+
+def _placed_alike(one: Slice, other: Slice) -> bool:
+    return (one.rows, one.columns) == (other.rows, other.columns) and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("position_mm", "orientation", "spacing_mm")
+    )
+
+
+def _raw_patient(who: Identity) -> str:
+    return f"{who.patient_id}^^^{who.issuer}" if who.issuer else who.patient_id
+
+
+def _scan(slices: list[Slice], *, pixels: np.ndarray, region: Segmentation | None, pseudonym: Pseudonym) -> Scan:
+    who = slices[0].identity
+    if region is not None and region.planes is not None and region.positions_mm is not None:
+        freeze(region.planes, region.positions_mm, region.orientation, region.spacing_mm)
+    return Scan(
+        patient=pseudonym("patient", _raw_patient(who)),
+        series=pseudonym("series", f"{who.study}/{who.series}"),
+        frame_of_reference=tuple(pseudonym("frame", image.identity.frame_of_reference) for image in slices),
+        pixels=pixels,
+        positions_mm=np.stack([image.position_mm for image in slices]),
+        orientations=np.stack([image.orientation for image in slices]),
+        spacings_mm=np.stack([image.spacing_mm for image in slices]),
+        acquisition=slices[0].acquisition,
+        region_planes=None if region is None else region.planes,
+        region_positions_mm=None if region is None else region.positions_mm,
+        region_orientation=None if region is None else region.orientation,
+        region_spacing_mm=None if region is None else region.spacing_mm,
+    )

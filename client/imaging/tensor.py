@@ -1,0 +1,44 @@
+"""What the CNN sees of a lesion: one windowed axial patch, and its edges where the recipe asks for them."""
+
+import numpy as np
+
+from client.inside import View, Volume
+from common.errors import ConfigError, GeometryRefused
+from common.study import Recipe
+
+
+def to_tensor(volume: Volume, *, recipe: Recipe) -> View:
+    """Return the patch around the lesion in the axial slice where the lesion is largest; of equal slices, the first.
+
+    float32, (1 or 2, patch_voxels, patch_voxels), values in [0, 1]: the window maps linearly, outside the image counts as the
+    window's lower end. Rows run along patient P, columns along L. Channel 2 is the gradient's magnitude per voxel (central
+    differences of channel 1). Raises GeometryRefused (NO_REGION) without a region, ConfigError where the window is empty.
+    """
+    lower, upper = float(recipe.window_lower_hu), float(recipe.window_upper_hu)
+    if not lower < upper:
+        raise ConfigError("The recipe's window is empty.", action="Propose the study again with lower below upper.")
+    if volume.region is None or not volume.region.any():
+        raise GeometryRefused("NO_REGION")
+    size = recipe.patch_voxels
+    z = int(volume.region.sum(axis=(1, 2)).argmax())
+    rows, columns = np.nonzero(volume.region[z])
+    top, left = (round(float(where.mean()) - (size - 1) / 2) for where in (rows, columns))
+    margin = 1  # so that the gradient at the patch's rim sees its neighbours
+    patch = np.full((size + 2 * margin, size + 2 * margin), lower)
+    y, x = (
+        _overlap(top - margin, size + 2 * margin, volume.voxels.shape[1]),
+        _overlap(left - margin, size + 2 * margin, volume.voxels.shape[2]),
+    )
+    patch[y[1], x[1]] = volume.voxels[z, y[0], x[0]]
+    windowed = np.clip((patch - lower) / (upper - lower), 0.0, 1.0)
+    channels = [windowed]
+    if recipe.edge_channel:
+        channels.append(np.hypot(*np.gradient(windowed)))
+    inner = slice(margin, -margin)
+    return View(patient=volume.patient, pixels=np.stack(channels)[:, inner, inner].astype(np.float32))
+
+
+def _overlap(start: int, size: int, extent: int) -> tuple[slice, slice]:
+    """Return what of [start, start + size) lies in [0, extent): in the image, and in the patch."""
+    first, last = max(0, start), min(extent, start + size)
+    return slice(first, last), slice(first - start, last - start)

@@ -1,0 +1,141 @@
+"""The geometry gate: slices become a volume only where their positions prove a regular, unsheared grid.
+
+Only positions and orientations are believed: tags such as Gantry/Detector Tilt or Spacing Between Slices mean different things
+for different makers.
+"""
+
+import itertools
+import math
+from enum import StrEnum
+
+import numpy as np
+
+from client.inside import Float, Mask, Scan, Volume, freeze
+from common.errors import GeometryRefused
+
+SPACING_RELATIVE, SPACING_MM = 0.01, 0.05
+DUPLICATE_MM = 1e-3
+TILT_DEG = 0.1
+GRID_VOXELS = 0.1  # how far a voxel of the region may lie from a voxel of the image
+AIR_HU = -1024.0
+
+
+class Gate(StrEnum):
+    """Why a series is not a volume; `GeometryRefused.reason`."""
+
+    SINGLE_SLICE = "SINGLE_SLICE"
+    MIXED_FRAME_OF_REFERENCE = "MIXED_FRAME_OF_REFERENCE"
+    MIXED_ORIENTATION = "MIXED_ORIENTATION"
+    MIXED_SPACING = "MIXED_SPACING"
+    DUPLICATE_POSITION = "DUPLICATE_POSITION"
+    UNEVEN_SPACING = "UNEVEN_SPACING"
+    SHEARED = "SHEARED"
+    REGION_OFF_GRID = "REGION_OFF_GRID"  # the segmentation was drawn on another grid
+    REGION_OUTSIDE = "REGION_OUTSIDE"
+    REGION_IN_PADDING = "REGION_IN_PADDING"  # the scanner measured nothing there
+
+
+def assemble(scan: Scan) -> Volume:
+    """Return the volume of `scan`, axes (z, y, x) along patient S, P and L as nearly as the grid allows.
+
+    The order of the slices in `scan` does not matter. Padding (nan) becomes -1024 HU, and no region may touch it. The region
+    is carried over by patient coordinates. Raises GeometryRefused with one of `Gate`.
+    Source: PS3.3 C.7.6.2; Volume and gate after imaging.md section 3 of the house's reference, oracle highdicom.
+    """
+    order, step_mm = _gate(scan)
+    row, column = scan.orientations[0, :3], scan.orientations[0, 3:]
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([step_mm, column * scan.spacings_mm[0, 0], row * scan.spacings_mm[0, 1]], axis=1)
+    affine[:3, 3] = scan.positions_mm[order[0]]
+    voxels = scan.pixels[order]
+    axes, flips, affine = _patient_axes(affine, shape=voxels.shape)
+    voxels = np.ascontiguousarray(np.flip(voxels.transpose(axes), flips))
+    region = _region(scan, affine=affine, shape=voxels.shape)
+    padding = np.isnan(voxels)
+    if region is not None:
+        if (region & padding).any():
+            raise GeometryRefused(Gate.REGION_IN_PADDING)
+        freeze(region)
+    voxels[padding] = AIR_HU
+    z, y, x = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+    return Volume(
+        patient=scan.patient,
+        series=scan.series,
+        voxels=voxels,
+        affine=affine,
+        spacing_mm=(z, y, x),
+        acquisition=scan.acquisition,
+        region=region,
+    )
+
+
+def _gate(scan: Scan) -> tuple[np.ndarray, Float]:
+    """Return the order of the slices along their normal and the step from one to the next, LPS mm."""
+    if len(scan.pixels) < 2:
+        raise GeometryRefused(Gate.SINGLE_SLICE)
+    if len(set(scan.frame_of_reference)) > 1:
+        raise GeometryRefused(Gate.MIXED_FRAME_OF_REFERENCE)
+    if np.ptp(scan.orientations, axis=0).max() > 1e-4:
+        raise GeometryRefused(Gate.MIXED_ORIENTATION)
+    if np.ptp(scan.spacings_mm, axis=0).max() > 1e-4:
+        raise GeometryRefused(Gate.MIXED_SPACING)
+    normal = np.cross(scan.orientations[0, :3], scan.orientations[0, 3:])
+    normal /= np.linalg.norm(normal)
+    along = scan.positions_mm @ normal
+    order = np.argsort(along, kind="stable")
+    gaps = np.diff(along[order])
+    if gaps.min() < DUPLICATE_MM:
+        raise GeometryRefused(Gate.DUPLICATE_POSITION)
+    usual = float(np.median(gaps))
+    if np.abs(gaps - usual).max() > max(SPACING_RELATIVE * usual, SPACING_MM):
+        raise GeometryRefused(Gate.UNEVEN_SPACING)
+    moved = scan.positions_mm[order] - scan.positions_mm[order[0]]
+    sideways = np.linalg.norm(moved - np.outer(moved @ normal, normal), axis=1)
+    if (sideways > np.maximum(SPACING_MM, math.tan(math.radians(TILT_DEG)) * (moved @ normal))).any():
+        raise GeometryRefused(Gate.SHEARED)
+    return order, moved[-1] / (len(order) - 1)
+
+
+def _patient_axes(affine: Float, *, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], Float]:
+    """Return how to transpose, then flip, an array so that its axes run along S, P, L, and the affine that then holds."""
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    wanted = np.eye(3)[[2, 1, 0]]  # S, P, L in LPS
+    axes = max(itertools.permutations(range(3)), key=lambda p: sum(abs(wanted[i] @ cosines[:, p[i]]) for i in range(3)))
+    turned = affine.copy()
+    turned[:3, :3] = affine[:3, axes]
+    flips = []
+    for i, axis in enumerate(axes):
+        if wanted[i] @ turned[:3, i] < 0:
+            flips.append(i)
+            turned[:3, 3] += turned[:3, i] * (shape[axis] - 1)
+            turned[:3, i] *= -1
+    return axes, tuple(flips), turned
+
+
+def _region(scan: Scan, *, affine: Float, shape: tuple[int, ...]) -> Mask | None:
+    """Return the region on the volume's grid, point by point through patient coordinates, never by slice index."""
+    planes, positions_mm = scan.region_planes, scan.region_positions_mm
+    orientation, spacing_mm = scan.region_orientation, scan.region_spacing_mm
+    if planes is None or positions_mm is None or orientation is None or spacing_mm is None:
+        return None
+    region: Mask = np.zeros(shape, np.bool_)
+    plane, row, column = np.nonzero(planes)
+    if not len(plane):
+        return region
+    into = np.linalg.inv(affine)
+    steps = into[:3, :3] @ np.stack(
+        [orientation[3:] * spacing_mm[0], orientation[:3] * spacing_mm[1]], axis=1
+    )  # a row, a column
+    if np.abs(np.sort(np.abs(steps), axis=0) - np.array([[0.0], [0.0], [1.0]])).max() * max(planes.shape[1:]) > 2 * GRID_VOXELS:
+        raise GeometryRefused(Gate.REGION_OFF_GRID)
+    starts = positions_mm @ into[:3, :3].T + into[:3, 3]
+    exact = starts[plane] + np.outer(row, steps[:, 0]) + np.outer(column, steps[:, 1])
+    index = np.rint(exact).astype(np.int64)
+    across = int(np.argmin(np.abs(steps).max(axis=1)))  # the axis from plane to plane
+    heights = np.unique(index[:, across])
+    if np.abs(exact - index).max() > GRID_VOXELS or (len(heights) > 1 and np.diff(heights).min() > 1):
+        raise GeometryRefused(Gate.REGION_OFF_GRID)
+    if (index < 0).any() or (index >= np.array(shape)).any():
+        raise GeometryRefused(Gate.REGION_OUTSIDE)
+    region[tuple(index.T)] = True
+    return region
