@@ -204,17 +204,22 @@ def _seg(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
     if len(per_frame) != frames or len(references) != 1:
         raise Refused(Reason.NO_GEOMETRY if references else Reason.NO_IDENTITY)
     shared = ds.SharedFunctionalGroupsSequence[0]
-    orientations = [_orientation(_group(shared, frame, "PlaneOrientationSequence")) for frame in per_frame]
-    spacings = [_spacing(_group(shared, frame, "PixelMeasuresSequence")) for frame in per_frame]
-    if frames == 0 or any(np.ptp(np.array(values), axis=0).max() > 1e-6 for values in (orientations, spacings)):
+    laid_out = [
+        (
+            _orientation(_group(shared, frame, "PlaneOrientationSequence")),
+            _spacing(_group(shared, frame, "PixelMeasuresSequence")),
+        )
+        for frame in per_frame
+    ]
+    if not laid_out or any(layout != laid_out[0] for layout in laid_out):
         raise Refused(Reason.NO_GEOMETRY)
     of_series = references[0].get("SeriesInstanceUID")
     head = {
         "kind": "seg",
         "identity": _identity(ds),
         "of_series": _required(of_series),
-        "orientation": orientations[0],
-        "spacing_mm": spacings[0],
+        "orientation": laid_out[0][0],
+        "spacing_mm": laid_out[0][1],
     }
     positions = [_floats(_group(shared, frame, "PlanePositionSequence").get("ImagePositionPatient"), 3) for frame in per_frame]
     if not with_pixels:

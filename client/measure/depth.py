@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -11,7 +12,7 @@ from client.measure import region
 
 NAMES: tuple[str, ...] = ("depth_min_mm", "depth_centroid_mm")
 AIR_HU = -300.0
-_IN_PLANE = np.stack([np.zeros((3, 3)), ndimage.generate_binary_structure(2, 1), np.zeros((3, 3))])
+_IN_PLANE: NDArray[np.int64] = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros((3, 3))], np.int64)
 
 
 def measure(volume: Volume) -> dict[str, float]:
@@ -28,7 +29,9 @@ def measure(volume: Volume) -> dict[str, float]:
     tree = cKDTree(skin)
     lesion = region.outline(np.pad(volume.region, 1), spacing_mm=volume.spacing_mm) - np.array(volume.spacing_mm)
     centroid = np.argwhere(volume.region).mean(axis=0) * np.array(volume.spacing_mm)
-    return {"depth_min_mm": float(tree.query(lesion)[0].min()), "depth_centroid_mm": float(tree.query(centroid)[0])}
+    distances, _ = tree.query(np.vstack([centroid, lesion]))
+    depths: list[float] = np.asarray(distances).tolist()
+    return {"depth_min_mm": min(depths[1:]), "depth_centroid_mm": depths[0]}
 
 
 def _outside(volume: Volume) -> Mask:

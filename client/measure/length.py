@@ -34,7 +34,7 @@ def measure(volume: Volume) -> dict[str, float]:
         "short_axis_mm": chord.across_mm,
         "diameter_3d_mm": float(pdist(points).max()),
     }
-    axes = region.principal_axes(volume)
+    axes = region.principal_axes(volume.region, spacing_mm=volume.spacing_mm)
     if axes is not None:
         lengths = np.where(axes.variances > 0, 4 * np.sqrt(axes.variances), np.nan)
         values |= dict(zip(NAMES[3:], lengths.tolist(), strict=True))

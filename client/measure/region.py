@@ -13,19 +13,19 @@ _CONVEX_LEAST = 16  # below this many points a hull saves nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chord:
-    """The longest axial chord (RECIST): its length, the extent across it, and its direction (y, x) in the slice."""
+    """The longest axial chord (RECIST), the extent across it, and the axial slice in which it lies."""
 
     length_mm: float
     across_mm: float
-    direction: Float  # (2,): unit, sense without meaning; nan where chords of different directions tie all around
+    plane: Mask  # (y, x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """The principal axes of the voxel centres: variances (mm2), largest first, and unit directions as columns, (z, y, x)."""
+    """The principal axes of the voxel centres: variances, largest first, and unit directions in array axes."""
 
-    variances: Float  # (3,)
-    directions: Float  # (3, 3)
+    variances: Float  # (axis,), mm2
+    directions: Float  # (axis of the array, axis), one column each
 
 
 def cropped(mask: Mask) -> Mask:
@@ -49,7 +49,8 @@ def outline(mask: Mask, *, spacing_mm: tuple[float, ...]) -> Float:
         edges = np.argwhere(np.diff(mask, axis=axis)).astype(np.float64)
         edges[:, axis] += 0.5
         points.append(edges)
-    return np.concatenate(points) * np.array(spacing_mm)
+    found: Float = np.concatenate(points) * np.array(spacing_mm)
+    return found
 
 
 def extreme(points: Float) -> Float:
@@ -64,47 +65,36 @@ def extreme(points: Float) -> Float:
 
 
 def longest_chord(volume: Volume) -> Chord | None:
-    """Return the longest chord between outline points of one axial slice, None without a region.
+    """Return the longest chord between outline points of one axial slice, of equal slices the first; None without a region.
 
-    Pixels make neighbouring chords tie, so the direction is the axial mean of all chords of that slice that are less than half
-    a pixel shorter. Source: RECIST 1.1 (Eisenhauer et al. 2009); Mardia and Jupp, Directional Statistics, 1.5 (axial mean).
+    Source: RECIST 1.1 (Eisenhauer et al. 2009, doi 10.1016/j.ejca.2008.10.026).
     """
     if volume.region is None or not volume.region.any():
         return None
-    best: tuple[float, Float] = (0.0, np.empty((0, 2)))
+    best, best_plane, best_corners = 0.0, None, np.empty((0, 2))
     mask = cropped(volume.region)
     for plane in mask[mask.any(axis=(1, 2))]:
         corners = extreme(outline(plane, spacing_mm=volume.spacing_mm[1:]))
         length = float(pdist(corners).max())
-        if length > best[0] + 1e-9:
-            best = length, corners
-    length, corners = best
-    direction = _axial_mean(corners, least_mm=length - min(volume.spacing_mm[1:]) / 2)
-    distances = squareform(pdist(corners))
-    one, other = np.unravel_index(distances.argmax(), distances.shape)
-    along = (corners[other] - corners[one]) / length
-    across = corners @ np.array([-along[1], along[0]])
-    return Chord(length_mm=length, across_mm=float(np.ptp(across)), direction=direction)
-
-
-def _axial_mean(points: Float, *, least_mm: float) -> Float:
-    one, other = np.triu_indices(len(points), 1)
-    chords = points[other] - points[one]
-    lengths = np.hypot(chords[:, 0], chords[:, 1])
-    long = lengths >= least_mm
-    doubled = ((chords[long, 1] + 1j * chords[long, 0]) / lengths[long]) ** 2  # twice the angle from x towards y
-    mean = doubled.mean()
-    if abs(mean) < 0.5:  # as good as any direction
-        return np.full(2, np.nan)
-    half = np.angle(mean) / 2
-    return np.array([np.sin(half), np.cos(half)])
-
-
-def principal_axes(volume: Volume) -> Axes | None:
-    """Return the principal axes, None below two voxels. The covariance divides by n - 1 (IBSI 3.1.9)."""
-    if volume.region is None or np.count_nonzero(volume.region) < 2:
+        if length > best + 1e-9:
+            best, best_plane, best_corners = length, plane, corners
+    if best_plane is None:
         return None
-    centres_mm = np.argwhere(volume.region) * np.array(volume.spacing_mm)
+    distances = squareform(pdist(best_corners))
+    one, other = np.unravel_index(distances.argmax(), distances.shape)
+    along = (best_corners[other] - best_corners[one]) / best
+    across = best_corners @ np.array([-along[1], along[0]])
+    return Chord(length_mm=best, across_mm=float(np.ptp(across)), plane=best_plane)
+
+
+def principal_axes(mask: Mask | None, *, spacing_mm: tuple[float, ...]) -> Axes | None:
+    """Return the principal axes of a region or of one slice of it, None below two voxels.
+
+    The covariance divides by n - 1 (IBSI 3.1.9); a variance that is rounding error is 0.
+    """
+    if mask is None or np.count_nonzero(mask) < 2:
+        return None
+    centres_mm = np.argwhere(mask) * np.array(spacing_mm)
     variances, directions = np.linalg.eigh(np.cov(centres_mm.T))
-    variances[variances < 1e-9 * max(variances[-1], 1e-300)] = 0.0
+    variances[variances < 1e-9 * variances[-1]] = 0.0
     return Axes(variances=variances[::-1], directions=directions[:, ::-1])

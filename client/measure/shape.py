@@ -20,7 +20,8 @@ def measure(volume: Volume) -> dict[str, float]:
     values = dict.fromkeys(NAMES, math.nan)
     if volume.region is None or not volume.region.any():
         return values
-    vertices, faces, _, _ = marching_cubes(region.cropped(volume.region).astype(np.float32), 0.5, spacing=volume.spacing_mm)
+    mesh = marching_cubes(region.cropped(volume.region).astype(np.float32), 0.5, spacing=volume.spacing_mm)  # type: ignore[no-untyped-call]
+    vertices, faces = mesh[:2]
     a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
     enclosed = abs(float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum())) / 6
     surface = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum()) / 2
@@ -30,7 +31,7 @@ def measure(volume: Volume) -> dict[str, float]:
         "sphericity": (36 * math.pi * enclosed**2) ** (1 / 3) / surface,
         "solidity": enclosed / float(ConvexHull(vertices).volume),
     }
-    axes = region.principal_axes(volume)
+    axes = region.principal_axes(volume.region, spacing_mm=volume.spacing_mm)
     if axes is not None:
         major, minor, least = axes.variances.tolist()
         values["elongation"] = math.sqrt(minor / major) if minor > 0 else math.nan
