@@ -10,7 +10,9 @@ from scipy.stats import norm
 
 from common.errors import ProtocolError
 
-Diagnosis = Literal["ok", "no patients", "no positive patients", "no negative patients", "one patient in a class", "separated"]
+Diagnosis = Literal[
+    "ok", "no patients", "no positive patients", "no negative patients", "one patient in a class", "separated", "no spread"
+]
 CONFIDENCE = 0.95
 
 
@@ -21,7 +23,7 @@ class Evaluation:
     | diagnosis | auc | auc_standard_error, auc_interval | log_loss, accuracy |
     |---|---|---|---|
     | ok | yes | yes | yes |
-    | separated: AUC is exactly 0 or 1, DeLong's variance is zero | yes | None | yes |
+    | separated: AUC is exactly 0 or 1; no spread: all scores in one bin; DeLong's variance is zero | yes | None | yes |
     | one patient in a class | yes | None | yes |
     | no positive patients, no negative patients | None | None | yes |
     | no patients | None | None | None |
@@ -61,8 +63,8 @@ def from_histogram(counts: NDArray[np.int64]) -> Evaluation:
         auc, variance = _delong(negative, positive)
         if min(n_positive, n_negative) == 1:
             diagnosis = "one patient in a class"
-        elif variance <= 0 or not 0 < auc < 1:
-            diagnosis = "separated"
+        elif variance <= 0:
+            diagnosis = "separated" if auc in {0.0, 1.0} else "no spread"
         else:
             error = math.sqrt(variance)
             interval = _logit_interval(auc, error)
