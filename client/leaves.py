@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from common import files
 from common.errors import AlreadyExists, InternalError, MotetError, NotSetUp, RecordDamaged, RecordUnwritable
 from common.ledger import merkle
 
@@ -53,7 +54,7 @@ class Leaves:
             with _translated():
                 _write_first(unfinished, first)
             os.link(unfinished, path)  # fails where a file is
-            _sync_folder(path.parent)
+            files.sync_folder(path.parent)
         except FileExistsError:
             raise AlreadyExists(
                 f"{path} is there already.", action="Keep it: a new ledger would forget what was spent."
@@ -124,14 +125,6 @@ def _write_first(path: Path, data: bytes) -> None:
         connection.execute("COMMIT")
     finally:
         connection.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

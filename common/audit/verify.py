@@ -1,0 +1,277 @@
+"""Verify one hospital's bundle without trusting anybody: signatures, tree, state machine, plan, caps, two accountants."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from common import roster as rosters
+from common import study as studies
+from common.audit import recompute
+from common.audit.bundle import Bundle
+from common.errors import AccountantsDisagree, CapPassed, ConfigError, RecordDamaged
+from common.ledger import accounting, events, merkle, note
+from common.ledger.accounting import Tally
+from common.ledger.events import Event, Kind
+from common.ledger.state import Reservation, Stage, State
+from common.mechanism import Exact, GaussianShare
+from common.roster import Roster
+from common.study import Study
+
+TOLERANCE = 5e-4  # between the two accountants, absolute; their difference at equal grid is below 2e-5
+TOLERANCE_RELATIVE = 1e-4
+
+STEPS = (
+    "(1) the roster is whole, is the approved one, and names the hospital",
+    "(2) the checkpoint is signed by the hospital's ledger key",
+    "(3) the Merkle root is over exactly these entries",
+    "(4) every entry is canonical, of a known type and in order",
+    "(5) every release follows its reservation, none twice",
+    "(6) every study is in the bundle under its hash, and every private release is what its study says",
+    "(7) no cap was passed at any entry",
+    "(8) two independent accountants agree, and neither exceeds the gate's",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactRelease:
+    """An exact statistic that left: epsilon is infinite, the hospital's policy allowed it."""
+
+    sequence: int
+    study: str
+    statistic: str
+    round_number: int
+    hospitals: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What holds of one hospital's ledger. Unit: patient; adjacency: add or remove one; epsilons rounded up, at `delta`.
+
+    `epsilon_pld` is None where `pld_withheld` says why: then only the gate's number (RDP) may be quoted.
+    """
+
+    hospital: str
+    origin: str
+    roster_hash: str
+    roster_pinned: bool
+    entries: int
+    root: str
+    exact: tuple[ExactRelease, ...]
+    releases_private: int
+    releases_void: int
+    forfeited: int
+    refusals: int
+    delta: Decimal | None
+    delta_added: Decimal
+    epsilon_cap: Decimal | None
+    epsilon_rdp: Decimal
+    epsilon_pld: Decimal | None
+    epsilon_pld_independent: Decimal | None
+    pld_withheld: str | None
+    clock_steps_back: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """The replayed ledger."""
+
+    state: State
+    planned: Mapping[str, int]  # study -> number of its plan entry
+    last: Reservation | None  # the last private one
+
+
+def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
+    """Check the steps above; raises RecordDamaged, CapPassed or AccountantsDisagree at the first that does not hold.
+
+    `roster_hash` pins the roster that the auditor got from elsewhere; without it, step 1 shows only that the file is whole.
+    """
+    roster = _roster(bundle, roster_hash)  # (1)
+    key = _key(roster, bundle.hospital)
+    checkpoint = note.parse_checkpoint(note.verify(bundle.checkpoint, keys=[key]))  # (2)
+    if checkpoint.origin != key.name:
+        raise _damaged("The checkpoint is for another ledger.")
+    leaves = [merkle.leaf_hash(line) for line in bundle.entries]  # (3)
+    if checkpoint.size != len(leaves) or merkle.root(leaves) != checkpoint.root:
+        raise _damaged("The entries are not those that the checkpoint covers.")
+    plans = _studies(bundle)
+    run = _replay(bundle.entries, plans=plans, hospital=bundle.hospital)  # (4) to (7)
+    if (run.state.origin, run.state.key) != (key.name, key.vkey):
+        raise _damaged("The ledger was begun under another name or key.")
+    if set(run.planned) != set(plans):
+        raise _damaged("The studies in the bundle are not those in the ledger.")
+    epsilons = _epsilons(run, plans)  # (8)
+    return Verdict(
+        hospital=bundle.hospital,
+        origin=checkpoint.origin,
+        roster_hash=roster.hash(),
+        roster_pinned=roster_hash is not None,
+        entries=checkpoint.size,
+        root=checkpoint.root.hex(),
+        exact=tuple(_exact(run.state)),
+        releases_private=len(run.state.private()),
+        releases_void=_count(run.state, Stage.VOID),
+        forfeited=_count(run.state, Stage.FORFEITED),
+        refusals=run.state.refusals,
+        delta=run.last.delta if run.last else None,
+        epsilon_cap=run.last.epsilon_cap if run.last else None,
+        clock_steps_back=run.state.clock_steps_back,
+        **epsilons,
+    )
+
+
+def _roster(bundle: Bundle, roster_hash: str | None) -> Roster:
+    try:
+        roster = rosters.parse(bundle.roster)
+    except (ConfigError, RecursionError):
+        raise _damaged("The roster is not valid.") from None
+    if roster_hash is not None and roster.hash() != roster_hash:
+        raise _damaged("The roster is not the approved one.")
+    return roster
+
+
+def _key(roster: Roster, hospital: str) -> note.Key:
+    if hospital not in roster.names:
+        raise _damaged("The hospital is not in the roster.")
+    key = note.parse_key(roster.member(hospital).ledger_key)
+    if key.kind != note.ED25519:
+        raise _damaged("The ledger's key is of an unknown kind.")
+    return key
+
+
+def _studies(bundle: Bundle) -> dict[str, Study]:
+    plans = {}
+    for name, data in bundle.studies.items():
+        try:
+            plans[name] = studies.parse(data)
+        except (ConfigError, ValueError, ArithmeticError, RecursionError):
+            raise _damaged("A study in the bundle is not valid.") from None
+        if plans[name].hash() != name:
+            raise _damaged("A study in the bundle does not have its hash.")
+    return plans
+
+
+def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: str) -> _Run:
+    state, planned, last = State(), {}, None
+    for line in lines:
+        event = events.decode(line)  # (4)
+        state.apply(event)  # (5)
+        if event.kind == Kind.PLAN:
+            planned[event.fields["study"]] = event.seq
+        elif event.kind == Kind.RESERVE:
+            reserved = state.reservations[event.fields["id"]]
+            _check_plan(reserved, plans=plans, hospital=hospital)  # (6)
+            if isinstance(reserved.mechanism, GaussianShare):
+                _check_caps(event, reserved, state)  # (7)
+                last = reserved
+    return _Run(state=state, planned=planned, last=last)
+
+
+def _check_plan(reserved: Reservation, *, plans: Mapping[str, Study], hospital: str) -> None:
+    study = plans.get(reserved.study)
+    if study is None:
+        raise _damaged(f"Entry {reserved.sequence} belongs to a study that is not in the bundle.")
+    if reserved.purpose != study.purpose or hospital not in reserved.roster:
+        raise _damaged(f"Entry {reserved.sequence} has another purpose than its study, or is of a round without this hospital.")
+    if isinstance(reserved.mechanism, GaussianShare):
+        spent, agreed = reserved.mechanism, study.privacy
+        same = (
+            spent.noise_multiplier == agreed.noise_multiplier
+            and spent.clip_norm == agreed.clip_norm
+            and spent.sampling_rate == agreed.sampling_rate
+            and spent.colluders == agreed.colluders
+            and spent.patients_per_step_max == study.training.patients_per_step_max
+            and spent.hospitals == len(reserved.roster)
+            and spent.honest >= 1
+            and reserved.delta == agreed.delta
+        )
+        if not same:
+            raise _damaged(f"Entry {reserved.sequence} does not have the privacy parameters of its study.")
+
+
+def _check_caps(event: Event, reserved: Reservation, state: State) -> None:
+    for name, cap in (("epsilon_cap", reserved.epsilon_cap), ("delta_cap", reserved.delta_cap)):
+        written = (state.policy or {}).get(name)
+        if written is not None and not (isinstance(written, str) and events.DECIMAL.match(written) and Decimal(written) == cap):
+            raise _damaged(f"Entry {event.seq} has another {name} than the policy before it.")
+    if reserved.delta > reserved.delta_cap:
+        raise CapPassed(f"Entry {event.seq} has a delta above the cap.", action="Ask the hospital how that came about.")
+    try:
+        epsilon = accounting.round_up(state.tally.epsilon_rdp(delta=reserved.delta))
+    except ValueError:
+        raise _damaged(f"Entry {event.seq} has a delta or noise that cannot be accounted for.") from None
+    if epsilon > reserved.epsilon_cap:
+        raise CapPassed(
+            f"At entry {event.seq} epsilon is {epsilon}, the cap {reserved.epsilon_cap}.",
+            action="Ask the hospital how that came about.",
+        )
+
+
+def _epsilons(run: _Run, plans: Mapping[str, Study]) -> dict[str, Any]:
+    tally, zero = run.state.tally, Decimal(0)
+    result: dict[str, Any] = {"epsilon_pld": None, "epsilon_pld_independent": None, "pld_withheld": None}
+    if run.last is None or not tally.groups:
+        return {**result, "delta_added": zero, "epsilon_rdp": zero, "epsilon_pld": zero, "epsilon_pld_independent": zero}
+    delta = run.last.delta
+    rdp = tally.epsilon_rdp(delta=delta)
+    result |= {"epsilon_rdp": accounting.round_up(rdp), "delta_added": Decimal(str(tally.delta_added(epsilon=rdp)))}
+    withheld = _off_plan(run, plans)
+    if withheld is not None:
+        return {**result, "pld_withheld": withheld}
+    first, second = tally.epsilon_pld(delta=delta), _independent(tally, delta)
+    allowed = TOLERANCE + TOLERANCE_RELATIVE * rdp
+    far = recompute.HALF_WIDTH_MOST / 2 - 1
+    if min(first, second) > far or (first == second == float("inf")):
+        return {**result, "pld_withheld": "epsilon is beyond what privacy-loss distributions resolve"}
+    if not abs(first - second) <= allowed or max(first, second) > rdp + allowed:
+        raise AccountantsDisagree(
+            f"Epsilon is {first:.6f} by one accountant, {second:.6f} by another and {rdp:.6f} by the gate's.",
+            action="Do not quote any of them; report this with the bundle.",
+        )
+    return {
+        **result,
+        "epsilon_pld": accounting.round_up(first),
+        "epsilon_pld_independent": accounting.round_up(second),
+    }
+
+
+def _independent(tally: Tally, delta: Decimal) -> float:
+    steps = [
+        recompute.Step(sigma=float(group.noise_multiplier), rate=float(group.sampling_rate), count=group.count)
+        for group in tally.groups
+    ]
+    grid = accounting.GRID if len(steps) <= accounting.FINE_GROUPS_MOST else accounting.GRID_COARSE
+    return tally.with_discreteness(delta=delta, accountant=lambda left: recompute.epsilon(steps, delta=left, grid=grid))
+
+
+def _off_plan(run: _Run, plans: Mapping[str, Study]) -> str | None:
+    private = run.state.private()
+    first = min(reserved.sequence for reserved in private)
+    for study_hash in {reserved.study for reserved in private}:
+        if run.planned[study_hash] > first:
+            return "a study was planned after another's first private release"
+        study = plans[study_hash]
+        charged = sum(reserved.study == study_hash for reserved in private)
+        if charged > study.training.steps + study.privacy.rounds_void_allowed:
+            return "a study has more private releases than it planned"
+    return None
+
+
+def _exact(state: State) -> Iterator[ExactRelease]:
+    for reserved in state.exact():
+        if isinstance(reserved.mechanism, Exact):
+            yield ExactRelease(
+                sequence=reserved.sequence,
+                study=reserved.study,
+                statistic=reserved.mechanism.statistic,
+                round_number=reserved.round_number,
+                hospitals=len(reserved.roster),
+            )
+
+
+def _count(state: State, stage: Stage) -> int:
+    return sum(reserved.stage == stage for reserved in state.reservations.values())
+
+
+def _damaged(what: str) -> RecordDamaged:
+    return RecordDamaged(what, action="Do not trust this record; ask the hospital for the original.")

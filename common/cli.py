@@ -1,0 +1,159 @@
+"""motet-audit: verify and show what hospitals exported, offline."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common import commands
+from common.audit import bundle as bundles
+from common.audit import show as shows
+from common.audit import verify as verifier
+from common.audit.show import printable
+from common.audit.verify import Verdict
+from common.errors import AccountantsDisagree, CapPassed, ConfigError, MotetError, RecordDamaged
+
+OK, INTEGRITY, OVER_BUDGET, DISAGREE, USAGE = 0, 1, 2, 4, 64
+EXIT_CODES: Mapping[type[MotetError], int] = {
+    ConfigError: USAGE,
+    RecordDamaged: INTEGRITY,
+    CapPassed: OVER_BUDGET,
+    AccountantsDisagree: DISAGREE,
+}
+VERDICTS = {INTEGRITY: "damaged", OVER_BUDGET: "over budget", DISAGREE: "accountants disagree", USAGE: "not read"}
+GRAVITY = (OK, DISAGREE, OVER_BUDGET, INTEGRITY, USAGE)  # the gravest of several bundles is the exit code
+
+HELP_VERIFY = """Verify exported bundles: signatures, Merkle tree, state machine, plans, caps, two accountants.
+
+Exit codes: 0 all hold; 1 integrity (a record was changed or is malformed); 2 over budget (a cap was passed);
+4 the accountants disagree; 64 usage (a file cannot be read, an option is wrong). With several bundles, the gravest.
+"""
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+
+@app.callback()
+def _root() -> None:
+    """Verify and show what hospitals exported; needs no network and trusts nobody."""
+
+
+@app.command(help=HELP_VERIFY)
+def verify(
+    paths: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles that hospitals exported.")],
+    *,
+    roster_hash: Annotated[str | None, typer.Option(help="The approved roster's hash, 64 hex digits.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Verify bundles and print a verdict for each."""
+    if roster_hash is not None and (len(roster_hash) != 64 or set(roster_hash) - set("0123456789abcdef")):
+        raise click.UsageError("--roster-hash must be 64 lower-case hex digits")
+    results = [(path, _verified(path, roster_hash)) for path in paths]
+    if as_json:
+        _print_json([_plain_result(path, result) for path, result in results])
+    else:
+        _print_table(results, pinned=roster_hash is not None)
+    codes = {OK if isinstance(result, Verdict) else _exit_code(result) for _, result in results}
+    raise typer.Exit(max(codes, key=GRAVITY.index))
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that a hospital exported.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print the entries of a bundle in words, without verifying them."""
+    try:
+        rows = list(shows.rows(bundles.read(path)))
+    except MotetError as error:
+        Console(stderr=True, highlight=False).print(escape(printable(str(error))), soft_wrap=True)
+        raise typer.Exit(_exit_code(error)) from None
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    table = Table("entry", "time (UTC)", "type", "what it says")
+    for row in rows:
+        table.add_row(str(row.seq), row.time, row.kind, escape(row.says))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; every failure is one sentence on stderr and an exit code, never a traceback."""
+    commands.run(app)
+
+
+def _verified(path: Path, roster_hash: str | None) -> Verdict | MotetError:
+    try:
+        return verifier.verify(bundles.read(path), roster_hash=roster_hash)
+    except MotetError as error:
+        return error
+
+
+def _exit_code(error: MotetError) -> int:
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), error.exit_code)
+
+
+def _plain_result(path: Path, result: Verdict | MotetError) -> dict[str, Any]:
+    if isinstance(result, MotetError):
+        return {"bundle": str(path), "holds": False, "code": result.code, "what": result.what, "action": result.action}
+    return {"bundle": str(path), "holds": True, **asdict(result)}
+
+
+def _print_json(value: list[dict[str, Any]]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=_decimal) + "\n")
+
+
+def _decimal(value: object) -> str:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    raise TypeError
+
+
+def _print_table(results: list[tuple[Path, Verdict | MotetError]], *, pinned: bool) -> None:
+    console = Console()
+    table = Table("hospital", "entries", "exact", "private", "epsilon PLD", "epsilon RDP", "at delta", "cap", "verdict")
+    for path, result in results:
+        if isinstance(result, MotetError):
+            table.add_row(escape(printable(path.name)), *["-"] * 7, f"[red]{VERDICTS[_exit_code(result)]}[/red]")
+            continue
+        table.add_row(
+            result.hospital,
+            str(result.entries),
+            str(len(result.exact)),
+            str(result.releases_private),
+            "withheld" if result.epsilon_pld is None else f"{result.epsilon_pld:f}",
+            f"{result.epsilon_rdp:f}",
+            _or_dash(result.delta),
+            _or_dash(result.epsilon_cap),
+            "[green]holds[/green]",
+        )
+    console.print(table)
+    for path, result in results:
+        if isinstance(result, Verdict):
+            _print_remarks(console, result)
+        else:
+            console.print(escape(printable(f"{path.name}: {result}")), soft_wrap=True, highlight=False)
+    if not pinned:
+        console.print("The roster was not pinned: get its hash from elsewhere and pass --roster-hash.")
+
+
+def _print_remarks(console: Console, verdict: Verdict) -> None:
+    name = verdict.hospital
+    for release in verdict.exact:
+        console.print(escape(printable(f"{name}: entry {release.sequence}, EXACT {release.statistic}, epsilon infinite.")))
+    if verdict.pld_withheld:
+        console.print(f"{name}: PLD is withheld because {verdict.pld_withheld}.")
+    if verdict.clock_steps_back:
+        console.print(f"{name}: the clock went back {verdict.clock_steps_back} times.")
+
+
+def _or_dash(value: Decimal | None) -> str:
+    return "-" if value is None else f"{value:f}"
