@@ -1,8 +1,10 @@
-"""The relay: passes bytes between Flower and the vault's socket. It sees envelopes only, and imports neither torch nor pydicom."""
+"""The relay: passes bytes between Flower and the vault's socket. It sees envelopes only; no torch, no pydicom."""
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -14,6 +16,7 @@ from client import vault_pb2, vault_pb2_grpc
 CHUNK_BYTES = 1 << 20
 DEADLINE_S_MOST = 3600.0
 REFUSED = 2
+CODE = re.compile(r"E-[A-Z-]{1,40}")
 
 log = logging.getLogger("motet.relay")
 
@@ -28,9 +31,7 @@ def coded(handler: Callable[[Message, Context], Message]) -> Callable[[Message, 
         try:
             return handler(message, context)
         except grpc.RpcError as error:
-            code = error.details() if isinstance(error, grpc.Call) else None
-            unavailable = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE
-            shown = "E-VAULT" if unavailable else code if code and code.startswith("E-") else "E-RELAY"
+            shown = _code(error)
             log.warning("the vault did not answer: %s", shown)
             return Message(Error(code=REFUSED, reason=shown), reply_to=message)
         except Exception as error:  # noqa: BLE001  (see the docstring)
@@ -45,10 +46,10 @@ def coded(handler: Callable[[Message, Context], Message]) -> Callable[[Message, 
 def envelope(message: Message, context: Context) -> Message:
     """Carry one envelope to the vault and its answer back."""
     config = message.content["config"]
-    deadline_s = min(float(config["deadline_s"]), DEADLINE_S_MOST)  # type: ignore[arg-type, call-overload]
+    deadline_s = min(float(config["deadline_s"]), DEADLINE_S_MOST)  # type: ignore[arg-type]
     data = message.content["envelope"].to_numpy_ndarrays()[0].tobytes()  # type: ignore[union-attr]
     with grpc.insecure_channel(f"unix:{context.node_config['vault']}") as channel:
-        answer = vault_pb2_grpc.VaultStub(channel).Answer
+        answer = vault_pb2_grpc.VaultStub(channel).Answer  # type: ignore[no-untyped-call]
         reply = b"".join(chunk.data for chunk in answer(_chunks(data), timeout=deadline_s))
     array = np.frombuffer(reply, np.uint8)
     return Message(RecordDict({"envelope": ArrayRecord([array]), "config": ConfigRecord({})}), reply_to=message)
@@ -57,3 +58,11 @@ def envelope(message: Message, context: Context) -> Message:
 def _chunks(data: bytes) -> Iterator[vault_pb2.Chunk]:
     for start in range(0, len(data), CHUNK_BYTES):
         yield vault_pb2.Chunk(data=data[start : start + CHUNK_BYTES])
+
+
+def _code(error: grpc.RpcError) -> str:
+    call = cast("Any", error)  # the errors that a channel raises are calls too
+    if call.code() is grpc.StatusCode.UNAVAILABLE:
+        return "E-VAULT"
+    details = call.details() or ""
+    return details if CODE.fullmatch(details) else "E-RELAY"

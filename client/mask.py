@@ -1,4 +1,4 @@
-"""The last step before the wall: round, add the noise share that the receipt names, mask. Without a receipt there is no mask."""
+"""The last step before the wall: round, add the noise share that the receipt names, mask. No receipt, no mask."""
 
 from collections.abc import Mapping
 from typing import Any

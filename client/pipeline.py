@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from client import cohort as cohort_step
 from client import score, summarise, train
+from client.imaging.guard import Guard
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
 from client.imaging.scan import read_scans
@@ -18,7 +19,7 @@ from client.measure import angle, depth, intensity, length, shape
 from common import model, moments, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
-from common.errors import DataError, GeometryRefused
+from common.errors import GeometryRefused
 from common.mechanism import GaussianShare
 from common.study import Study
 
@@ -33,17 +34,18 @@ def read_cohort(
     measured: list[Measured] = []
     views: list[View] = []
     aside: list[SetAside] = []
-    for item in read_scans(scans, pseudonym=pseudonym, progress=progress):
-        if isinstance(item, SetAside):
-            aside.append(item)
-            continue
-        try:
-            parameters, view = _measure_and_see(item, study=study)
-        except DataError as error:
-            aside.append(SetAside(name=item.series, reason=error.reason if isinstance(error, GeometryRefused) else error.code))
-            continue
-        measured.append(parameters)
-        views.append(view)
+    with Guard() as reader:
+        for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):
+            if isinstance(item, SetAside):
+                aside.append(item)
+                continue
+            try:
+                parameters, view = _measure_and_see(item, study=study)
+            except GeometryRefused as error:
+                aside.append(SetAside(name=item.series, reason=error.reason))
+                continue
+            measured.append(parameters)
+            views.append(view)
     return cohort_step.join(measured, views, clinical=clinical, study=study, pseudonym=pseudonym, set_aside=aside)
 
 

@@ -46,8 +46,6 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise OutsidePolicy("Rounding would cost more than 1 % of the noise.", action="Train fewer parameters.")
     if announcement.task == "evaluate" and not 1 <= announcement.index <= MODELS_MOST:
         raise OutsidePolicy("Too many models are to be scored.", action="Score fewer models.")
-    if announcement.task == "train" and announcement.index > study.training.steps + study.privacy.rounds_void_allowed:
-        raise OutsidePolicy("The study's steps are used up.", action="Propose a new study.")
 
 
 def check_cohort(policy: Policy, *, patients: int) -> None:

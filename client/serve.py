@@ -1,21 +1,22 @@
 """The vault as a process: one per folder, a Unix socket, no network."""
 
-import fcntl
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import grpc
+from typing_extensions import override
 
 from client import vault_pb2, vault_pb2_grpc
 from client.config import Home, read_site
 from client.pipeline import Progress
 from client.vault import Vault
-from common.errors import AlreadyRunning, BadEnvelope, MotetError
+from common.errors import BadEnvelope, MotetError
+from common.locks import hold
 from common.wire import BLOB_BYTES_MOST, HEAD_BYTES_MOST
 
 CHUNK_BYTES = 1 << 20
@@ -30,7 +31,8 @@ class _Service(vault_pb2_grpc.VaultServicer):
     def __init__(self, vault: Vault) -> None:
         self._vault, self._one_at_a_time = vault, threading.Lock()
 
-    def Answer(self, request_iterator: Iterator[vault_pb2.Chunk], context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+    @override
+    def Answer(self, request_iterator: Iterator[vault_pb2.Chunk], context: grpc.ServicerContext) -> Iterator[Any]:
         try:
             data = _collect(request_iterator)
             with self._one_at_a_time:
@@ -45,7 +47,8 @@ class _Service(vault_pb2_grpc.VaultServicer):
             for start in range(0, len(reply), CHUNK_BYTES):
                 yield vault_pb2.Chunk(data=reply[start : start + CHUNK_BYTES])
 
-    def State(self, request: vault_pb2.StateRequest, context: grpc.ServicerContext) -> vault_pb2.StateReply:  # noqa: N802, ARG002
+    @override
+    def State(self, request: vault_pb2.StateRequest, context: grpc.ServicerContext) -> vault_pb2.StateReply:
         return vault_pb2.StateReply(hospital=self._vault.name)
 
 
@@ -58,30 +61,19 @@ def _collect(chunks: Iterator[vault_pb2.Chunk]) -> bytes:
     return bytes(data)
 
 
-def hold_lock(path: Path) -> IO[bytes]:
-    """Hold the folder's lock until the process ends; raises AlreadyRunning when another vault holds it."""
-    lock = path.open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise AlreadyRunning("A vault runs on this folder already.", action="Stop it first, or use it.") from None
-    return lock
-
-
 def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: threading.Event) -> None:
     """Prepare every approved study, then answer on the socket until `stop` is set."""
     home = Home(folder)
     site = read_site(home)
     socket = home.socket(site)
-    with hold_lock(home.lock):
+    with hold(home.lock, busy="A vault runs on this folder already."):
         vault = Vault(home, clock=lambda: int(time.time()), progress=progress)
         try:
             for study_hash in site.policy.allowed_studies:
                 vault.prepare(study_hash)
             socket.unlink(missing_ok=True)
             server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-            vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault), server)
+            vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault), server)  # type: ignore[no-untyped-call]
             server.add_insecure_port(f"unix:{socket}")  # a Unix socket: the folder's 0700 is the lock on it
             server.start()
             socket.chmod(0o660)

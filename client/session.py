@@ -28,6 +28,7 @@ class Session:
     pair_keys: dict[str, bytes] = field(default_factory=dict)
     pair_rounds: dict[str, int] = field(default_factory=dict)
     last_round: int = 0
+    noisy_rounds: int = 0
     requests: dict[str, str] = field(default_factory=dict)  # round -> SHA-256 of the announcement envelope
     exact_rosters: dict[str, list[list[str]]] = field(default_factory=dict)  # statistic -> rosters answered
 
@@ -106,6 +107,7 @@ class Session:
             "pair_keys": _hex(self.pair_keys),
             "pair_rounds": self.pair_rounds,
             "last_round": self.last_round,
+            "noisy_rounds": self.noisy_rounds,
             "requests": self.requests,
             "exact_rosters": self.exact_rosters,
         }
@@ -126,6 +128,7 @@ def load(folder: Path, *, run: str) -> Session:
             pair_keys=_unhex(plain["pair_keys"]),
             pair_rounds=plain["pair_rounds"],
             last_round=plain["last_round"],
+            noisy_rounds=plain["noisy_rounds"],
             requests=plain["requests"],
             exact_rosters=plain["exact_rosters"],
         )

@@ -1,4 +1,4 @@
-"""The cohort on the vault's own disk, so that scans are read once per study: arrays without pickle, names as JSON, mode 0600."""
+"""The cohort on the vault's own disk, so that scans are read once per study; no pickle, mode 0600."""
 
 import hashlib
 import io

@@ -2,17 +2,16 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from common.ledger.receipt import Receipt
 
 from client import pipeline, policy, session, shelf
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.ledger import Ledger
 from client.mask import mask
+from client.origin import ledger_origin
 from client.session import Session
 from common import announcement as announcements
 from common import files, wire
@@ -28,8 +27,9 @@ from common.errors import (
     RefusedError,
     SetupMissing,
 )
+from common.ledger.receipt import Receipt
 from common.mechanism import Exact
-from common.roster import Roster
+from common.roster import HEX_KEY, Roster
 from common.study import Study
 from common.wire import Envelope
 
@@ -146,6 +146,7 @@ class Vault:
         if announced.dimension != pipeline.dimension(announced, study=study):
             raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
         state = _check_exact(state, announced, difference_min=site.policy.roster_difference_min)
+        state = _check_steps(state, announced, study=study)
         state = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
         receipt = self._reserve(announced, site)
         return self._upload(request, announced, state, receipt, study, cohort)
@@ -202,13 +203,17 @@ class Vault:
         return reply
 
     def _refuse(self, request: Envelope, error: MotetError) -> bytes:
-        number = request.body.get("announcement", {}).get("round") if isinstance(request.body, dict) else None
-        study_hash = request.body.get("study") if isinstance(request.body.get("study"), str) else None
+        number = _number(request.body.get("announcement"))
+        study_hash = request.body.get("study")
         if not isinstance(error, BudgetExhausted):  # the ledger wrote that one itself
-            self.ledger.refuse(code=error.code, study=study_hash, round_number=number if isinstance(number, int) else None)
+            self.ledger.refuse(
+                code=error.code,
+                study=study_hash if isinstance(study_hash, str) and HEX_KEY.match(study_hash) else None,
+                round_number=number,
+            )
         return self._seal(request, "refusal", {"code": error.code})
 
-    def _seal(self, request: Envelope, kind: str, body: dict[str, object], *, blob: bytes = b"") -> bytes:
+    def _seal(self, request: Envelope, kind: str, body: Mapping[str, object], *, blob: bytes = b"") -> bytes:
         reply = Envelope(kind=kind, sender=self.name, recipient=request.sender, run=request.run, body=dict(body), blob=blob)
         return wire.seal(reply, key=self.key)
 
@@ -237,9 +242,9 @@ class Vault:
         return lambda kind, value: hmac.new(secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def ledger_origin(name: str) -> str:
-    """Return the name under which a hospital's ledger signs its checkpoints."""
-    return f"motet.example/ledger/{name}"
+def _number(announced: object) -> int | None:
+    number = announced.get("round") if isinstance(announced, dict) else None
+    return number if isinstance(number, int) and 0 <= number <= announcements.ROUNDS_MOST else None
 
 
 def _check_exact(state: Session, announced: Announcement, *, difference_min: int) -> Session:
@@ -256,3 +261,13 @@ def _check_exact(state: Session, announced: Announcement, *, difference_min: int
                 action="Send the identical request again, or wait until the full roster is back.",
             )
     return replace(state, exact_rosters={**state.exact_rosters, statistic: [*before, sorted(now)]})
+
+
+def _check_steps(state: Session, announced: Announcement, *, study: Study) -> Session:
+    """Refuse more noisy releases in one run than the study's steps and its allowance of void rounds."""
+    if isinstance(announced.mechanism, Exact):
+        return state
+    allowed = study.training.steps + study.privacy.rounds_void_allowed
+    if state.noisy_rounds >= allowed or not 1 <= announced.index <= study.training.steps:
+        raise OutsidePolicy("The study's steps are used up.", action="Propose a new study.")
+    return replace(state, noisy_rounds=state.noisy_rounds + 1)

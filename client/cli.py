@@ -1,0 +1,303 @@
+"""motet-hospital: set up a hospital, approve what it takes part in, run its vault and relay, see what it has spent."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from typing_extensions import override
+
+from client import config
+from client.config import Home, Site
+from client.ledger import Ledger, Spent
+from client.origin import ledger_origin
+from common import commands, enrolment, files
+from common.audit import bundle
+from common.errors import ConfigError, NotSetUp, VaultNotRunning
+from common.ledger import note
+from common.locks import held
+from common.processes import end, flower_environment, program
+from common.roster import Member
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Take part in studies with scans that never leave this hospital.\n\n"
+    "Order: init, enrol (send the file to the coordinator), approve --roster, approve --study, vault (keeps running), "
+    "relay (keeps running), status.\n\n" + commands.EXIT_CODES,
+)
+out = Console(highlight=False)
+
+
+class _Exact(click.ParamType[Decimal]):
+    """A decimal, kept exactly as it was typed."""
+
+    name = "decimal"
+
+    @override
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        """Parse a decimal; a usage error on anything else."""
+        try:
+            number = Decimal(str(value))
+        except InvalidOperation:
+            self.fail("not a decimal", param, ctx)
+        if not number.is_finite():
+            self.fail("not finite", param, ctx)
+        return number
+
+
+Folder = Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+HashText = Annotated[str | None, typer.Option("--hash", help="The hash that the coordinator told you by another way.")]
+
+
+@app.command()
+def init(
+    home: Folder,
+    name: Annotated[str, typer.Option(help="The hospital's name in the federation: lower-case letters, digits, hyphens.")],
+    scans: Annotated[Path, typer.Option(help="Folder with DICOM files; it is only read.")],
+    clinical: Annotated[Path, typer.Option(help="CSV with a column patient_id; it is only read.")],
+    epsilon_cap: Annotated[Decimal, typer.Option(click_type=_Exact(), help="Most epsilon that a patient may ever be charged.")],
+    delta_cap: Annotated[Decimal, typer.Option(click_type=_Exact(), help="Largest delta that a study may use.")],
+    hospitals_min: Annotated[int, typer.Option(help="Refuse rounds of fewer hospitals (3 or more).")],
+    colluders_min: Annotated[int, typer.Option(help="Refuse studies that assume fewer colluding hospitals.")],
+    patients_min: Annotated[int, typer.Option(help="Refuse studies in which fewer of our patients are usable.")],
+    exact_statistics: Annotated[
+        bool, typer.Option("--exact-statistics/--no-exact-statistics", help="Allow sums without noise over all hospitals.")
+    ],
+) -> None:
+    """Make the hospital's folder: keys and site.toml. Privacy settings have no defaults: you choose each one."""
+    config.create(
+        home,
+        name=name,
+        scans=scans,
+        clinical=clinical,
+        epsilon_cap=epsilon_cap,
+        delta_cap=delta_cap,
+        hospitals_min=hospitals_min,
+        colluders_min=colluders_min,
+        patients_min=patients_min,
+        exact_statistics=exact_statistics,
+    )
+    out.print(f"Made {home}. Next: `motet-hospital enrol --home {home} FILE`.", soft_wrap=True)
+
+
+@app.command()
+def enrol(home: Folder, request: Annotated[Path, typer.Argument(help="File to write and send to the coordinator.")]) -> None:
+    """Write this hospital's public keys, signed, for the coordinator."""
+    made = Home(home)
+    site = config.read_site(made)
+    key = config.identity_key(made)
+    member = Member(
+        name=site.name,
+        identity=key.public_key().public_bytes_raw().hex(),
+        ledger_key=note.key_of(ledger_origin(site.name), key=config.ledger_key(made)).vkey,
+        node_key=(made.keys / "node.pub").read_text().strip(),
+    )
+    files.write_new(request, enrolment.request(member, key=key))
+    out.print(f"Wrote {request}. Send it to the coordinator, and tell it this identity by another way:\n{member.identity}")
+
+
+@app.command()
+def approve(
+    home: Folder,
+    roster: Annotated[Path | None, typer.Option(help="The coordinator's roster.json.")] = None,
+    study: Annotated[Path | None, typer.Option(help="The coordinator's study file.")] = None,
+    expected_hash: HashText = None,
+) -> None:
+    """Approve a roster or a study by its hash; without --hash, print what it is and approve nothing."""
+    made = Home(home)
+    if (roster is None) == (study is None):
+        raise click.UsageError("give either --roster or --study")
+    data = _read(roster or study or Path())
+    if expected_hash is None:
+        out.print_json(data.decode(errors="replace"))
+        out.print("Nothing was approved. Compare the hash with the coordinator and give it with --hash.")
+    elif roster is not None:
+        approved = config.approve_roster(made, data=data, expected_hash=expected_hash)
+        out.print(f"Approved the roster of {approved.federation}: {', '.join(approved.names)}.")
+    else:
+        proposed = config.approve_study(made, data=data, expected_hash=expected_hash)
+        out.print(f"Approved the study {proposed.name} ({proposed.title}).")
+
+
+@app.command()
+def vault(home: Folder) -> None:
+    """Read the scans, then answer the relay until Ctrl-C. This process needs no network."""
+    from client.serve import serve  # noqa: PLC0415  (torch and the codecs are slow to import; other commands need neither)
+
+    stop, ready = threading.Event(), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Progress(
+        TextColumn("reading scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=out, transient=True
+    ) as progress:
+        shown = progress.add_task("", total=None, visible=False)
+
+        def show(done: int, total: int) -> None:
+            progress.update(shown, completed=done, total=total, visible=done < total)
+
+        def announce() -> None:
+            ready.wait()
+            progress.console.print("vault ready")
+
+        threading.Thread(target=announce, daemon=True).start()
+        serve(home, progress=show, ready=ready, stop=stop)
+
+
+@app.command()
+def relay(
+    home: Folder,
+    superlink: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's SuperLink.")],
+    ca: Annotated[Path, typer.Option(help="The coordinator's ca.crt.")],
+) -> None:
+    """Connect to the coordinator and pass envelopes between it and the vault, until Ctrl-C."""
+    made = Home(home)
+    site = config.read_site(made)
+    vault_socket = made.socket(site)
+    _read(ca)
+    if not _answers(vault_socket):
+        raise VaultNotRunning("No vault answers on this folder.", action="Start `motet-hospital vault` first.")
+    os.umask(0o077)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    child = subprocess.Popen(
+        [
+            program("flower-supernode"),
+            *("--superlink", superlink, "--root-certificates", ca.absolute()),
+            *("--auth-supernode-private-key", made.keys / "node"),
+            *("--host", "127.0.0.1", "--port", str(_free_port())),
+            *("--node-config", f'vault="{vault_socket}"'),
+        ],
+        env=flower_environment(made.flower, extra={}),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not stop.wait(0.5):
+            if child.poll() is not None:
+                raise ConfigError(
+                    "The SuperNode ended.",
+                    action="Check address, ca.crt, clock, and that the coordinator enrolled this hospital's node key.",
+                )
+    finally:
+        end(child)
+
+
+@app.command()
+def status(home: Folder, as_json: AsJson = False) -> None:
+    """Show what this hospital allows, what it has spent, and whether its vault runs. No patient's value is shown."""
+    made = Home(home)
+    site = config.read_site(made)
+    spent = _spent(made, site)
+    running = held(made.lock)
+    facts: dict[str, str] = {
+        "hospital": site.name,
+        "vault": "runs" if running else "does not run",
+        "approved roster": site.policy.approved_roster or "none",
+        "approved studies": str(len(site.policy.allowed_studies)),
+        "epsilon spent / cap": f"{spent.epsilon_rdp if spent else 0} / {site.policy.epsilon_cap}",
+        "delta cap": str(site.policy.delta_cap),
+        "releases with noise": str(spent.releases_private if spent else 0),
+        "exact releases (epsilon = infinity)": str(spent.releases_exact if spent else 0),
+        "refusals": str(spent.refusals if spent else 0),
+    }
+    for path, counts in _cohorts(made):
+        facts[f"cohort {path}"] = counts
+    if as_json:
+        out.print_json(json.dumps(facts))
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
+@app.command("bundle")
+def bundle_command(home: Folder, path: Annotated[Path, typer.Argument(help="The zip to write, for an auditor.")]) -> None:
+    """Export the ledger, its signed checkpoint, the roster and the approved studies, for `motet-audit verify`."""
+    made = Home(home)
+    site = config.read_site(made)
+    roster = config.approved_roster(made, site)
+    with _ledger(made, site) as ledger:
+        bundle.write(
+            path,
+            entries=ledger.entries(),
+            checkpoint=ledger.checkpoint(),
+            roster=roster.bytes(),
+            studies={
+                study_hash: config.approved_study(made, site, study_hash=study_hash).canonical_bytes()
+                for study_hash in site.policy.allowed_studies
+            },
+            hospital=site.name,
+        )
+    out.print(f"Wrote {path}.", soft_wrap=True)
+
+
+def _ledger(home: Home, site: Site) -> Ledger:
+    if not home.ledger.exists():
+        raise NotSetUp("There is no ledger yet.", action="Start `motet-hospital vault` once.")
+    return Ledger.look(
+        home.ledger, origin=ledger_origin(site.name), key=config.ledger_key(home), clock=lambda: int(time.time())
+    )
+
+
+def _spent(home: Home, site: Site) -> Spent | None:
+    if not home.ledger.exists():
+        return None
+    with _ledger(home, site) as ledger:
+        return ledger.spent(delta=site.policy.delta_cap)
+
+
+def _cohorts(home: Home) -> list[tuple[str, str]]:
+    from client import shelf  # noqa: PLC0415  (pulls numpy and the steps in; only this command counts patients)
+
+    found = []
+    for path in sorted(home.cohorts.glob("*.npz")):
+        cohort = shelf.load(path)
+        reasons: dict[str, int] = {}
+        for item in cohort.set_aside:
+            reasons[item.reason] = reasons.get(item.reason, 0) + 1
+        aside = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "nothing"
+        found.append((path.stem[:8], f"{len(cohort.patients)} patients, {len(cohort.views)} views; set aside: {aside}"))
+    return found
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
+
+
+def main() -> None:
+    """Entry point."""
+    commands.run(app)

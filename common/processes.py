@@ -1,0 +1,43 @@
+"""Children: Flower's environment, and an end for every process that was started."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+END_S = 10.0
+
+
+def flower_environment(home: Path, *, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a Flower process: no telemetry, no update check, quick polls, private files."""
+    return {
+        **os.environ,
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+        "FLWR_HOME": str(home.absolute()),
+        "PATH": f"{program('python').parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **extra,
+    }
+
+
+def program(name: str) -> Path:
+    """Return a program of this installation."""
+    return Path(sys.executable).parent / name
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End a child and what it started: first kindly, then for certain. The child must lead a session of its own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is None:
+            child.send_signal(number)
+        try:
+            child.wait(END_S)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)  # grandchildren that outlived it

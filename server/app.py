@@ -1,0 +1,91 @@
+"""The Flower side of the coordinator: carries envelopes to the hospitals' relays. The only Flower user here."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from common import study as studies
+from common.errors import MotetError
+from server import config
+from server.journal import Journal
+from server.run import run_study
+
+POLL_S = 0.2
+MARGIN_S = 5.0  # a relay gives up a little before the coordinator does
+
+log = logging.getLogger("motet.coordinator")
+
+app = ServerApp()
+
+
+class GridCarrier:
+    """Envelopes as Flower messages: one wave out, replies as they come. Fixed polls of Flower's own are too slow."""
+
+    def __init__(self, grid: Grid, names: tuple[str, ...], *, patience_s: float) -> None:
+        """Wait until every named hospital's SuperNode is online, or until patience ends."""
+        self._grid, self._names = grid, names
+        end = time.monotonic() + patience_s
+        while set(names) - set(self._nodes()) and time.monotonic() < end:
+            time.sleep(POLL_S)
+
+    def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:
+        """Carry one envelope to each hospital; see server.rounds.Carrier."""
+        nodes = self._nodes()
+        replies: dict[str, bytes | str] = {name: "E-OFFLINE" for name in envelopes if name not in nodes}
+        messages = [self._message(data, nodes[name], deadline_s) for name, data in envelopes.items() if name in nodes]
+        by_node = {node: name for name, node in nodes.items()}
+        waiting = set(self._grid.push_messages(messages))
+        end = time.monotonic() + deadline_s
+        while waiting and time.monotonic() < end:
+            for message in self._grid.pull_messages(waiting):
+                waiting.discard(message.metadata.reply_to_message_id)
+                name = by_node[message.metadata.src_node_id]
+                replies[name] = str(message.error.reason) if message.has_error() else _envelope(message)
+            if waiting:
+                time.sleep(POLL_S)
+        return replies
+
+    def _nodes(self) -> dict[str, int]:
+        return {node.name: node.node_id for node in self._grid.get_nodes() if node.name in self._names}
+
+    @staticmethod
+    def _message(data: bytes, node: int, deadline_s: float) -> Message:
+        content = RecordDict(
+            {
+                "envelope": ArrayRecord([np.frombuffer(data, np.uint8)]),
+                "config": ConfigRecord({"deadline_s": max(deadline_s - MARGIN_S, 1.0)}),
+            }
+        )
+        return Message(content, dst_node_id=node, message_type="query.envelope", ttl=deadline_s + 60)
+
+
+def _envelope(message: Message) -> bytes | str:
+    record = message.content.get("envelope")
+    arrays = record.to_numpy_ndarrays() if isinstance(record, ArrayRecord) else []
+    return arrays[0].tobytes() if len(arrays) == 1 else "E-RELAY"
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that `motet-coordinator run` prepared, in this coordinator's folder."""
+    home = config.Home(Path(os.environ["MOTET_COORDINATOR"]))
+    run = str(context.run_config["run"])
+    folder = home.runs / run
+    study = studies.parse((folder / "study.json").read_bytes())
+    roster = config.read_roster(home)
+    try:
+        carrier = GridCarrier(grid, roster.names, patience_s=study.patience_s)
+        run_study(study=study, roster=roster, key=config.identity_key(home), carrier=carrier, folder=folder, run=run)
+    except MotetError as error:
+        Journal(folder / "journal.jsonl").write({"type": "failed", "code": error.code, "what": str(error)})
+        log.error("%s", error)  # noqa: TRY400  (the text says what to do; a traceback would not)
+        raise
+    except Exception as error:
+        Journal(folder / "journal.jsonl").write({"type": "failed", "code": "E-INTERNAL", "what": type(error).__name__})
+        raise

@@ -1,0 +1,184 @@
+"""motet-coordinator: enrol hospitals, propose a study, run it, report it."""
+
+import json
+import secrets
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common import commands, enrolment, files, roster
+from common import study as studies
+from common.errors import ConfigError, NotSetUp
+from common.locks import held, hold
+from common.processes import end
+from common.study import Study
+from server import certificates, config, follow, report, superlink
+from server.config import Home, Settings
+from server.journal import Journal
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Run a federation: hospitals upload masked vectors, you see sums.\n\n"
+    "Order: init, enrol (each hospital's request), serve (keeps running), propose, run, report.\n\n" + commands.EXIT_CODES,
+)
+Folder = Annotated[Path, typer.Option("--home", help="The coordinator's folder.", envvar="MOTET_COORDINATOR_HOME")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+out = Console(highlight=False)
+
+
+@app.command()
+def init(
+    home: Folder,
+    name: Annotated[str, typer.Option(help="The coordinator's name: lower-case letters, digits, hyphens.")],
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    address: Annotated[str, typer.Option(help="HOST:PORT at which the SuperLink listens; use a loopback host for a trial.")],
+) -> None:
+    """Make the coordinator's folder: identity, certificate authority, TLS certificate."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or not host:
+        raise ConfigError("The address is not HOST:PORT.", action="Give for example --address 127.0.0.1:18443.")
+    settings = Settings(name=name, federation=federation, host=host, port=int(port))
+    made = config.create(home, settings=settings)
+    certificates.create(made.certificates, keys=made.keys, federation=federation, host=host)
+    superlink.write_connection(made, settings)
+    out.print(f"Made {home}. Give {made.certificates / 'ca.crt'} and {address} to the hospitals.")
+
+
+@app.command()
+def enrol(
+    home: Folder,
+    requests: Annotated[list[Path], typer.Argument(help="Every hospital's file from `motet-hospital enrol`, all in one call.")],
+    as_json: AsJson = False,
+) -> None:
+    """Sign the roster of these hospitals, and print the hash that each of them approves."""
+    made, settings = Home(home), config.read_settings(Home(home))
+    members = tuple(enrolment.parse(_read(path)) for path in requests)
+    signed = roster.sign(
+        federation=settings.federation, coordinator=settings.name, key=config.identity_key(made), members=members
+    )
+    files.write(made.roster_file, signed.bytes())
+    if as_json:
+        out.print_json(json.dumps({"roster": str(made.roster_file), "hash": signed.hash(), "hospitals": list(signed.names)}))
+        return
+    out.print(f"Roster of {', '.join(signed.names)}: {made.roster_file}\nhash {signed.hash()}", soft_wrap=True)
+    out.print("Tell each hospital this hash by another way than the file; it runs `motet-hospital approve --roster`.")
+
+
+@app.command()
+def serve(home: Folder) -> None:
+    """Start the SuperLink for the hospitals' relays and keep it running until Ctrl-C."""
+    made, settings = Home(home), config.read_settings(Home(home))
+    signed = config.read_roster(made)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with hold(home / "serve.lock", busy="A SuperLink of this coordinator runs already."):
+        child = superlink.start(made, settings)
+        try:
+            superlink.register(made, signed)
+            out.print(f"SuperLink ready on {superlink.address(settings)} for {', '.join(signed.names)}.")
+            while not stop.wait(0.5):
+                if child.poll() is not None:
+                    raise ConfigError("The SuperLink ended.", action=f"Read {home / 'superlink.log'}.")
+        finally:
+            end(child)
+
+
+@app.command()
+def propose(home: Folder, study_file: Annotated[Path, typer.Argument(help="study.toml")], as_json: AsJson = False) -> None:
+    """Check a study and write the file that hospitals approve by its hash."""
+    made = Home(home)
+    config.read_settings(made)
+    study = studies.read_toml(study_file)
+    path = made.studies / f"{study.hash()}.study.json"
+    files.write(path, study.canonical_bytes())
+    if as_json:
+        out.print_json(json.dumps({"study": str(path), "hash": study.hash()}))
+        return
+    out.print(f"Study {study.name}: {path}\nhash {study.hash()}", soft_wrap=True)
+
+
+@app.command()
+def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash that `propose` printed.")]) -> None:
+    """Run a proposed study with `flwr run` and follow it to its result."""
+    made = Home(home)
+    study = _proposed(made, study_hash)
+    config.read_roster(made)
+    if not held(home / "serve.lock"):
+        raise NotSetUp("The SuperLink is not running.", action="Start `motet-coordinator serve` in another terminal.")
+    with hold(made.lock, busy="A study of this coordinator runs already."):
+        name = f"{study_hash[:8]}{secrets.token_hex(4)}"
+        folder = made.runs / name
+        folder.mkdir(mode=0o700)
+        files.write(folder / "study.json", study.canonical_bytes())
+        flower_run = superlink.submit(made, run=name)
+        journal = Journal(folder / "journal.jsonl")
+        done = False
+        try:
+            follow.follow(journal, study=study, alive=lambda: superlink.active(made, run_id=flower_run), console=out)
+            done = True
+        finally:
+            if not done:
+                superlink.stop(made, run_id=flower_run)
+    out.print(f"Result: {folder / 'result.json'}\nReport: {folder / 'report.html'}", soft_wrap=True)
+
+
+@app.command("report")
+def report_command(
+    home: Folder,
+    run_name: Annotated[str | None, typer.Argument(help="A run's name; the last one where it is left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's report again and print its main figures."""
+    made = Home(home)
+    finished = sorted((path.parent for path in made.runs.glob("*/result.json")), key=lambda path: path.stat().st_mtime)
+    wanted = [path for path in finished if run_name in {None, path.name}]
+    if not wanted:
+        raise NotSetUp("There is no such finished run.", action="Run `motet-coordinator run HASH` first.")
+    result: dict[str, Any] = json.loads((wanted[-1] / "result.json").read_bytes())
+    report.render(result, out=wanted[-1] / "report.html")
+    if as_json:
+        out.print_json(json.dumps(result))
+        return
+    out.print(_figures(result))
+    out.print(f"{wanted[-1] / 'report.html'}", soft_wrap=True)
+
+
+def _figures(result: dict[str, Any]) -> Table:
+    table = Table(title=result["study"]["title"], show_header=False)
+    training = result["training"]
+    for name, value in {
+        "hospitals": ", ".join(result["hospitals"]),
+        "patients in the statistics": result["patients"],
+        "R² of the regression": result["ols"].get("r_squared", result["ols"].get("diagnosis")),
+        "held-out AUC": training["auc"],
+        "epsilon at delta": f"{training['epsilon']} at {training['delta']}",
+        "seconds per secure sum": result["seconds"]["per_secure_sum"],
+    }.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    return table
+
+
+def _proposed(home: Home, study_hash: str) -> Study:
+    path = home.studies / f"{study_hash}.study.json"
+    if not study_hash.isalnum() or not path.exists():
+        raise NotSetUp("No such study was proposed.", action="Run `motet-coordinator propose study.toml` first.")
+    return studies.parse(path.read_bytes())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
+
+
+def main() -> None:
+    """Entry point."""
+    commands.run(app)

@@ -1,0 +1,187 @@
+"""The result of a study as one self-contained page: what was found, what it cost, what left without noise, what is not protected."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from scipy import stats
+
+from common import files
+from common.errors import ConfigError
+from server import figures
+from server.figures import number
+
+LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+PAIRS_SHOWN = 20
+
+
+def render(result: Mapping[str, Any], *, out: Path) -> None:
+    """Write `result` (the structure of result.json) as one HTML page to the file `out`, whole or not at all.
+
+    Guarantee: nothing is fetched from anywhere and no script runs; every text is escaped; equal results give equal bytes; a part
+    that is absent or has no number is named as absent, never filled in. Every figure has a table.
+    Raises ConfigError when `result` does not have that structure.
+    """
+    try:
+        page = _page(result)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The result cannot be shown: it does not have the structure of result.json ({type(error).__name__}).",
+            action="Make it again with motet-coordinator.",
+        ) from error
+    files.write(out, page.encode())
+
+
+def _page(result: Mapping[str, Any]) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(fixed=_fixed, short=_short, p=_p_value)
+    source = resources.files("server").joinpath("report.html.j2").read_text(encoding="utf-8")
+    study = result["study"]
+    return environment.from_string(source).render(
+        study={key: str(study.get(key) or "") for key in ("name", "title", "hash", "purpose")},
+        federation=str(result.get("federation") or ""),
+        hospitals=[str(name) for name in result.get("hospitals") or ()],
+        patients=result.get("patients"),
+        rounds=list(result.get("rounds") or ()),
+        seconds=dict(result.get("seconds") or {}),
+        correlation=_correlation(result.get("correlation")),
+        ols=_ols(result.get("ols")),
+        training=_training(result.get("training")),
+        budgets=_budgets(result),
+        exact=list(result.get("exact_releases") or ()),
+    )
+
+
+def _correlation(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the matrix, its pairs by size, and Benjamini-Hochberg marks over all pairs."""
+    if not part:
+        return None
+    names = [str(name) for name in part["names"]]
+    count = len(names)
+    where = [(i, j) for i in range(count) for j in range(i) if number(part["p"][i][j]) is not None]
+    adjusted = stats.false_discovery_control([min(1.0, max(0.0, part["p"][i][j])) for i, j in where]) if where else []
+    marks = [[""] * count for _ in names]
+    pairs = []
+    for (i, j), q in zip(where, np.asarray(adjusted).tolist(), strict=True):
+        marks[i][j] = marks[j][i] = next((mark for level, mark in LEVELS if q < level), "")
+        values = {key: part[key][i][j] if part.get(key) else None for key in ("r", "p", "ci_low", "ci_high")}
+        pairs.append({"first": names[j], "second": names[i], **values, "q": q, "mark": marks[i][j]})
+    pairs.sort(key=lambda pair: (-abs(number(pair["r"]) or 0.0), pair["first"], pair["second"]))
+    return {
+        "n": part.get("n"),
+        "names": names,
+        "constant": [str(name) for name in part.get("constant") or ()],
+        "pairs": pairs[:PAIRS_SHOWN],
+        "more": pairs[PAIRS_SHOWN:],
+        "count": len(pairs),
+        "figure": figures.heatmap(names, part["r"], marks),
+    }
+
+
+def _ols(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the table and the coefficient plot, standardised where the result says how."""
+    if not part:
+        return None
+    rows = [dict.fromkeys(("vif", "standardised")) | dict(row) for row in part.get("rows") or ()]
+    slopes = [row for row in rows if row["term"] != "(intercept)"]
+    standard = bool(slopes) and all(number(row["standardised"]) is not None and number(row["estimate"]) for row in slopes)
+    drawn = []
+    for row in slopes:
+        ends = [number(row[key]) for key in ("estimate", "ci_low", "ci_high")]
+        factor = row["standardised"] / row["estimate"] if standard else 1.0
+        estimate, low, high = (None if end is None else end * factor for end in ends)
+        if estimate is not None and low is not None and high is not None:
+            drawn.append({"term": row["term"], "estimate": estimate, "low": low, "high": high, "clear": low > 0 or high < 0})
+    outcome = str(part.get("outcome") or "")
+    unit = (
+        f"change of {outcome}, in its standard deviations, per standard deviation"
+        if standard
+        else f"change of {outcome} per unit"
+    )
+    keys = ("diagnosis", "n", "df", "r_squared", "r_squared_adjusted", "sigma", "f", "f_p", "condition_number")
+    return {
+        **{key: part.get(key) for key in keys},
+        "outcome": outcome,
+        "predictors": [str(row["term"]) for row in slopes],
+        "rows": rows,
+        "figure": figures.coefficients(drawn, unit=unit) if drawn else None,
+    }
+
+
+def _training(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the curves and the ROC of a training; counts come as (class, bin), class 1 positive."""
+    if not part:
+        return None
+    points = [dict.fromkeys(("auc", "log_loss")) | dict(point) for point in part.get("curve") or ()]
+    drawn = []
+    for key, label, bounds in (("auc", "AUC", (0.0, 1.0)), ("log_loss", "Log loss", None)):
+        line = [(float(p["step"]), value) for p in points if (value := number(p[key])) is not None]
+        if line:
+            drawn.append(figures.curve(line, key=key, label=label, bounds=bounds))
+    keys = ("steps", "auc", "auc_ci", "accuracy", "log_loss", "held_out_patients", "diagnosis", "releases")
+    privacy = ("epsilon", "epsilon_rdp", "delta", "noise_multiplier", "clip_norm", "sampling_rate", "colluders")
+    thresholds = _thresholds(part.get("histogram") or ((), ()))
+    return {
+        **{key: part.get(key) for key in (*keys, *privacy)},
+        "interval": [number(end) for end in part.get("auc_ci") or ()],
+        "points": points,
+        "curves": drawn,
+        "thresholds": thresholds[1:],
+        "roc": figures.roc([(row["false_positive"], row["sensitivity"]) for row in thresholds]) if thresholds else None,
+    }
+
+
+def _thresholds(histogram: Sequence[Sequence[int]]) -> list[dict[str, float]]:
+    """Return sensitivity and 1 - specificity at the lower edge of each bin that holds somebody, from the highest score down."""
+    negative, positive = ([int(count) for count in counts] for counts in histogram)
+    if not sum(negative) or not sum(positive):
+        return []
+    rows = [{"threshold": math.inf, "positives": 0, "negatives": 0, "sensitivity": 0.0, "false_positive": 0.0}]
+    hits = alarms = 0
+    for at in range(len(positive) - 1, -1, -1):
+        hits, alarms = hits + positive[at], alarms + negative[at]
+        if positive[at] or negative[at]:
+            rows.append(
+                {
+                    "threshold": at / len(positive),
+                    "positives": positive[at],
+                    "negatives": negative[at],
+                    "sensitivity": hits / sum(positive),
+                    "false_positive": alarms / sum(negative),
+                }
+            )
+    return rows
+
+
+def _budgets(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return each hospital's epsilon and cap; a count of exact releases stays beside every epsilon."""
+    rows = []
+    for name, spent in sorted((result.get("hospital_epsilon") or {}).items()):
+        counts = {key: spent.get(key) for key in ("private_releases", "exact_releases")}
+        rows.append({"name": str(name), "epsilon": spent.get("epsilon"), "cap": spent.get("cap"), **counts})
+    bars = [{**row, "epsilon": number(row["epsilon"]), "cap": number(row["cap"])} for row in rows]
+    return {"rows": rows, "figure": figures.budgets(bars) if rows else None}
+
+
+def _fixed(value: Any, digits: int = 3) -> str:  # noqa: ANN401
+    """Write a number with so many decimals; a dash where there is none."""
+    found = number(value)
+    return "\u2013" if found is None else f"{found:.{digits}f}".replace("-", "\u2212")
+
+
+def _short(value: Any, digits: int = 4) -> str:  # noqa: ANN401
+    """Write a number with so many significant digits; a dash where there is none."""
+    found = number(value)
+    return "\u2013" if found is None else f"{found:.{digits}g}".replace("-", "\u2212")
+
+
+def _p_value(value: Any) -> str:  # noqa: ANN401
+    """Write a p-value; one that underflowed is below 1e-300, not zero."""
+    found = number(value)
+    if found is None:
+        return "\u2013"
+    return "< 1e\u2212300" if found < 1e-300 else f"{found:.3g}".replace("-", "\u2212")

@@ -1,0 +1,199 @@
+"""The study from set-up to result: statistics, training, evaluation, one secure sum after another."""
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common import files, mechanism, model, moments, wire
+from common.canonical import decimal_text
+from common.crypto import ring
+from common.errors import HospitalMissing, NotEstimable
+from common.ledger import accounting
+from common.mechanism import GaussianShare
+from common.roster import Roster
+from common.study import Study
+from server import evaluate, report, step
+from server.infer import correlation, regression
+from server.journal import Journal
+from server.rounds import Carrier, Rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What training left: the model after every step, and the final one last."""
+
+    checkpoints: tuple[bytes, ...]
+
+
+def run_study(
+    *, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carrier, folder: Path, run: str
+) -> dict[str, Any]:
+    """Run `study` to its end and return its result, as JSON can hold it; also written to `folder`.
+
+    Raises HospitalMissing when too few hospitals are left; what was opened until then stays in the journal.
+    """
+    started = time.monotonic()
+    journal = Journal(folder / "journal.jsonl")
+    uploads = folder / "rounds"
+    uploads.mkdir(mode=0o700, exist_ok=True)
+    rounds = Rounds(run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=uploads)
+    journal.write({"type": "start", "time": round(time.time(), 3), "run": run, "study": study.hash(), "roster": roster.hash()})
+    rounds.set_up()
+    statistics_part = _statistics(rounds, study)
+    trained = _train(rounds, study, folder)
+    evaluation = _evaluate(rounds, study, trained)
+    checkpoints = rounds.close()
+    for name, text in checkpoints.items():
+        files.write(folder / f"{name}.checkpoint", text.encode())
+    result = {
+        "study": {"name": study.name, "title": study.title, "hash": study.hash(), "purpose": study.purpose},
+        "federation": roster.federation,
+        "run": run,
+        "hospitals": list(rounds.members),
+        **statistics_part,
+        "training": {**_privacy(study, journal), **evaluation},
+        **_told(study, journal),
+        "seconds": _seconds(journal, total=time.monotonic() - started),
+    }
+    files.write(folder / "model.safetensors", trained.checkpoints[-1])
+    files.write(folder / "result.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode())
+    report.render(result, out=folder / "report.html")
+    journal.write({"type": "done", "time": round(time.time(), 3)})
+    return result
+
+
+def _statistics(rounds: Rounds, study: Study) -> dict[str, Any]:
+    columns = study.columns()
+    announced, words = rounds.secure_sum(task="gram", index=0, dimension=moments.size(len(columns)), blob=b"", attempts=1)
+    pooled = moments.from_total(ring.decode(words, bits=announced.mechanism.ring_bits).tolist(), study=study)
+    wanted = study.statistics
+    part: dict[str, Any] = {
+        "patients": pooled.n,
+        "correlation": correlation.correlate(pooled, names=wanted.correlation).plain(),
+    }
+    try:
+        fitted = regression.fit(pooled, outcome=wanted.regression.outcome, predictors=wanted.regression.predictors)
+        part["ols"] = fitted.plain()
+    except NotEstimable as error:
+        part["ols"] = {"outcome": wanted.regression.outcome, "diagnosis": error.what}
+    return part
+
+
+def _train(rounds: Rounds, study: Study, folder: Path) -> Trained:
+    training, recipe = study.training, study.recipe
+    channels = 1 + recipe.edge_channel
+    network = model.build(training, channels=channels, patch_voxels=recipe.patch_voxels)
+    model.load(network, model.initial(training, channels=channels, patch_voxels=recipe.patch_voxels))
+    names = model.trainable_names(network, training)
+    state = step.start(model.flat(network, names))
+    checkpoints = [model.dump(network)]
+    voids_left = study.privacy.rounds_void_allowed
+    while state.steps_done < training.steps:
+        before = rounds.number
+        announced, words = rounds.secure_sum(
+            task="train",
+            index=state.steps_done + 1,
+            dimension=len(state.position),
+            blob=checkpoints[-1],
+            attempts=1 + voids_left,
+        )
+        voids_left -= rounds.number - before - 1
+        if not isinstance(announced.mechanism, GaussianShare):
+            raise TypeError("a training round has a Gaussian mechanism")
+        total = ring.decode(words, bits=announced.mechanism.ring_bits) * announced.mechanism.grid_step
+        state = step.step(state, total, training=training, privacy=study.privacy)
+        model.with_flat(network, names, state.position)
+        checkpoints.append(model.dump(network))
+        files.write(folder / "optimiser.safetensors", state.to_bytes())
+    model.with_flat(network, names, step.final(state, training=training))
+    return Trained(checkpoints=(*checkpoints, model.dump(network)))
+
+
+def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> dict[str, Any]:
+    count, bins = len(trained.checkpoints), study.training.score_bins
+    announced, words = rounds.secure_sum(
+        task="evaluate", index=count, dimension=count * 2 * bins, blob=wire.pack(trained.checkpoints), attempts=1
+    )
+    counts = ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.int64).reshape(count, 2, bins)
+    scored = [evaluate.from_histogram(histogram) for histogram in counts]
+    last = scored[-1]
+    return {
+        "steps": study.training.steps,
+        "auc": last.auc,
+        "auc_ci": None if last.auc_interval is None else list(last.auc_interval),
+        "accuracy": last.accuracy,
+        "log_loss": last.log_loss,
+        "held_out_patients": last.n_positive + last.n_negative,
+        "diagnosis": last.diagnosis,
+        "curve": [{"step": at, "auc": one.auc, "log_loss": one.log_loss} for at, one in enumerate(scored[:-1])],
+        "histogram": counts[-1].tolist(),
+    }
+
+
+def _uploads(journal: Journal) -> dict[str, list[mechanism.Mechanism]]:
+    sent: dict[str, list[mechanism.Mechanism]] = {}
+    for event in journal.events():
+        if event["type"] == "round":
+            for name in event["uploaded"]:
+                sent.setdefault(name, []).append(mechanism.from_entry(event["mechanism"]))
+    return sent
+
+
+def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
+    sent = _uploads(journal)
+    private = [[item for item in items if isinstance(item, GaussianShare)] for items in sent.values()]
+    most = max(private, key=len)
+    privacy = study.privacy
+    return {
+        "epsilon": rounded_up(accounting.epsilon_pld(most, delta=privacy.delta)),
+        "epsilon_rdp": rounded_up(accounting.epsilon_rdp(most, delta=privacy.delta)),
+        "delta": decimal_text(privacy.delta),
+        "noise_multiplier": decimal_text(privacy.noise_multiplier),
+        "clip_norm": decimal_text(privacy.clip_norm),
+        "sampling_rate": decimal_text(privacy.sampling_rate),
+        "colluders": privacy.colluders,
+        "releases": len(most),
+    }
+
+
+def _told(study: Study, journal: Journal) -> dict[str, Any]:
+    events = [event for event in journal.events() if event["type"] == "round"]
+    per_hospital = {}
+    for name, items in _uploads(journal).items():
+        private = [item for item in items if isinstance(item, GaussianShare)]
+        per_hospital[name] = {
+            "epsilon": rounded_up(accounting.epsilon_pld(private, delta=study.privacy.delta)) if private else "0",
+            "private_releases": len(private),
+            "exact_releases": len(items) - len(private),
+        }
+    return {
+        "rounds": [
+            {key: event[key] for key in ("round", "task", "index", "hospitals", "state", "seconds", "missing")}
+            for event in events
+        ],
+        "hospital_epsilon": per_hospital,
+        "exact_releases": [
+            {"round": event["round"], "statistic": event["mechanism"]["statistic"], "hospitals": event["uploaded"]}
+            for event in events
+            if event["mechanism"]["name"] == "none"
+        ],
+    }
+
+
+def _seconds(journal: Journal, *, total: float) -> dict[str, float]:
+    opened = [event["seconds"] for event in journal.events() if event["type"] == "round" and event["state"] == "opened"]
+    if not opened:
+        raise HospitalMissing("No round was opened.", action="See the journal.")
+    return {"run": round(total, 3), "per_secure_sum": round(statistics.median(opened), 3)}
+
+
+def rounded_up(value: float) -> str:
+    """Return an epsilon as a decimal text that is never below it, to four decimals."""
+    return decimal_text(Decimal(repr(value)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING"))

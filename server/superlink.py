@@ -1,0 +1,151 @@
+"""Flower's SuperLink: started with TLS, node keys and a database; told of the roster's nodes; handed a run."""
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from importlib import resources
+from pathlib import Path
+
+from common import files
+from common.errors import ConfigError, NotSetUp, PortInUse
+from common.processes import flower_environment, program
+from common.roster import Roster
+from server.config import Home, Settings
+
+CONNECTION = "federation"
+START_S = 60.0
+COMMAND_S = 120.0
+ALREADY = "already"
+
+
+def environment(home: Home) -> dict[str, str]:
+    """Return the environment of the coordinator's Flower processes; the ServerApp finds its folder in it."""
+    return flower_environment(home.flower, extra={"MOTET_COORDINATOR": str(home.folder.absolute())})
+
+
+def start(home: Home, settings: Settings) -> subprocess.Popen[bytes]:
+    """Start the SuperLink and wait until it answers; raises PortInUse, or ConfigError when it does not come up."""
+    _refuse_taken_port(settings)
+    os.umask(0o077)
+    log = (home.folder / "superlink.log").open("ab")
+    child = subprocess.Popen(
+        [
+            program("flower-superlink"),
+            *("--host", settings.host, "--port", str(settings.port)),
+            *("--ssl-ca-certfile", home.certificates / "ca.crt"),
+            *("--ssl-certfile", home.certificates / "server.crt"),
+            *("--ssl-keyfile", home.keys / "server.key"),
+            "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+            *("--database", home.flower / "state.db"),
+        ],
+        env=environment(home),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    log.close()
+    trust = ssl.create_default_context(cafile=str(home.certificates / "ca.crt"))
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and child.poll() is None:
+        try:
+            with urllib.request.urlopen(f"https://{address(settings)}/health", context=trust, timeout=2):
+                return child
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    if child.poll() is None:
+        child.terminate()
+    raise ConfigError("The SuperLink did not start.", action=f"Read {home.folder / 'superlink.log'}.")
+
+
+def address(settings: Settings) -> str:
+    """Return host:port."""
+    return f"{settings.host}:{settings.port}"
+
+
+def write_connection(home: Home, settings: Settings) -> None:
+    """Tell Flower's command line where the SuperLink is."""
+    text = (
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address(settings)}"\n'
+        f"root-certificates = {json.dumps(str((home.certificates / 'ca.crt').absolute()))}\n"
+    )
+    tomllib.loads(text)
+    files.write(home.flower / "config.toml", text.encode(), private=True)
+
+
+def register(home: Home, roster: Roster) -> None:
+    """Register every hospital's node key; one that is registered already is left as it is."""
+    children = []
+    for member in roster.members:
+        key = home.flower / f"{member.name}.pub"
+        files.write(key, member.node_key.encode() + b"\n")
+        command: list[str | Path] = [
+            program("flwr"),
+            "supernode",
+            "register",
+            key,
+            CONNECTION,
+            "--name",
+            member.name,
+            "--format",
+            "json",
+        ]
+        children.append((member.name, _command(home, command)))
+    for name, child in children:
+        output, _ = child.communicate(timeout=COMMAND_S)
+        text = output.decode(errors="replace")
+        if child.returncode != 0 and ALREADY not in text.lower():
+            raise ConfigError(f"The node key of {name} could not be registered.", action="Is `motet-coordinator serve` up?")
+        if child.returncode == 0 and '"success": false' in text and ALREADY not in text.lower():
+            raise ConfigError(f"The node key of {name} was not accepted.", action="Ask the hospital to enrol again.")
+
+
+def submit(home: Home, *, run: str) -> int:
+    """Hand a prepared run to the SuperLink with `flwr run`; return Flower's run id."""
+    bundle = Path(str(resources.files("server").joinpath("bundle")))
+    if not (bundle / "pyproject.toml").is_file():
+        raise NotSetUp("The bundle is missing from this installation.", action="Install Motet again.")
+    command: list[str | Path] = [program("flwr"), "run", bundle, CONNECTION, "--run-config", f'run="{run}"', "--format", "json"]
+    output, _ = _command(home, command).communicate(timeout=COMMAND_S)
+    text = output.decode(errors="replace")
+    try:
+        return int(json.loads(text[text.index("{") : text.rindex("}") + 1])["run-id"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError("The SuperLink did not take the run.", action="Is `motet-coordinator serve` up?") from None
+
+
+def active(home: Home, *, run_id: int) -> bool:
+    """Tell whether Flower still works on a run; a SuperLink that does not answer counts as not."""
+    command: list[str | Path] = [program("flwr"), "ls", CONNECTION, "--run-id", str(run_id), "--format", "json"]
+    output, _ = _command(home, command).communicate(timeout=COMMAND_S)
+    return b'"finished' not in output and b'"runs"' in output
+
+
+def stop(home: Home, *, run_id: int) -> None:
+    """Stop a run with `flwr stop`."""
+    _command(home, [program("flwr"), "stop", str(run_id), CONNECTION]).communicate(timeout=COMMAND_S)
+
+
+def _command(home: Home, command: list[str | Path]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    )
+
+
+def _refuse_taken_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError:
+            raise PortInUse(
+                f"Port {settings.port} is in use on {settings.host}.", action="Stop what listens there, or init with another."
+            ) from None
