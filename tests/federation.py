@@ -1,0 +1,218 @@
+"""A federation in memory: N real vaults over real DICOM phantoms, the real coordinator, no sockets between them."""
+
+import csv
+import hashlib
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client import config
+from client.config import Home
+from client.origin import ledger_origin
+from client.vault import Vault
+from common import model, roster, wire
+from common.errors import MotetError
+from common.ledger import note
+from common.roster import Member, Roster
+from common.study import Study
+from server.run import run_study
+from tests import phantoms
+
+HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
+PATIENTS = 12
+COORDINATOR = "coordinator"
+
+STUDY: dict[str, Any] = {
+    "name": "phantom-study",
+    "title": "Phantoms",
+    "purpose": "phantoms",
+    "hospitals_min": 3,
+    "patience_s": 60,
+    "variables": [
+        {"name": "longest_diameter_mm", "source": "image", "unit": "mm", "lower": Decimal(0), "upper": Decimal(128)},
+        {"name": "mean_hu", "source": "image", "unit": "HU", "lower": Decimal(-1024), "upper": Decimal(1024)},
+        {"name": "depth_min_mm", "source": "image", "unit": "mm", "lower": Decimal(0), "upper": Decimal(256)},
+        {"name": "malignancy", "source": "clinical", "unit": "1", "lower": Decimal(0), "upper": Decimal(8)},
+    ],
+    "statistics": {
+        "correlation": ["longest_diameter_mm", "mean_hu", "depth_min_mm", "malignancy"],
+        "regression": {"outcome": "malignancy", "predictors": ["longest_diameter_mm", "mean_hu"]},
+    },
+    "recipe": {
+        "spacing_mm": Decimal(1),
+        "denoise": "none",
+        "denoise_mm": Decimal(0),
+        "window_lower_hu": Decimal(-1000),
+        "window_upper_hu": Decimal(400),
+        "patch_voxels": 32,
+        "edge_channel": False,
+    },
+    "privacy": {
+        "noise_multiplier": Decimal(2),
+        "clip_norm": Decimal(1),
+        "sampling_rate": Decimal(1),
+        "delta": Decimal("1e-5"),
+        "colluders": 1,
+        "rounds_void_allowed": 2,
+    },
+    "training": {
+        "model": "cnn2d",
+        "recipe": "head",
+        "prior_sha256": model.prior_sha256(),
+        "label": "malignancy",
+        "positive_above": Decimal(3),
+        "steps": 2,
+        "learning_rate": Decimal(1),
+        "momentum": Decimal(0),
+        "views_per_patient_max": 2,
+        "patients_per_step_max": 64,
+        "patients_declared": 36,
+        "held_out_fraction": Decimal("0.3"),
+        "score_bins": 16,
+    },
+}
+
+
+def study(**parts: Any) -> Study:
+    """Return the phantom study, with whole parts replaced or, for dictionaries, some of their keys."""
+    plain = {key: {**STUDY[key], **parts[key]} if isinstance(parts.get(key), dict) else parts.get(key, STUDY[key]) for key in STUDY}
+    return Study.model_validate(plain)
+
+
+def write_scans(folder: Path, *, planted: Mapping[str, str] | None = None) -> None:
+    """Write every hospital's phantoms and clinical table: folder/<hospital>/{scans,clinical.csv}."""
+    random = np.random.default_rng(7)  # noqa: TID251
+    for hospital in HOSPITALS:
+        rows = []
+        for number in range(PATIENTS):
+            patient = f"{hospital.upper()}-{number:03d}"
+            radius = 4.0 + 5.0 * random.random()
+            volume = phantoms.volume(
+                phantoms.Ellipsoid(semi_axes_mm=(radius, radius * 0.8, radius * 0.7), centre_mm=(0.0, 0.0, 0.0)),
+                shape=(24, 40, 40),
+                spacing_mm=(1.25, 1.0, 1.0),
+                body_radius_mm=18.0,
+                body_hu=-50.0,
+                lesion_hu=float(random.integers(-40, 90)),
+            )
+            noisy = volume.voxels + random.normal(0, 10, volume.voxels.shape).astype(np.float32)
+            for series in range(2 if number % 6 == 5 else 1):
+                phantoms.write_series(
+                    folder / hospital / "scans" / patient,
+                    patient_id=patient,
+                    voxels_hu=np.clip(np.rint(noisy), -1024, 3000),
+                    spacing_mm=(1.25, 1.0, 1.0),
+                    region=volume.region,
+                    seed=series,
+                    planted=planted,
+                )
+            rows.append([patient, f"{min(5.0, max(1.0, radius / 2 + random.normal(0, 0.7))):.2f}"])
+        with (folder / hospital / "clinical.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["patient_id", "malignancy"], *rows])
+
+
+Intercept = Callable[[str, bytes], bytes | str | None]
+
+
+class Federation:
+    """Vaults and their keys over `scans`; `run` runs a study through them. Also a carrier: `wave` calls the vaults."""
+
+    def __init__(self, folder: Path, scans: Path, *, cache: Path, policy: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.cache = folder, cache
+        self.key = Ed25519PrivateKey.generate()
+        self.homes: dict[str, Home] = {}
+        members = []
+        settings = {
+            "epsilon_cap": Decimal(10),
+            "delta_cap": Decimal("1e-5"),
+            "hospitals_min": 3,
+            "colluders_min": 1,
+            "patients_min": 5,
+            "exact_statistics": True,
+            **(policy or {}),
+        }
+        for name in HOSPITALS:
+            home = Home(folder / name)
+            config.create(
+                home.folder, name=name, scans=scans / name / "scans", clinical=scans / name / "clinical.csv", **settings
+            )
+            cached = cache / name
+            cached.mkdir(parents=True, exist_ok=True)
+            home.cohorts.rmdir()
+            home.cohorts.symlink_to(cached)
+            self.homes[name] = home
+            members.append(
+                Member(
+                    name=name,
+                    identity=config.identity_key(home).public_key().public_bytes_raw().hex(),
+                    ledger_key=note.key_of(ledger_origin(name), key=config.ledger_key(home)).vkey,
+                    node_key=(home.keys / "node.pub").read_text().strip(),
+                )
+            )
+        self.roster: Roster = roster.sign(
+            federation="phantoms", coordinator=COORDINATOR, key=self.key, members=tuple(members)
+        )
+        for home in self.homes.values():
+            config.approve_roster(home, data=self.roster.bytes(), expected_hash=self.roster.hash())
+        self.now = 1_795_000_000
+        self.vaults = {name: self.open(name) for name in HOSPITALS}
+        self.before: Intercept = lambda _name, data: data  # what reaches the vault: bytes, a code, or nothing at all
+        self.after: Intercept = lambda _name, data: data  # what reaches the coordinator
+        self.sent: list[tuple[str, bytes]] = []  # everything that left a vault
+
+    def open(self, name: str) -> Vault:
+        """Open a hospital's vault, as its process does at start."""
+
+        def clock() -> int:
+            self.now += 1
+            return self.now
+
+        return Vault(self.homes[name], clock=clock, progress=lambda _done, _total: None)
+
+    def restart(self, name: str) -> None:
+        """End a vault and start it again."""
+        self.vaults[name].close()
+        self.vaults[name] = self.open(name)
+
+    def approve(self, wanted: Study) -> None:
+        """Let every hospital approve a study."""
+        for home in self.homes.values():
+            config.approve_study(home, data=wanted.canonical_bytes(), expected_hash=wanted.hash())
+
+    def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:  # noqa: ARG002
+        """Carry envelopes to the vaults and back, through `before` and `after`."""
+        replies: dict[str, bytes | str] = {}
+        for name, data in envelopes.items():
+            arrived = self.before(name, data)
+            if isinstance(arrived, bytes):
+                try:
+                    left = self.vaults[name].answer(arrived)
+                except MotetError as error:
+                    replies[name] = error.code
+                    continue
+                self.sent.append((name, left))
+                arrived = self.after(name, left)
+            if arrived is not None:
+                replies[name] = arrived
+        return replies
+
+    def run(self, wanted: Study) -> dict[str, Any]:
+        """Run a study that the hospitals approved; each call is a run of its own."""
+        run = hashlib.sha256(f"{wanted.hash()}{len(list(self.folder.glob('run-*')))}".encode()).hexdigest()[:16]
+        folder = self.folder / f"run-{run}"
+        folder.mkdir()
+        return run_study(study=wanted, roster=self.roster, key=self.key, carrier=self, folder=folder, run=run)
+
+    def close(self) -> None:
+        """End every vault."""
+        for vault in self.vaults.values():
+            vault.close()
+
+
+def kind(data: bytes) -> str:
+    """Return an envelope's kind."""
+    return wire.peek(data).kind
