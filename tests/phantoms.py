@@ -4,7 +4,7 @@ Everything is defined in patient coordinates (LPS, mm) and sampled at the voxel 
 shows the same object.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,7 +164,7 @@ def write_series(
     return paths
 
 
-def write_segmentation(path: Path, *, slices: list[Dataset], region: Mask, seed: int = 0) -> Path:
+def write_segmentation(path: Path, *, slices: Sequence[Dataset], region: Mask, seed: int = 0) -> Path:
     """Write `region`, (slice, row, column) in the order of `slices`, as a binary DICOM SEG; return its path."""
     patient = str(slices[0].PatientID)
     segment = hd.seg.SegmentDescription(

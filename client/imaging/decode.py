@@ -200,7 +200,7 @@ def _seg(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
     if ds.file_meta.TransferSyntaxUID not in NATIVE:
         raise Refused(Reason.TRANSFER_SYNTAX)
     per_frame = ds.PerFrameFunctionalGroupsSequence
-    references = ds.get("ReferencedSeriesSequence") or ()
+    references = list(ds.get("ReferencedSeriesSequence") or [])
     if len(per_frame) != frames or len(references) != 1:
         raise Refused(Reason.NO_GEOMETRY if references else Reason.NO_IDENTITY)
     shared = ds.SharedFunctionalGroupsSequence[0]

@@ -257,16 +257,18 @@ def _bytes_of(path: Path, *, most: int) -> bytes | Reason:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return Reason.LINK if path.is_symlink() else Reason.NOT_A_FILE
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return Reason.NOT_A_FILE
         if status.st_size > most:
             return Reason.TOO_LARGE
-        try:
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
             data = file.read(most + 1)
-        except OSError:
-            return Reason.NOT_A_FILE
+    except OSError:
+        return Reason.NOT_A_FILE
+    finally:
+        os.close(descriptor)
     return Reason.TOO_LARGE if len(data) > most else data
 
 
