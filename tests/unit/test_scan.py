@@ -37,7 +37,7 @@ def written(folder: Path, patient_id: str = "P-1", **options: Any) -> list[Path]
 
 
 def read(folder: Path, guard: Guard, **options: Any) -> tuple[list[Scan], dict[str, str]]:
-    results = list(read_scans(folder, pseudonym=pseudonym, reader=guard, **options: Any))
+    results = list(read_scans(folder, pseudonym=pseudonym, reader=guard, **options))
     scans = [result for result in results if isinstance(result, Scan)]
     return scans, {result.name: result.reason for result in results if isinstance(result, SetAside)}
 
@@ -50,7 +50,9 @@ def edited(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 10_000, 1 << 30], ids=["read twice", "partly kept", "all kept"])
-def test_series_spread_over_folders_come_back_whole(tmp_path: Path, guard: Guard, monkeypatch: pytest.MonkeyPatch, kept_bytes: int) -> None:
+def test_series_spread_over_folders_come_back_whole(
+    tmp_path: Path, guard: Guard, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+) -> None:
     monkeypatch.setattr(scan_module, "_KEPT_BYTES", kept_bytes)
     for number in range(3):
         for at, path in enumerate(written(tmp_path / f"{number}", f"P-{number}", seed=number, reverse=number == 1)):
@@ -130,7 +132,9 @@ def test_instance_of_another_series_is_set_aside(tmp_path: Path, guard: Guard) -
         ({"Rows": 16, "PixelData": bytes(2 * 16 * 40)}, Reason.MIXED_MATRIX),
     ],
 )
-def test_series_that_changes_on_the_way_is_set_aside_whole(tmp_path: Path, guard: Guard, changes: dict[str, Any], reason: Reason) -> None:
+def test_series_that_changes_on_the_way_is_set_aside_whole(
+    tmp_path: Path, guard: Guard, changes: dict[str, Any], reason: Reason
+) -> None:
     written(tmp_path / "good", "P-0")
     paths = written(tmp_path / "odd")
     edited(paths[4], **changes)

@@ -201,9 +201,10 @@ def test_real_stacked_phases_are_refused_as_duplicates() -> None:
         )
     )
     assert sorted(round(step, 3) for step in phase_1.spacing_mm) == [0.703, 0.703, 2.0]
-    reasons: list[str] = []
-    with Guard() as guard, pytest.raises(NoScans):  # MR is not on the list of SOP classes
-        for one in read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard):
-            assert isinstance(one, SetAside)
-            reasons.append(one.reason)
-    assert reasons.count(Reason.SOP_CLASS) == 36
+    with Guard() as guard:
+        results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard)
+        first = next(results)
+        with pytest.raises(NoScans):
+            list(results)
+    assert isinstance(first, SetAside)
+    assert first.reason == Reason.SOP_CLASS  # MR is not on the list
