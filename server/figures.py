@@ -50,9 +50,8 @@ def heatmap(names: Sequence[str], r: Sequence[Sequence[Number]], marks: Sequence
     for step in range(41):
         x = left + step * 5
         parts.append(f'<rect x="{x:.1f}" y="{height - 28:.1f}" width="5.5" height="10" fill="{_colour(step / 20 - 1)}"/>')
-    for at, value in enumerate(("-1", "0", "+1")):
-        x = left + 102 * at
-        parts.append(_text(x, height - 4, value, anchor="middle", size=11))
+    ends = enumerate(("\u22121", "0", "+1"))
+    parts.extend(_text(left + 102 * at, height - 4, end, anchor="middle", size=11) for at, end in ends)
     width = left + max(p * cell, 210) + _label_width(names) * 0.72 + 10
     description = f"Pearson correlations of {p} variables; the numbers are in the table below."
     return _svg("heatmap", "Correlation matrix", description, width=width, height=height, body=parts)

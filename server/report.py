@@ -1,4 +1,4 @@
-"""The result of a study as one self-contained page: what was found, what it cost, what left without noise, what is not protected."""
+"""The result of a study as one self-contained page: findings, their privacy cost, and what is not protected."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, TemplateError
 from scipy import stats
 
 from common import files
@@ -17,18 +17,19 @@ from server.figures import number
 
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 PAIRS_SHOWN = 20
+COEFFICIENT = ("term", "estimate", "standard_error", "ci_low", "ci_high", "t", "p", "vif", "standardised")
 
 
 def render(result: Mapping[str, Any], *, out: Path) -> None:
     """Write `result` (the structure of result.json) as one HTML page to the file `out`, whole or not at all.
 
-    Guarantee: nothing is fetched from anywhere and no script runs; every text is escaped; equal results give equal bytes; a part
-    that is absent or has no number is named as absent, never filled in. Every figure has a table.
+    Guarantee: nothing is fetched from anywhere and no script runs; every text is escaped; equal results give equal bytes;
+    a part that is absent or has no number is named as absent, never filled in. Every figure has a table.
     Raises ConfigError when `result` does not have that structure.
     """
     try:
         page = _page(result)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, TemplateError) as error:
         raise ConfigError(
             f"The result cannot be shown: it does not have the structure of result.json ({type(error).__name__}).",
             action="Make it again with motet-coordinator.",
@@ -46,13 +47,13 @@ def _page(result: Mapping[str, Any]) -> str:
         federation=str(result.get("federation") or ""),
         hospitals=[str(name) for name in result.get("hospitals") or ()],
         patients=result.get("patients"),
-        rounds=list(result.get("rounds") or ()),
+        rounds=_filled(result.get("rounds"), ("round", "task", "hospitals", "state", "seconds", "missing")),
         seconds=dict(result.get("seconds") or {}),
         correlation=_correlation(result.get("correlation")),
         ols=_ols(result.get("ols")),
         training=_training(result.get("training")),
         budgets=_budgets(result),
-        exact=list(result.get("exact_releases") or ()),
+        exact=_filled(result.get("exact_releases"), ("round", "statistic", "hospitals")),
     )
 
 
@@ -63,10 +64,11 @@ def _correlation(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
     names = [str(name) for name in part["names"]]
     count = len(names)
     where = [(i, j) for i in range(count) for j in range(i) if number(part["p"][i][j]) is not None]
-    adjusted = stats.false_discovery_control([min(1.0, max(0.0, part["p"][i][j])) for i, j in where]) if where else []
+    raw = np.array([min(1.0, max(0.0, float(part["p"][i][j]))) for i, j in where])
+    adjusted = stats.false_discovery_control(raw) if where else raw
     marks = [[""] * count for _ in names]
     pairs = []
-    for (i, j), q in zip(where, np.asarray(adjusted).tolist(), strict=True):
+    for (i, j), q in zip(where, adjusted.tolist(), strict=True):
         marks[i][j] = marks[j][i] = next((mark for level, mark in LEVELS if q < level), "")
         values = {key: part[key][i][j] if part.get(key) else None for key in ("r", "p", "ci_low", "ci_high")}
         pairs.append({"first": names[j], "second": names[i], **values, "q": q, "mark": marks[i][j]})
@@ -86,7 +88,7 @@ def _ols(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the table and the coefficient plot, standardised where the result says how."""
     if not part:
         return None
-    rows = [dict.fromkeys(("vif", "standardised")) | dict(row) for row in part.get("rows") or ()]
+    rows = _filled(part.get("rows"), COEFFICIENT)
     slopes = [row for row in rows if row["term"] != "(intercept)"]
     standard = bool(slopes) and all(number(row["standardised"]) is not None and number(row["estimate"]) for row in slopes)
     drawn = []
@@ -116,7 +118,7 @@ def _training(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the curves and the ROC of a training; counts come as (class, bin), class 1 positive."""
     if not part:
         return None
-    points = [dict.fromkeys(("auc", "log_loss")) | dict(point) for point in part.get("curve") or ()]
+    points = _filled(part.get("curve"), ("step", "auc", "log_loss"))
     drawn = []
     for key, label, bounds in (("auc", "AUC", (0.0, 1.0)), ("log_loss", "Log loss", None)):
         line = [(float(p["step"]), value) for p in points if (value := number(p[key])) is not None]
@@ -165,6 +167,11 @@ def _budgets(result: Mapping[str, Any]) -> dict[str, Any]:
         rows.append({"name": str(name), "epsilon": spent.get("epsilon"), "cap": spent.get("cap"), **counts})
     bars = [{**row, "epsilon": number(row["epsilon"]), "cap": number(row["cap"])} for row in rows]
     return {"rows": rows, "figure": figures.budgets(bars) if rows else None}
+
+
+def _filled(rows: Sequence[Mapping[str, Any]] | None, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return copies of the rows in which an absent key is None."""
+    return [{**dict.fromkeys(keys), **row} for row in rows or ()]
 
 
 def _fixed(value: Any, digits: int = 3) -> str:  # noqa: ANN401

@@ -19,7 +19,11 @@ RESOLUTION_MARGIN = 64  # how far a residual must stand above what the data's ow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One coefficient, in units of the outcome per unit of the term; `vif` is nan for the intercept."""
+    """One coefficient, in units of the outcome per unit of the term.
+
+    `standardised` is in standard deviations of the outcome per standard deviation of the term. It and `vif` are nan for the
+    intercept.
+    """
 
     term: str
     estimate: float
@@ -29,6 +33,7 @@ class Row:
     t: float
     p: float
     vif: float
+    standardised: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +107,13 @@ def fit(moments: Moments, *, outcome: str, predictors: Sequence[str]) -> Regress
     leverage = Fraction(sum(sums[i] * sums[j] * -swept[i][j] for i in range(p) for j in range(p)), n * determinant)
     intercept = moments.mean(outcome) - sum(b * moments.mean(name) for b, name in zip(beta, predictors, strict=True))
     vif = [square[j] * -swept[j][j] / determinant for j in range(p)]
+    scale = [math.sqrt(Fraction(square[j], square[p]) * (unit[p] / unit[j]) ** 2) for j in range(p)]
     f = float((total - variance * df) / p / variance)
     return Regression(
         outcome=outcome,
         rows=(
-            _row(INTERCEPT, intercept, variance * (Fraction(1, n) + leverage), df=df, vif=math.nan),
-            *(_row(predictors[j], beta[j], variance * spread[j], df=df, vif=vif[j]) for j in range(p)),
+            _row(INTERCEPT, intercept, variance * (Fraction(1, n) + leverage), df=df),
+            *(_row(predictors[j], beta[j], variance * spread[j], df=df, vif=vif[j], scale=scale[j]) for j in range(p)),
         ),
         n=n,
         df=df,
@@ -165,7 +171,7 @@ def _condition_number(moments: Moments, *, columns: Sequence[int], swept: list[l
     return math.sqrt(float(np.linalg.eigvalsh(forward)[-1]) * float(np.linalg.eigvalsh(inverse)[-1]))
 
 
-def _row(term: str, estimate: Fraction, variance: Fraction, *, df: int, vif: float) -> Row:
+def _row(term: str, estimate: Fraction, variance: Fraction, *, df: int, vif: float = math.nan, scale: float = math.nan) -> Row:
     value, error = float(estimate), math.sqrt(variance)
     t = value / error
     reach = float(stats.t.isf((1 - CONFIDENCE) / 2, df)) * error
@@ -178,4 +184,5 @@ def _row(term: str, estimate: Fraction, variance: Fraction, *, df: int, vif: flo
         t=t,
         p=2 * float(stats.t.sf(abs(t), df)),
         vif=vif,
+        standardised=value * scale,
     )
