@@ -147,6 +147,8 @@ def vault(home: Folder) -> None:
 
         def show(done: int, total: int) -> None:
             progress.update(shown, completed=done, total=total, visible=done < total)
+            if not out.is_terminal and done % max(1, total // 20) == 0:
+                out.print(f"reading scans: {done} of {total} files")
 
         def announce() -> None:
             ready.wait()

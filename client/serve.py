@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import torch
 from typing_extensions import override
 
 from client import vault_pb2, vault_pb2_grpc
@@ -66,6 +67,7 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
     home = Home(folder)
     site = read_site(home)
     socket = home.socket(site)
+    torch.set_num_threads(1)  # several vaults may share a machine; sums do not depend on it
     with hold(home.lock, busy="A vault runs on this folder already."):
         vault = Vault(home, clock=lambda: int(time.time()), progress=progress)
         try:

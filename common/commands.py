@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import click
@@ -22,12 +23,17 @@ Exit codes: 0 done · 10-19 a file or option is wrong · 20-29 refused by policy
 
 def run(app: typer.Typer) -> NoReturn:
     """Run a command line to its end and leave with the documented exit code."""
+    run_function(lambda: app(standalone_mode=False))
+
+
+def run_function(main: Callable[[], object]) -> NoReturn:
+    """Run `main` and leave with 0, with the integer it returns, or with the exit code of the error that it raises."""
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
     errors = Console(stderr=True, highlight=False)
     try:
-        code = app(standalone_mode=False)
+        code = main()
     except MotetError as error:
-        errors.print("[bold red]error:[/]", str(error), markup=True, soft_wrap=True)
+        errors.print("error:", str(error), style="red", markup=False, soft_wrap=True)
         code = error.exit_code
     except click.ClickException as error:
         error.show()

@@ -1,0 +1,87 @@
+"""The demo's child processes: each in a session of its own, its output in a log, every one ended on the way out."""
+
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.processes import end, program
+
+POLL_S = 0.1
+COMMAND_S = 120
+
+
+@dataclass
+class Children:
+    """What runs now, by name, and the folder of its logs."""
+
+    logs: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: str, *arguments: object) -> None:
+        """Start one of Motet's commands that keeps running."""
+        with (self.logs / f"{name}.log").open("wb") as log:
+            self.running[name] = subprocess.Popen(
+                [program(command), *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_for(self, name: str, text: str, *, timeout_s: float) -> None:
+        """Wait until a child printed `text`; raises ConfigError with its last line when it ends first or is late."""
+        until = time.monotonic() + timeout_s
+        while text not in (said := self.said(name)):
+            if self.running[name].poll() is not None or time.monotonic() > until:
+                last = (said.strip().splitlines() or ["nothing"])[-1]
+                raise ConfigError(f"{name} did not get ready; it said: {last}", action=f"Read {self.logs / f'{name}.log'}.")
+            time.sleep(POLL_S)
+
+    def said(self, name: str) -> str:
+        """Return what a child printed so far."""
+        return (self.logs / f"{name}.log").read_text(errors="replace")
+
+    def end_all(self) -> None:
+        """End every child, the last started first."""
+        for child in reversed(self.running.values()):
+            if child.poll() is None:
+                child.terminate()
+        for child in reversed(self.running.values()):
+            end(child)
+
+
+@contextmanager
+def children(logs: Path) -> Iterator[Children]:
+    """Give a place for children, and end them all on success, failure and Ctrl-C."""
+    kept = Children(logs=logs)
+    try:
+        yield kept
+    finally:
+        kept.end_all()
+
+
+def command(name: str, *arguments: object) -> str:
+    """Run one of Motet's commands to its end and return what it printed; raises ConfigError when it fails."""
+    done = subprocess.run([program(name), *map(str, arguments)], capture_output=True, check=False, timeout=COMMAND_S)
+    if done.returncode != 0:
+        raise ConfigError(f"{name} {arguments[0]} failed: {done.stderr.decode().strip()}", action="See above.")
+    return done.stdout.decode()
+
+
+def together(calls: Sequence[Sequence[object]]) -> None:
+    """Run several of Motet's commands side by side; raises ConfigError when one fails."""
+    started = [
+        (
+            call,
+            subprocess.Popen([program(str(call[0])), *map(str, call[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE),
+        )
+        for call in calls
+    ]
+    for call, child in started:
+        _, error = child.communicate(timeout=COMMAND_S)
+        if child.returncode != 0:
+            raise ConfigError(f"{call[0]} {call[1]} failed: {error.decode().strip()}", action="See above.")
