@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import click
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -119,7 +120,11 @@ def _decimal(value: object) -> str:
 
 def _print_table(results: list[tuple[Path, Verdict | MotetError]], *, pinned: bool) -> None:
     console = Console()
-    table = Table("hospital", "entries", "exact", "private", "epsilon PLD", "epsilon RDP", "at delta", "cap", "verdict")
+    table = Table(box=box.SIMPLE)
+    table.add_column("hospital", overflow="fold", min_width=8)
+    for title in ("entries", "exact", "private", "epsilon PLD", "epsilon RDP", "delta", "cap"):
+        table.add_column(title, justify="right")
+    table.add_column("verdict", no_wrap=True)
     for path, result in results:
         if isinstance(result, MotetError):
             table.add_row(escape(printable(path.name)), *["-"] * 7, f"[red]{VERDICTS[_exit_code(result)]}[/red]")

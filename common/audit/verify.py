@@ -20,6 +20,7 @@ from common.study import Study
 
 TOLERANCE = 5e-4  # between the two accountants, absolute; their difference at equal grid is below 2e-5
 TOLERANCE_RELATIVE = 1e-4
+BEYOND = recompute.HALF_WIDTH_MOST / 2 - 1  # an epsilon above this is not resolved, and no privacy either
 
 STEPS = (
     "(1) the roster is whole, is the approved one, and names the hospital",
@@ -118,6 +119,16 @@ def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
         clock_steps_back=run.state.clock_steps_back,
         **epsilons,
     )
+
+
+def check_agreement(first: float, second: float, *, gate: float) -> None:
+    """Raise AccountantsDisagree unless two PLD epsilons agree up to their grids and neither exceeds the RDP epsilon."""
+    allowed = TOLERANCE + TOLERANCE_RELATIVE * gate
+    if not abs(first - second) <= allowed or not max(first, second) <= gate + allowed:
+        raise AccountantsDisagree(
+            f"Epsilon is {first:.6f} by one accountant, {second:.6f} by another and {gate:.6f} by the gate's.",
+            action="Do not quote any of them; report this with the bundle.",
+        )
 
 
 def _roster(bundle: Bundle, roster_hash: str | None) -> Roster:
@@ -219,20 +230,10 @@ def _epsilons(run: _Run, plans: Mapping[str, Study]) -> dict[str, Any]:
     if withheld is not None:
         return {**result, "pld_withheld": withheld}
     first, second = tally.epsilon_pld(delta=delta), _independent(tally, delta)
-    allowed = TOLERANCE + TOLERANCE_RELATIVE * rdp
-    far = recompute.HALF_WIDTH_MOST / 2 - 1
-    if min(first, second) > far or (first == second == float("inf")):
+    if min(first, second) > BEYOND:
         return {**result, "pld_withheld": "epsilon is beyond what privacy-loss distributions resolve"}
-    if not abs(first - second) <= allowed or max(first, second) > rdp + allowed:
-        raise AccountantsDisagree(
-            f"Epsilon is {first:.6f} by one accountant, {second:.6f} by another and {rdp:.6f} by the gate's.",
-            action="Do not quote any of them; report this with the bundle.",
-        )
-    return {
-        **result,
-        "epsilon_pld": accounting.round_up(first),
-        "epsilon_pld_independent": accounting.round_up(second),
-    }
+    check_agreement(first, second, gate=rdp)
+    return {**result, "epsilon_pld": accounting.round_up(first), "epsilon_pld_independent": accounting.round_up(second)}
 
 
 def _independent(tally: Tally, delta: Decimal) -> float:

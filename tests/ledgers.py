@@ -1,0 +1,166 @@
+"""Small ledgers, rosters, studies and bundles for the tests; real keys, real files, nothing mocked."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.ledger import Ledger
+from common import roster as rosters
+from common.audit import bundle
+from common.ledger import note
+from common.mechanism import Exact, GaussianShare, Mechanism
+from common.roster import Member, Roster
+from common.study import Study
+
+HOSPITALS = ("aalen", "berlin", "cadiz")
+ORIGIN = "motet.example/ledger/aalen"
+CAP, DELTA = Decimal(8), Decimal("1e-5")
+
+
+def key(number: int) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
+
+
+LEDGER_KEY = key(1)
+
+
+def clock() -> int:
+    return 1_795_340_123
+
+
+def study(*, steps: int = 30, noise: str = "1.5", rate: str = "0.25", delta: str = "1e-5") -> Study:
+    number = {"source": "image", "unit": "mm", "lower": "0", "upper": "100"}
+    return Study.model_validate(
+        {
+            "name": "lesions",
+            "title": "Lesions of the lung",
+            "purpose": "lesion-cnn",
+            "hospitals_min": 2,
+            "patience_s": 60,
+            "variables": [{"name": "length_mm", **number}, {"name": "depth_mm", **number}, {"name": "grade", **number}],
+            "statistics": {
+                "correlation": ["length_mm", "depth_mm"],
+                "regression": {"outcome": "grade", "predictors": ["length_mm"]},
+            },
+            "recipe": {
+                "spacing_mm": "1",
+                "denoise": "none",
+                "denoise_mm": "0",
+                "window_lower_hu": "-1000",
+                "window_upper_hu": "400",
+                "patch_voxels": 32,
+                "edge_channel": False,
+            },
+            "privacy": {
+                "noise_multiplier": noise,
+                "clip_norm": "1",
+                "sampling_rate": rate,
+                "delta": delta,
+                "colluders": 1,
+                "rounds_void_allowed": 2,
+            },
+            "training": {
+                "model": "cnn2d",
+                "recipe": "head",
+                "prior_sha256": "0" * 64,
+                "label": "grade",
+                "positive_above": "3",
+                "steps": steps,
+                "learning_rate": "0.1",
+                "momentum": "0.9",
+                "views_per_patient_max": 4,
+                "patients_per_step_max": 64,
+                "patients_declared": 400,
+                "held_out_fraction": "0.2",
+                "score_bins": 64,
+            },
+        }
+    )
+
+
+def share(*, noise: str = "1.5", rate: str = "0.25", bits: int = 20, dimension: int = 1000) -> GaussianShare:
+    return GaussianShare(
+        noise_multiplier=Decimal(noise),
+        clip_norm=Decimal(1),
+        sampling_rate=Decimal(rate),
+        hospitals=3,
+        colluders=1,
+        dimension=dimension,
+        patients_per_step_max=64,
+        share_bits=bits,
+        ring_bits=32,
+    )
+
+
+GRAM = Exact(statistic="gram", ring_bits=128)
+HASH = study().hash()
+
+
+def roster(*, ledger_key: Ed25519PrivateKey = LEDGER_KEY) -> Roster:
+    members = tuple(
+        Member(
+            name=name,
+            identity=key(10 + number).public_key().public_bytes_raw().hex(),
+            ledger_key=note.key_of(f"motet.example/ledger/{name}", key=ledger_key if number == 0 else key(20 + number)).vkey,
+            node_key="ssh-ed25519 AAAA",
+        )
+        for number, name in enumerate(HOSPITALS)
+    )
+    return rosters.sign(federation="demo", coordinator="lead", key=key(9), members=members)
+
+
+def create(path: Path, *, plan: Study | None = None) -> Ledger:
+    ledger = Ledger.create(path, origin=ORIGIN, key=LEDGER_KEY, clock=clock)
+    plan = plan or study()
+    ledger.record_policy({"epsilon_cap": CAP, "delta_cap": Decimal("1e-5")})
+    ledger.record_study(plan.hash(), title=plan.title)
+    return ledger
+
+
+def reopen(path: Path) -> Ledger:
+    return Ledger.open(path, origin=ORIGIN, key=LEDGER_KEY, clock=clock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A reservation as the vault asks for it."""
+
+    number: int
+    mechanism: Mechanism
+    study: str = HASH
+    cap: Decimal = CAP
+    delta: Decimal = DELTA
+
+    def to(self, ledger: Ledger):
+        return ledger.reserve(
+            f"run/{self.number}/aalen",
+            study=self.study,
+            purpose="lesion-cnn",
+            mechanism=self.mechanism,
+            round_number=self.number,
+            roster=HOSPITALS,
+            epsilon_cap=self.cap,
+            delta_cap=Decimal("1e-5"),
+            delta=self.delta,
+        )
+
+
+def run_rounds(ledger: Ledger, *, rounds: int, mechanism: Mechanism | None = None, start: int = 2, **ask) -> None:
+    for number in range(start, start + rounds):
+        receipt = Ask(number=number, mechanism=mechanism or share(), **ask).to(ledger)
+        ledger.release(receipt, sha256=f"{number:064x}", size_bytes=1000 + number)
+        ledger.commit(receipt.reservation)
+
+
+def export(path: Path, ledger: Ledger, *, plan: Study | None = None) -> None:
+    plan = plan or study()
+    bundle.write(
+        path,
+        entries=ledger.entries(),
+        checkpoint=ledger.checkpoint(),
+        roster=roster().bytes(),
+        studies={plan.hash(): plan.canonical_bytes()},
+        hospital="aalen",
+    )
