@@ -39,6 +39,9 @@ def heatmap(names: Sequence[str], r: Sequence[Sequence[Number]], marks: Sequence
                 f'<rect x="{left + j * cell:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" rx="2" '
                 f'fill="{_colour(value)}"/>'
             )
+            if p > 12 and i != j and marks[i][j]:
+                centre = (left + j * cell + cell / 2 - 0.5, y + cell / 2 - 0.5)
+                parts.append(f'<circle cx="{centre[0]:.1f}" cy="{centre[1]:.1f}" r="{cell / 10:.1f}" fill="{INK}"/>')
             if p <= 12:
                 ink = "#ffffff" if value is not None and abs(value) > 0.55 else INK
                 middle = left + j * cell + cell / 2
@@ -59,7 +62,7 @@ def heatmap(names: Sequence[str], r: Sequence[Sequence[Number]], marks: Sequence
 
 def coefficients(rows: Sequence[Mapping[str, Any]], *, unit: str) -> Markup:
     """Draw estimates with intervals around zero; rows hold term, estimate, low, high and `clear` (the interval spares zero)."""
-    left, width, line = _label_width([str(row["term"]) for row in rows]), 760.0, 34.0
+    left, width, line = _label_width([str(row["term"]) for row in rows]), 920.0, 34.0
     ends = [value for row in rows for value in (row["low"], row["high"])] or [0.0]
     low, high = min(0.0, *ends), max(0.0, *ends)
     margin = (high - low) * 0.06 or 1.0
@@ -80,7 +83,7 @@ def coefficients(rows: Sequence[Mapping[str, Any]], *, unit: str) -> Markup:
         parts.append(
             f'<circle cx="{at(row["estimate"]):.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{colour}" stroke-width="2"/>'
         )
-    parts.append(_text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED))
+    parts.append(_text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED, most=110))
     return _svg(
         "coefficients",
         "Regression coefficients with 95 % intervals",
@@ -129,7 +132,7 @@ def roc(points: Sequence[tuple[float, float]]) -> Markup:
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
     parts.append(f'<polygon points="{path} {x(1):.1f},{y(0):.1f}" fill="{ACCENT}" fill-opacity="0.10"/>')
     parts.append(f'<polyline points="{path}" fill="none" stroke="{ACCENT}" stroke-width="2.4" stroke-linejoin="round"/>')
-    parts.append(_text(left + size / 2, top + size + 38, "1 - specificity", anchor="middle", size=12, fill=MUTED))
+    parts.append(_text(left + size / 2, top + size + 38, "1 \u2212 specificity", anchor="middle", size=12, fill=MUTED))
     parts.append(
         _text(12, top + size / 2, "sensitivity", anchor="middle", size=12, fill=MUTED, rotate=(-90, 12, top + size / 2))
     )
@@ -139,7 +142,7 @@ def roc(points: Sequence[tuple[float, float]]) -> Markup:
 
 def budgets(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw each hospital's epsilon as a bar and its cap as a line; rows hold name, epsilon and cap (None where unknown)."""
-    left, width, line = _label_width([str(row["name"]) for row in rows]), 760.0, 34.0
+    left, width, line = _label_width([str(row["name"]) for row in rows]), 920.0, 34.0
     most = max([1e-9, *(value for row in rows for value in (row["epsilon"], row["cap"]) if value is not None)]) * 1.12
     at = Axis(0, most, left, width - 20)
     bottom = 8 + line * len(rows)
@@ -159,7 +162,7 @@ def budgets(rows: Sequence[Mapping[str, Any]]) -> Markup:
                 f'stroke-width="2.5"/>'
             )
     unit = "epsilon of the noisy releases (bar), the hospital's cap (line)"
-    parts.append(_text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED))
+    parts.append(_text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED, most=110))
     description = f"Epsilon spent at {len(rows)} hospitals against their caps; the numbers are in the table below."
     return _svg("epsilon", "Epsilon per hospital", description, width=width, height=bottom + 46, body=parts)
 
@@ -183,9 +186,10 @@ def _text(
     fill: str = INK,
     weight: int = 400,
     rotate: tuple[float, float, float] | None = None,
+    most: int = 28,
 ) -> str:
     turn = "" if rotate is None else f' transform="rotate({rotate[0]:g} {rotate[1]:.1f} {rotate[2]:.1f})"'
-    short = text if len(text) <= 28 else text[:27] + "\u2026"
+    short = text if len(text) <= most else text[: most - 1] + "\u2026"
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size:.1f}" font-weight="{weight}" '
         f'fill="{fill}"{turn}>{escape(short)}</text>'

@@ -17,6 +17,10 @@ from server.figures import number
 
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 PAIRS_SHOWN = 20
+STATISTICS = {
+    "gram": "gram: number of patients, sums and products of the study's columns",
+    "score-histogram": "score-histogram: held-out patients by class and score, for each saved model",
+}
 COEFFICIENT = ("term", "estimate", "standard_error", "ci_low", "ci_high", "t", "p", "vif", "standardised")
 
 
@@ -39,7 +43,7 @@ def render(result: Mapping[str, Any], *, out: Path) -> None:
 
 def _page(result: Mapping[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(fixed=_fixed, short=_short, p=_p_value)
+    environment.filters.update(fixed=_fixed, short=_short, p=_p_value, hospitals=_hospitals, statistic=_statistic)
     source = resources.files("server").joinpath("report.html.j2").read_text(encoding="utf-8")
     study = result["study"]
     return environment.from_string(source).render(
@@ -184,6 +188,16 @@ def _short(value: Any, digits: int = 4) -> str:  # noqa: ANN401
     """Write a number with so many significant digits; a dash where there is none."""
     found = number(value)
     return "\u2013" if found is None else f"{found:.{digits}g}".replace("-", "\u2212")
+
+
+def _hospitals(count: Any) -> str:  # noqa: ANN401
+    """Write how many hospitals may collude."""
+    return "no hospital" if count == 0 else "one hospital" if count == 1 else f"{'some' if count is None else count} hospitals"
+
+
+def _statistic(name: Any) -> str:  # noqa: ANN401
+    """Write what an exact statistic holds; an unknown one by its name."""
+    return STATISTICS.get(str(name), str(name))
 
 
 def _p_value(value: Any) -> str:  # noqa: ANN401
