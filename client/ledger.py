@@ -205,6 +205,11 @@ class Ledger:
             yield from page
             start += len(page)
 
+    def studies(self) -> tuple[str, ...]:
+        """Return the hashes of all registered studies, approved still or not: what a bundle must hold."""
+        with self._reading():
+            return tuple(self._state.studies)
+
     def size(self) -> int:
         """Return the number of entries."""
         with self._reading():

@@ -99,8 +99,8 @@ def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
     run = _replay(bundle.entries, plans=plans, hospital=bundle.hospital)  # (4) to (7)
     if (run.state.origin, run.state.key) != (key.name, key.vkey):
         raise _damaged("The ledger was begun under another name or key.")
-    if set(run.planned) != set(plans):
-        raise _damaged("The studies in the bundle are not those in the ledger.")
+    if not set(run.planned) <= set(plans) <= {*run.planned, *_allowed(run.state)}:
+        raise _damaged("The studies in the bundle are not those that the ledger planned or its policy allows.")
     epsilons = _epsilons(run, plans)  # (8)
     return Verdict(
         hospital=bundle.hospital,
@@ -160,6 +160,11 @@ def _studies(bundle: Bundle) -> dict[str, Study]:
         if plans[name].hash() != name:
             raise _damaged("A study in the bundle does not have its hash.")
     return plans
+
+
+def _allowed(state: State) -> frozenset[str]:
+    allowed = (state.policy or {}).get("allowed_studies")
+    return frozenset(item for item in allowed if isinstance(item, str)) if isinstance(allowed, list) else frozenset()
 
 
 def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: str) -> _Run:

@@ -271,6 +271,17 @@ def refused(data):
     return False
 
 
+def test_a_study_that_was_approved_but_never_run_may_be_in_the_bundle():
+    plan, unused = ledgers.study(), ledgers.study(noise="2")
+    plans = {item.hash(): item.canonical_bytes() for item in (plan, unused)}
+    allowed = (Kind.POLICY, {"policy": {"allowed_studies": sorted(plans)}})
+    assert verify.verify(forged(allowed, studies=plans), roster_hash=ROSTER_HASH).entries == 4
+    with pytest.raises(RecordDamaged, match="studies"):
+        verify.verify(forged(studies=plans), roster_hash=ROSTER_HASH)
+    with pytest.raises(RecordDamaged, match="studies"):
+        verify.verify(forged((Kind.POLICY, {"policy": {"allowed_studies": 7}}), studies=plans), roster_hash=ROSTER_HASH)
+
+
 def rezip(parts, *, compression=zipfile.ZIP_STORED):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression=compression) as archive:

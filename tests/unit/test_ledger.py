@@ -226,6 +226,7 @@ def test_malformed_values_are_refused_and_change_nothing(ledger, bad):
 def test_an_unregistered_study_is_refused(ledger):
     with pytest.raises(StudyNotApproved):
         asked(ledger, study="f" * 64)
+    assert ledger.studies() == (HASH,)
 
 
 def test_huge_or_foreign_text_does_not_enter(ledger):
