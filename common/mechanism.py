@@ -51,9 +51,7 @@ class GaussianShare:
     @property
     def rounding_slack(self) -> float:
         """Return rho, the part of the sensitivity that rounding the sum may add."""
-        return (
-            float(self.noise_multiplier) * math.sqrt(self.dimension) / (math.sqrt(self.honest) * 2.0**self.share_bits)
-        )
+        return float(self.noise_multiplier) * math.sqrt(self.dimension) / (math.sqrt(self.honest) * 2.0**self.share_bits)
 
     @property
     def numerical_slack(self) -> float:
