@@ -1,11 +1,16 @@
 """The scans of `make demo`: real LIDC lesions rendered into simulated CT, and a clinical table, for each hospital.
 
+    folder/<hospital>/scans/p0001/s0/  *.dcm and seg.dcm of one series; every eighth patient has two series
+    folder/<hospital>/clinical.csv     patient_id (with issuer), sex, female_01, age_years, pack_years, malignancy
+
 python -m deploy.demo.cohort OUT [--patients N] [--seed S]
 """
 
 import argparse
 import csv
 import os
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -21,11 +26,13 @@ from deploy.demo.lidc import Lesion
 from deploy.demo.render import anatomy, render
 from deploy.demo.scanner import SCANNERS, reproducible
 
-VERSION = "v1"  # of the rendering; part of the folder's name, so that old scans are not taken for new ones
+VERSION = "v2"  # of the rendering; part of the folder's name, so that old scans are not taken for new ones
+NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
 POSITIVE_ABOVE = 3.0
 SECOND_SERIES_EVERY = 8  # every so many patients a follow-up scan, outlined by another reader
 WITHOUT_ROW = (5, 23)  # patients whom the clinical table forgot
+COLUMNS = ("patient_id", "sex", "female_01", "age_years", "pack_years", "malignancy")
 WITHOUT_AGE, WITHOUT_PACK_YEARS = (11, 31), (17,)
 
 
@@ -42,13 +49,27 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One patient to render: which lesion, where. Small enough to be handed to another process."""
+    """One patient to render, small enough to be handed to another process."""
 
     hospital: str
     site: int
     number: int
-    lesion: int  # index into lidc.lesions
+    lesion: Lesion
     seed: int
+
+    @property
+    def series(self) -> int:
+        """How many series the patient has."""
+        return 2 if self.number % SECOND_SERIES_EVERY == 0 else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clinical:
+    """What the clinical table says about a patient besides the malignancy rating."""
+
+    age_years: int
+    pack_years: int
+    sex: str  # "F" or "M"
 
 
 def write_cohort(
@@ -61,39 +82,45 @@ def write_cohort(
 ) -> Summary:
     """Write folder/<hospital>/{scans,clinical.csv} on all cores; the same arguments give the same bytes.
 
-    The folder appears when everything is there; a half-written one is called `<folder>.partial` and is not reused. Raises
-    AlreadyExists when one is there, ConfigError when there are too few lesions for so many patients.
+    The folder appears when everything is there. Until then it is `<folder>.partial`, which is removed when writing fails,
+    and left where the process was killed. `progress` hears how many patients of how many are done.
+
+    | input | result |
+    |---|---|
+    | folder there and not empty, or its `.partial` there | AlreadyExists |
+    | no hospital, more than there are scanners, a name twice or not a plain name | ConfigError |
+    | patients below 1, or more than there are lesions | ConfigError |
+    | annotations not installed / another file | NotSetUp / DataError |
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    if folder.exists() or partial.exists():
+    if partial.exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise AlreadyExists(f"{folder} or {partial.name} exists already.", action="Remove it, or choose another folder.")
-    path = lidc.find()
-    lesions = lidc.lesions(path)
-    cases = _cases(lesions, hospitals=hospitals, patients=patients_per_hospital, seed=seed)
+    cases = _cases(lidc.lesions(lidc.find()), hospitals=hospitals, patients=patients_per_hospital, seed=seed)
     partial.mkdir(parents=True)
-    files = 0
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"), initializer=_load, initargs=(path,)) as pool:
-        waiting = [pool.submit(_write_case, partial, case) for case in cases]
-        for done, finished in enumerate(as_completed(waiting), start=1):
-            files += finished.result()
-            if progress is not None:
-                progress(done, len(cases))
-    for name in hospitals:
-        own = [case for case in cases if case.hospital == name]
-        _write_clinical(partial / name / "clinical.csv", own, lesions)
-    partial.rename(folder)
+    try:
+        files = _write_scans(partial, cases, progress=progress)
+        for name in hospitals:
+            _write_clinical(partial / name / "clinical.csv", [case for case in cases if case.hospital == name])
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return Summary(
         hospitals=len(hospitals),
         patients=len(cases),
-        series=sum(1 + _second(case) for case in cases),
+        series=sum(case.series for case in cases),
         files=files,
-        positive=sum(lesions[case.lesion].malignancy > POSITIVE_ABOVE for case in cases),
+        positive=sum(case.lesion.malignancy > POSITIVE_ABOVE for case in cases),
     )
 
 
 def _cases(lesions: Sequence[Lesion], *, hospitals: Sequence[str], patients: int, seed: int) -> list[Case]:
     if not 1 <= len(hospitals) <= len(SCANNERS):
-        raise ConfigError(f"There are scanners for 1 to {len(SCANNERS)} hospitals.", action="Name fewer hospitals.")
+        raise ConfigError(f"There are scanners for 1 to {len(SCANNERS)} hospitals.", action="Name that many hospitals.")
+    if len(set(hospitals)) < len(hospitals) or not all(NAME.fullmatch(name) for name in hospitals):
+        raise ConfigError("A hospital's name is there twice, or is not a plain name.", action="Use a-z, 0-9 and -, once each.")
+    if patients < 1:
+        raise ConfigError("There are no patients to render.", action="Ask for at least one per hospital.")
     random = reproducible(seed, "allocation")
     order = [int(index) for index in random.permutation(len(lesions))]
     positive = [index for index in order if lesions[index].malignancy > POSITIVE_ABOVE]
@@ -107,27 +134,36 @@ def _cases(lesions: Sequence[Lesion], *, hospitals: Sequence[str], patients: int
             raise ConfigError("There are too few lesions for so many patients.", action="Ask for fewer patients.")
         mixed = [own[int(at)] for at in random.permutation(patients)]
         cases += [
-            Case(hospital=hospital, site=site, number=number, lesion=index, seed=seed)
+            Case(hospital=hospital, site=site, number=number, lesion=lesions[index], seed=seed)
             for number, index in enumerate(mixed, start=1)
         ]
     return cases
 
 
-_LESIONS: list[Lesion] = []  # of this worker process
-
-
-def _load(path: Path) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    _LESIONS.extend(lidc.lesions(path))
+def _write_scans(folder: Path, cases: Sequence[Case], *, progress: Callable[[int, int], None] | None) -> int:
+    """Return the number of files."""
+    files = 0
+    workers = min(os.cpu_count() or 1, len(cases))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_write_case, folder, case) for case in cases]
+        try:
+            for done, finished in enumerate(as_completed(waiting), start=1):
+                files += finished.result()
+                if progress is not None:
+                    progress(done, len(cases))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return files
 
 
 def _write_case(folder: Path, case: Case) -> int:
-    lesion, scanner = _LESIONS[case.lesion], SCANNERS[case.site]
-    clinical = _clinical(case, lesion)
-    patient = dicom.Patient(hospital=case.hospital, number=case.number, age_years=clinical["age_years"], sex=clinical["sex"])
+    """Write the first scan, and the second where there is one: moved by up to 2 mm, other noise, another reader's outline."""
+    lesion, scanner, clinical = case.lesion, SCANNERS[case.site], _clinical(case)
+    patient = dicom.Patient(hospital=case.hospital, number=case.number, age_years=clinical.age_years, sex=clinical.sex)
     body = anatomy(lesion.readings[0], scanner=scanner, random=reproducible(case.seed, case.hospital, case.number, "body"))
     files = 0
-    for series in range(1 + _second(case)):
+    for series in range(case.series):
         reading = lesion.readings[min(series, len(lesion.readings) - 1)]
         random = reproducible(case.seed, case.hospital, case.number, "scan", series)
         rendered = render(reading, body, scanner=scanner, random=random, moved_mm=2.0 * series)
@@ -136,38 +172,39 @@ def _write_case(folder: Path, case: Case) -> int:
     return files
 
 
-def _second(case: Case) -> bool:
-    return case.number % SECOND_SERIES_EVERY == 0
+def _clinical(case: Case) -> Clinical:
+    """Return age and smoking, which rise with the malignancy rating m, and a sex that does not depend on it.
 
-
-def _clinical(case: Case, lesion: Lesion) -> dict[str, int | str]:
-    """Return age and smoking, which rise with the malignancy rating: 45 + 5 m and 9 m, with spread 9 and 14."""
+    age_years = 45 + 5 m + 9 z, within 30 and 90; pack_years = 9 m + 14 z', not below 0; z, z' standard normal; 45 % women.
+    """
     random = reproducible(case.seed, case.hospital, case.number, "clinical")
-    return {
-        "age_years": int(min(90, max(30, 45 + 5 * lesion.malignancy + 9 * random.standard_normal()))),
-        "pack_years": int(max(0, 9 * lesion.malignancy + 14 * random.standard_normal())),
-        "sex": "F" if random.random() < 0.45 else "M",
-    }
+    return Clinical(
+        age_years=int(min(90, max(30, 45 + 5 * case.lesion.malignancy + 9 * random.standard_normal()))),
+        pack_years=int(max(0, 9 * case.lesion.malignancy + 14 * random.standard_normal())),
+        sex="F" if random.random() < 0.45 else "M",
+    )
 
 
-def _write_clinical(path: Path, cases: Sequence[Case], lesions: Sequence[Lesion]) -> None:
+def _write_clinical(path: Path, cases: Sequence[Case]) -> None:
+    """Write the rows in a shuffled order, with the gaps that a real table has and one patient who was never scanned."""
     issuer = SCANNERS[cases[0].site].issuer
-    rows: list[list[object]] = []
+    rows: list[tuple[object, ...]] = []
     for case in cases:
         if case.number in WITHOUT_ROW:
             continue
-        lesion = lesions[case.lesion]
-        clinical = _clinical(case, lesion)
-        rows.append([
+        clinical = _clinical(case)
+        rows.append((
             f"MRN-{case.hospital.upper()}-{case.number:04d}^^^{issuer}",
-            clinical["sex"],
-            "" if case.number in WITHOUT_AGE else clinical["age_years"],
-            "" if case.number in WITHOUT_PACK_YEARS else clinical["pack_years"],
-            f"{lesion.malignancy:.2f}",
-        ])  # fmt: skip
-    rows.append([f"MRN-{cases[0].hospital.upper()}-9999^^^{issuer}", "F", 61, 12, "2.50"])  # never scanned
+            clinical.sex,
+            int(clinical.sex == "F"),
+            "" if case.number in WITHOUT_AGE else clinical.age_years,
+            "" if case.number in WITHOUT_PACK_YEARS else clinical.pack_years,
+            f"{case.lesion.malignancy:.2f}",
+        ))  # fmt: skip
+    rows.append((f"MRN-{cases[0].hospital.upper()}-9999^^^{issuer}", "F", 1, 61, 12, "2.50"))
+    order = reproducible(cases[0].seed, cases[0].hospital, "rows").permutation(len(rows))
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["patient_id", "sex", "age_years", "pack_years", "malignancy"], *rows])
+        csv.writer(file).writerows([COLUMNS, *(rows[int(at)] for at in order)])
 
 
 def main() -> None:
@@ -179,14 +216,14 @@ def main() -> None:
     options = parser.parse_args()
     with Progress() as shown:
         bar = shown.add_task("patients", total=None)
-        print_summary = write_cohort(
+        summary = write_cohort(
             options.out,
             hospitals=HOSPITALS,
             patients_per_hospital=options.patients,
             seed=options.seed,
             progress=lambda done, total: shown.update(bar, completed=done, total=total),
         )
-    print(print_summary)
+    print(summary)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""One rendered series to DICOM files: CT Image Storage slices and one Segmentation, valid for highdicom's own reader."""
+"""One rendered series to DICOM files: CT Image Storage slices and one Segmentation.
+
+Whatever a real scanner would write about a person is made up, and recognisable by one of NEEDLES, so that a leak can be found.
+"""
 
 import datetime as dt
 import hashlib
@@ -10,13 +13,15 @@ import numpy as np
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from deploy.demo.render import Rendered
 from deploy.demo.scanner import Scanner
 
 FIRST_DAY = dt.date(2019, 1, 7)
 SIGNED_OFFSET, UNSIGNED_OFFSET = 0, 1024
+NEEDLES = ("Planted", "PLANTED", "planted", "MRN-")  # one of them is in every identifier that is text
+IMPLEMENTATION = UID("2.25.30612740212")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +45,10 @@ class Patient:
 
 
 def write(folder: Path, rendered: Rendered, *, patient: Patient, scanner: Scanner, seed: int, series: int) -> int:
-    """Write slices and segmentation into `folder`; return the number of files. The same arguments give the same bytes."""
+    """Write slices and `seg.dcm` into `folder`, which it makes; return the number of files.
+
+    The same arguments give the same bytes.
+    """
     folder.mkdir(parents=True)
     slices = [
         _slice(rendered, index, patient=patient, scanner=scanner, seed=seed, series=series)
@@ -72,13 +80,22 @@ def write(folder: Path, rendered: Rendered, *, patient: Patient, scanner: Scanne
         device_serial_number="PLANTED-SERIAL-1",
         omit_empty_frames=True,
     )
-    day = _day(patient, series)
-    for keyword in ("ContentDate", "InstanceCreationDate", "SeriesDate"):
-        setattr(segmentation, keyword, day)
-    for keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
-        setattr(segmentation, keyword, "120000")
+    _settle(segmentation, day=_day(patient, series), dimension=_uid(seed, patient, series, "dimensions"))
     segmentation.save_as(folder / "seg.dcm", enforce_file_format=True)
     return len(slices) + 1
+
+
+def _settle(segmentation: Dataset, *, day: str, dimension: UID) -> None:
+    """Replace what highdicom takes from the clock and at random."""
+    for keyword in ("ContentDate", "InstanceCreationDate"):
+        setattr(segmentation, keyword, day)
+    for keyword in ("ContentTime", "InstanceCreationTime"):
+        setattr(segmentation, keyword, "120000")
+    for equipment in segmentation.ContributingEquipmentSequence:
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = f"{day}120000"
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimension
 
 
 def _slice(rendered: Rendered, index: int, *, patient: Patient, scanner: Scanner, seed: int, series: int) -> Dataset:
@@ -88,7 +105,8 @@ def _slice(rendered: Rendered, index: int, *, patient: Patient, scanner: Scanner
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if scanner.implicit_vr else ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = _uid(seed, patient, series, f"slice {index}")
-    ds.file_meta.ImplementationClassUID = "2.25.30612740212"
+    ds.file_meta.ImplementationClassUID = IMPLEMENTATION
+    ds.file_meta.ImplementationVersionName = "MOTET-DEMO"
     day = _day(patient, series)
     ds.SpecificCharacterSet = "ISO_IR 100"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -97,7 +115,9 @@ def _slice(rendered: Rendered, index: int, *, patient: Patient, scanner: Scanner
     ds.AccessionNumber = f"PLANTED-ACC-{patient.number}"
     ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = "CT", scanner.manufacturer, scanner.model
     ds.InstitutionName, ds.ReferringPhysicianName = f"Planted Infirmary {patient.hospital}", "Planted^Physician"
-    ds.StudyDescription = ds.SeriesDescription = "chest"
+    ds.InstitutionAddress, ds.StationName = "1 Planted Street", "PLANTED-STATION"
+    ds.OperatorsName, ds.DeviceSerialNumber = "Planted^Operator", "PLANTED-SERIAL-1"
+    ds.StudyDescription, ds.SeriesDescription, ds.BodyPartExamined = "planted chest", f"planted series {series + 1}", "CHEST"
     ds.PatientName, ds.PatientID, ds.IssuerOfPatientID = patient.name, patient.patient_id, scanner.issuer
     ds.PatientSex, ds.PatientAge = patient.sex, f"{patient.age_years:03d}Y"
     ds.PatientBirthDate = f"{int(day[:4]) - patient.age_years}0101"
@@ -130,9 +150,10 @@ def _day(patient: Patient, series: int) -> str:
     return (FIRST_DAY + dt.timedelta(days=7 * (patient.number % 100) + 180 * series)).strftime("%Y%m%d")
 
 
-def _uid(seed: int, patient: Patient, series: int, what: str) -> str:
+def _uid(seed: int, patient: Patient, series: int, what: str) -> UID:
+    """Return 2.25 and the first 120 bits of a SHA-256 (PS3.5, B.2)."""
     text = f"{seed} {patient.patient_id} {0 if what == 'study' else series} {what}"
-    return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:15], 'big')}"
+    return UID(f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:15], 'big')}")
 
 
 def _ds(value: float) -> str:

@@ -86,7 +86,8 @@ def lesions(path: Path) -> tuple[Lesion, ...]:
     """Return the largest usable lesion of each patient, by patient id.
 
     Usable: two to four readers whose outlines overlap in space, median diameter within DIAMETER_MM, no taller than
-    HEIGHT_MM_MAX, drawn in at least two slices, in a scan with one slice step. Raises DataError where the file is no such database.
+    HEIGHT_MM_MAX, drawn in at least two slices, in a scan with one slice step.
+    Raises DataError where the file is not there or no such database.
     """
     try:
         readings = _readings(path)

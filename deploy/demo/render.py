@@ -119,7 +119,7 @@ def _axes(scanner: "Scanner", moved: NDArray[np.float64]) -> Axes:
 
 def _part(signed_mm: Float32, width_mm: float) -> Float32:
     """Share of a voxel that lies inside, from the signed distance to the surface (positive inside)."""
-    return np.clip(signed_mm / np.float32(width_mm) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(signed_mm / np.float32(width_mm) + np.float32(0.5), 0, 1), dtype=np.float32)
 
 
 def _body(body: Anatomy, axes: Axes, *, scanner: "Scanner") -> Float32:
@@ -165,15 +165,16 @@ def outline(reading: "Reading") -> tuple[Float32, tuple[float, float, float], tu
     inside = np.zeros((count, rows, columns), dtype=bool)
     for contour in sorted(reading.contours, key=lambda one: one.hole):
         level = round((contour.z_mm - z_low) / reading.step_mm)
-        filled = polygon2mask((rows, columns), (contour.points - low)[:, ::-1] * FINE)
+        filled = polygon2mask((rows, columns), (contour.points - low)[:, ::-1] * FINE)  # type: ignore[no-untyped-call]
         inside[level] = inside[level] & ~filled if contour.hole else inside[level] | filled
     fine_mm = reading.pixel_mm / FINE
     distance = np.stack([_signed(plane, fine_mm) for plane in inside])
     ends = [plane - 2 * max(float(plane.max()), reading.step_mm / 2) for plane in (distance[0], distance[-1])]
-    distance = np.concatenate([ends[0][None], distance, ends[1][None]]).astype(np.float32)
+    closed = np.concatenate([ends[0][None], distance, ends[1][None]]).astype(np.float32)
     z, y, x = reading.centre_mm
-    centre = ((z - z_low) / reading.step_mm + 1, (y / reading.pixel_mm - low[1]) * FINE, (x / reading.pixel_mm - low[0]) * FINE)
-    return distance, (reading.step_mm, fine_mm, fine_mm), centre
+    column, row = (float(place / reading.pixel_mm - start) * FINE for place, start in zip((x, y), low, strict=True))
+    centre = ((z - z_low) / reading.step_mm + 1, row, column)
+    return closed, (reading.step_mm, fine_mm, fine_mm), centre
 
 
 def _signed(plane: NDArray[np.bool_], pixel_mm: float) -> NDArray[np.float64]:
