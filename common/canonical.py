@@ -23,10 +23,10 @@ def encode(value: Any) -> bytes:  # noqa: ANN401  (any JSON value; the check is 
 
 def decode(data: bytes) -> Any:  # noqa: ANN401
     """Parse canonical bytes; raises ValueError when `data` is not exactly what `encode` would write."""
-    value = json.loads(data)
     try:
+        value = json.loads(data)
         again = encode(value)
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise ValueError(NOT_CANONICAL) from error
     if again != data:
         raise ValueError("not canonical JSON")
