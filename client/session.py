@@ -132,7 +132,7 @@ def load(folder: Path, *, run: str) -> Session:
             requests=plain["requests"],
             exact_rosters=plain["exact_rosters"],
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SetupMissing("There is no set-up of this run here.", action="Start a new run.") from None
 
 
