@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -43,7 +43,7 @@ def load_private_pem(data: bytes) -> Ed25519PrivateKey:
     """Read an Ed25519 private key; raises ConfigError."""
     try:
         key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError("A key file cannot be read.", action="Restore it from your backup.") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError("A key file holds another kind of key.", action="Restore it from your backup.")
@@ -97,9 +97,9 @@ def seal(secret: bytes, *, public: bytes, info: bytes) -> bytes:
         key = hpke.MLKEM768X25519PublicKey(
             mlkem.MLKEM768PublicKey.from_public_bytes(public[32:]), x25519.X25519PublicKey.from_public_bytes(public[:32])
         )
+        sealed: bytes = SUITE.encrypt(secret, key, info)  # a point of low order is refused here
     except ValueError:
         raise BadEnvelope("A peer's setup key is malformed.", action="Start a new run.") from None
-    sealed: bytes = SUITE.encrypt(secret, key, info)
     return sealed
 
 
