@@ -3,6 +3,7 @@
 A ring vector has dtype uint32 (32), uint64 (64), or uint64 with shape (d, 2), low word first (128). On the wire: little-endian.
 """
 
+import operator
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -32,14 +33,14 @@ def encode(values: NDArray[Any], *, bits: int) -> Words:
     """Return signed integers as ring words.
 
     values: shape (d,), int64, or object holding Python integers. Raises ValueError when one is outside
-    [-2^(bits-1), 2^(bits-1)).
+    [-2^(bits-1), 2^(bits-1)), TypeError when one is no integer.
     """
     if values.dtype == np.int64 and bits < 128:
         limit = 1 << (bits - 1)
         if bits < 64 and values.size and (int(values.max()) >= limit or int(values.min()) < -limit):
             raise ValueError("a value does not fit the ring")
         return values.astype({32: np.uint32, 64: np.uint64}[bits])
-    integers = [int(value) for value in values]
+    integers = [operator.index(value) for value in values]  # a float is not truncated: TypeError
     if any(not -(1 << (bits - 1)) <= value < (1 << (bits - 1)) for value in integers):
         raise ValueError("a value does not fit the ring")
     if bits < 128:
