@@ -123,10 +123,10 @@ def from_entry(entry: dict[str, Any]) -> Mechanism:
             )
         else:
             raise ValueError("unknown mechanism")
+        if mechanism.entry() != entry:
+            raise ValueError("malformed mechanism")
     except (KeyError, TypeError, ArithmeticError) as error:
         raise ValueError("malformed mechanism") from error
-    if mechanism.entry() != entry:
-        raise ValueError("malformed mechanism")
     return mechanism
 
 
