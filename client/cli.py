@@ -239,10 +239,7 @@ def bundle_command(home: Folder, path: Annotated[Path, typer.Argument(help="The 
             entries=ledger.entries(),
             checkpoint=ledger.checkpoint(),
             roster=roster.bytes(),
-            studies={
-                study_hash: config.approved_study(made, site, study_hash=study_hash).canonical_bytes()
-                for study_hash in site.policy.allowed_studies
-            },
+            studies={study_hash: config.known_study(made, study_hash=study_hash) for study_hash in ledger.studies()},
             hospital=site.name,
         )
     out.print(f"Wrote {path}.", soft_wrap=True)

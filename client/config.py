@@ -231,6 +231,14 @@ def approved_study(home: Home, site: Site, *, study_hash: str) -> Study:
     return approved
 
 
+def known_study(home: Home, *, study_hash: str) -> bytes:
+    """Return a study that was approved once, also when the approval was withdrawn since; raises NotSetUp."""
+    try:
+        return (home.approved / f"{study_hash}.study.json").read_bytes()
+    except FileNotFoundError:
+        raise NotSetUp("A study in the ledger is missing on disk.", action="Ask the coordinator for its file again.") from None
+
+
 def approve_roster(home: Home, *, data: bytes, expected_hash: str) -> Roster:
     """Approve a roster whose hash the administrator got from the coordinator by another way."""
     site = read_site(home)

@@ -55,6 +55,7 @@ def run_study(
     result = {
         "study": {"name": study.name, "title": study.title, "hash": study.hash(), "purpose": study.purpose},
         "federation": roster.federation,
+        "roster": roster.hash(),
         "run": run,
         "hospitals": list(rounds.members),
         **statistics_part,

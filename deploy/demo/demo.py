@@ -25,10 +25,13 @@ from common.processes import program
 from common.study import Study
 from deploy.demo import cohort, proof
 from deploy.demo.children import Children, children, command, together
+from server import report
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
 READY_S = 300
+PATIENTS_MIN = 10
+EPSILON_CAP = 10
 out = Console(highlight=False)
 
 
@@ -111,8 +114,8 @@ def _enrol(coordinator: Path, scans: Path, study: Study, *, study_file: Path, ad
     progress(1, 5)
     together([
         ("motet-hospital", "init", "--home", folder / name, "--name", name, "--scans", scans / name / "scans",
-         "--clinical", scans / name / "clinical.csv", "--epsilon-cap", "10", "--delta-cap", privacy.delta,
-         "--hospitals-min", 3, "--colluders-min", 1, "--patients-min", 20, "--exact-statistics")
+         "--clinical", scans / name / "clinical.csv", "--epsilon-cap", EPSILON_CAP, "--delta-cap", privacy.delta,
+         "--hospitals-min", 3, "--colluders-min", 1, "--patients-min", PATIENTS_MIN, "--exact-statistics")
         for name in HOSPITALS
     ])  # fmt: skip
     progress(2, 5)
@@ -187,12 +190,18 @@ def _prove(folder: Path, study: Study, *, progress: _Bar, started: float) -> boo
     result["ols"]["max_rel_diff_vs_statsmodels"] = proof.regression_difference(result, pooled, study=study)
     progress(1, 2)
     bundles = [str(folder / f"{name}.bundle.zip") for name in HOSPITALS]
-    done = subprocess.run([program("motet-audit"), "verify", *bundles, "--json"], capture_output=True, check=False)
-    result["audit"] = {"verified": done.returncode == 0, "exit_code": done.returncode, "verdicts": json.loads(done.stdout)}
+    done = subprocess.run(
+        [program("motet-audit"), "verify", *bundles, "--roster-hash", result["roster"], "--json"],
+        capture_output=True,
+        check=False,
+    )
+    verdicts = json.loads(done.stdout)
+    result["audit"] = {"verified": done.returncode == 0, "exit_code": done.returncode, "verdicts": verdicts}
+    for verdict in verdicts:
+        if verdict["holds"]:
+            result["hospital_epsilon"][verdict["hospital"]]["cap"] = verdict["epsilon_cap"]
     result["seconds"]["total"] = round(time.monotonic() - started, 1)
     files.write(folder / "result.json", json.dumps(result, indent=1, sort_keys=True).encode())
-    from server import report  # noqa: PLC0415  (matplotlib is slow to import, and not needed before)
-
     report.render(result, out=folder / "report.html")
     return done.returncode == 0
 
@@ -209,7 +218,7 @@ def _summary(folder: Path) -> Table:
             f"largest relative difference {result['ols']['max_rel_diff_vs_statsmodels']:.1e}",
         ),
         ("CNN on held-out patients", f"AUC {training['auc']:.3f} ({training['held_out_patients']} patients)"),
-        ("privacy of training, per patient", f"epsilon {training['epsilon']} at delta {training['delta']}, cap 10"),
+        ("privacy of training, per patient", f"epsilon {training['epsilon']} at delta {training['delta']}, cap {EPSILON_CAP}"),
         ("steps", f"{training['steps']}, one secure sum each"),
         ("audit of four bundles", "verified" if result["audit"]["verified"] else "NOT VERIFIED"),
         ("one secure sum", f"{result['seconds']['per_secure_sum']} s, by Flower messages"),
