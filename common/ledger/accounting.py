@@ -237,7 +237,8 @@ def _convert(orders: Float, divergence: Float, delta: float) -> float:
     return max(0.0, float(np.min(divergence + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1))))
 
 
-def _pld(groups: Sequence[Group], delta: float) -> float:
+@lru_cache(maxsize=256)  # hospitals of one run ask for the same composition
+def _pld(groups: tuple[Group, ...], delta: float) -> float:
     import dp_accounting  # noqa: PLC0415  (takes seconds)
     from dp_accounting import pld  # noqa: PLC0415
 
