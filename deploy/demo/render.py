@@ -32,6 +32,7 @@ STRANDS = {3: (3, 5.0), 4: (6, 7.0), 5: (9, 9.0)}  # number, length in mm
 AIR_HU, LUNG_HU, FAT_HU, MUSCLE_HU = -1000.0, -850.0, -100.0, 50.0
 PAD_MM = 12.0  # around the outline, for the strands
 FINE = 2  # sub-pixels of the outline
+VOXELS_MIN = 4  # of the region; an outline thinner than the slices is widened until it holds so many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +196,9 @@ def _distance(reading: "Reading", body: Anatomy, axes: Axes) -> tuple[tuple[slic
         start.append(float(index[inside[0]]))
         scale.append(float(line[1] - line[0]) / step)
     shape = tuple(part.stop - part.start for part in box)
-    return tuple(box), ndimage.affine_transform(distance, scale, offset=start, output_shape=shape, order=1, mode="nearest")
+    seen = ndimage.affine_transform(distance, scale, offset=start, output_shape=shape, order=1, mode="nearest")
+    least = float(np.partition(seen, -VOXELS_MIN, axis=None)[-VOXELS_MIN])
+    return tuple(box), seen if least > 0 else seen + np.float32(0.01 - least)
 
 
 def _insert(
