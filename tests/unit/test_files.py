@@ -1,0 +1,78 @@
+"""Files: whole or absent, private from the first byte, never overwritten by accident."""
+
+import os
+import stat
+
+import pytest
+
+from common import files
+from common.errors import AlreadyExists
+
+
+@pytest.fixture(params=[0o000, 0o077, 0o022], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("write", [files.write, files.write_new])
+def test_a_private_file_is_for_its_owner_under_any_umask(write, umask, tmp_path):
+    write(tmp_path / "key", b"secret", private=True)
+    assert mode(tmp_path / "key") == 0o600
+
+
+@pytest.mark.parametrize("write", [files.write, files.write_new])
+def test_a_public_file_can_be_changed_by_its_owner_only(write, umask, tmp_path):
+    write(tmp_path / "file", b"public")
+    assert mode(tmp_path / "file") == 0o644 & ~umask
+
+
+def test_a_private_file_replaces_a_public_one_and_is_private(umask, tmp_path):
+    (tmp_path / "key").write_bytes(b"old")
+    (tmp_path / "key").chmod(0o644)
+    files.write(tmp_path / "key", b"new", private=True)
+    assert mode(tmp_path / "key") == 0o600
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+    for data in (b"", b"one", b"\0" * 100_000, b"two"):
+        files.write(tmp_path / "file", data)
+        assert (tmp_path / "file").read_bytes() == data
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    files.write(tmp_path / "file", b"old")
+    with pytest.raises(TypeError):
+        files.write(tmp_path / "file", "not bytes")
+    with pytest.raises(OSError):
+        files.write(tmp_path / "none" / "file", b"new")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        files.write(tmp_path / "folder", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path):
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "file").symlink_to("other")
+    files.write(tmp_path / "file", b"new", private=True)
+    assert not (tmp_path / "file").is_symlink()
+    assert (tmp_path / "other").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "link"])
+def test_a_new_file_never_replaces_what_is_there(there, tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(AlreadyExists, match="exists already"):
+        files.write_new(tmp_path / there, b"new", private=True)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert not (tmp_path / "nowhere").exists()

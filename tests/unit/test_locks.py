@@ -1,0 +1,53 @@
+"""Locks: one holder at a time, released when it ends however it ends."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from common.errors import AlreadyRunning, NotSetUp
+from common.locks import held, hold
+
+HOLD = """
+import pathlib, sys, time
+from common.locks import hold
+with hold(pathlib.Path(sys.argv[1]), busy="x"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_holder_is_refused_with_the_given_sentence(tmp_path):
+    path = tmp_path / "lock"
+    assert not held(path)
+    with hold(path, busy="A vault runs."):
+        assert held(path)
+        with pytest.raises(AlreadyRunning, match="A vault runs"), hold(path, busy="A vault runs."):
+            pytest.fail("two holders")
+    assert not held(path)
+
+
+def test_a_lock_is_released_when_its_holder_raises(tmp_path):
+    path = tmp_path / "lock"
+    with pytest.raises(KeyError), hold(path, busy="x"):
+        raise KeyError
+    with hold(path, busy="x"):
+        assert held(path)
+
+
+def test_a_lock_is_released_when_its_holder_is_killed(tmp_path):
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"held\n"
+        assert held(path)
+        child.send_signal(signal.SIGKILL)
+        child.wait(10)
+    assert not held(path)
+
+
+def test_a_lock_in_a_folder_that_is_not_there_is_a_missing_set_up(tmp_path):
+    path = tmp_path / "none" / "lock"
+    with pytest.raises(NotSetUp, match="init"), hold(path, busy="x"):
+        pytest.fail("held")
+    assert not held(path)
