@@ -92,6 +92,7 @@ def write_cohort(
     | patients below 1, or more than there are lesions | ConfigError |
     | annotations not installed / another file | NotSetUp / DataError |
     """
+    _check(hospitals, patients_per_hospital)
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise AlreadyExists(f"{folder} or {partial.name} exists already.", action="Remove it, or choose another folder.")
@@ -114,13 +115,16 @@ def write_cohort(
     )
 
 
-def _cases(lesions: Sequence[Lesion], *, hospitals: Sequence[str], patients: int, seed: int) -> list[Case]:
+def _check(hospitals: Sequence[str], patients: int) -> None:
     if not 1 <= len(hospitals) <= len(SCANNERS):
         raise ConfigError(f"There are scanners for 1 to {len(SCANNERS)} hospitals.", action="Name that many hospitals.")
     if len(set(hospitals)) < len(hospitals) or not all(NAME.fullmatch(name) for name in hospitals):
         raise ConfigError("A hospital's name is there twice, or is not a plain name.", action="Use a-z, 0-9 and -, once each.")
     if patients < 1:
         raise ConfigError("There are no patients to render.", action="Ask for at least one per hospital.")
+
+
+def _cases(lesions: Sequence[Lesion], *, hospitals: Sequence[str], patients: int, seed: int) -> list[Case]:
     random = reproducible(seed, "allocation")
     order = [int(index) for index in random.permutation(len(lesions))]
     positive = [index for index in order if lesions[index].malignancy > POSITIVE_ABOVE]

