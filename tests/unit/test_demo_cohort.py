@@ -307,9 +307,15 @@ def test_a_run_that_fails_leaves_nothing(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_another_seed_gives_another_scan():
-    one, other = (rendered(reading(), SCANNERS[0], scan=seed).voxels_hu for seed in (1, 2))
-    assert (one != other).mean() > 0.5
+@needs_lidc
+def test_another_seed_gives_other_patients_of_the_same_prevalence():
+    lesions = lidc.lesions(lidc.find())
+    one, same, other = (cohort._cases(lesions, hospitals=HOSPITALS, patients=65, seed=seed) for seed in (1, 1, 2))
+    assert one == same
+    assert len({case.lesion.patient for case in one}) == 260  # nobody is at two hospitals
+    assert sum(a.lesion.patient == b.lesion.patient for a, b in zip(one, other, strict=True)) < 26
+    for cases in (one, other):
+        assert 0.35 < np.mean([case.lesion.malignancy > cohort.POSITIVE_ABOVE for case in cases]) < 0.5
 
 
 @needs_lidc
