@@ -50,7 +50,7 @@ class Site(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(pattern=roster.NAME.pattern.replace(r"\Z", "$"))]
+    name: Annotated[str, Field(pattern="^" + roster.NAME.pattern.replace(r"\Z", "$"))]
     scans: Path
     clinical: Path
     socket: Path
