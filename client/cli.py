@@ -73,9 +73,7 @@ def init(
     hospitals_min: Annotated[int, typer.Option(help="Refuse rounds of fewer hospitals (3 or more).")],
     colluders_min: Annotated[int, typer.Option(help="Refuse studies that assume fewer colluding hospitals.")],
     patients_min: Annotated[int, typer.Option(help="Refuse studies in which fewer of our patients are usable.")],
-    exact_statistics: Annotated[
-        bool, typer.Option("--exact-statistics/--no-exact-statistics", help="Allow sums without noise over all hospitals.")
-    ],
+    exact_releases_max: Annotated[int, typer.Option(help="Most sums without noise that may ever leave; 0 for none.")],
 ) -> None:
     """Make the hospital's folder: keys and site.toml. Privacy settings have no defaults: you choose each one."""
     config.create(
@@ -88,7 +86,7 @@ def init(
         hospitals_min=hospitals_min,
         colluders_min=colluders_min,
         patients_min=patients_min,
-        exact_statistics=exact_statistics,
+        exact_releases_max=exact_releases_max,
     )
     out.print(f"Made {home}. Next: `motet-hospital enrol --home {home} FILE`.", soft_wrap=True)
 
@@ -137,6 +135,7 @@ def vault(home: Folder) -> None:
     """Read the scans, then answer the relay until Ctrl-C. This process needs no network."""
     from client.serve import serve  # noqa: PLC0415  (torch and the codecs are slow to import; other commands need neither)
 
+    os.umask(0o077)  # the socket is private from the moment it is bound
     stop, ready = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,5 +1,6 @@
 """The hospital's folder: site.toml, keys, approvals and state, and where each of them lies."""
 
+import time
 import tomllib
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from client.ledger import Ledger
+from client.origin import ledger_origin
 from common import canonical, files, roster, study
 from common.crypto import keys
 from common.errors import ConfigError, NotSetUp, RosterNotApproved, StudyNotApproved
@@ -32,7 +35,7 @@ class Policy(BaseModel):
     hospitals_min: Annotated[int, Field(ge=3, le=64)]
     colluders_min: Annotated[int, Field(ge=0, le=63)]
     patients_min: Annotated[int, Field(ge=1)]
-    exact_statistics: bool
+    exact_releases_max: Annotated[int, Field(ge=0, le=1_000_000)]
     roster_difference_min: Annotated[int, Field(ge=1, le=64)]
     allowed_studies: tuple[HashText, ...]
     approved_roster: HashText | None = None
@@ -127,8 +130,8 @@ delta_cap = {delta_cap}
 hospitals_min = {hospitals_min}          # fewer in a round: refused
 colluders_min = {colluders_min}          # a study must assume at least so many colluding hospitals
 patients_min = {patients_min}           # fewer in the cohort: refused
-exact_statistics = {exact_statistics}     # sums without noise over all hospitals of a round; listed as epsilon = infinity
-roster_difference_min = 3  # the same exact statistic over another roster: refused unless it differs by so many hospitals
+exact_releases_max = {exact_releases_max}     # exact sums that may ever leave; each is listed as epsilon = infinity
+roster_difference_min = 3  # no combination of exact statistics may leave fewer hospitals than this
 allowed_studies = []       # by SHA-256, added by `motet-hospital approve`
 """
 
@@ -144,7 +147,7 @@ def create(
     hospitals_min: int,
     colluders_min: int,
     patients_min: int,
-    exact_statistics: bool,
+    exact_releases_max: int,
 ) -> Site:
     """Make a hospital's folder with fresh keys; raises AlreadyExists and changes nothing when one is there."""
     home = Home(folder)
@@ -158,7 +161,7 @@ def create(
         hospitals_min=hospitals_min,
         colluders_min=colluders_min,
         patients_min=patients_min,
-        exact_statistics=str(exact_statistics).lower(),
+        exact_releases_max=exact_releases_max,
     )
     site = _parse_site(text, shown=home.site_file)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -177,6 +180,7 @@ def create(
     )
     public = node.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     files.write_new(home.keys / "node.pub", public + b"\n")
+    Ledger.create(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=lambda: int(time.time())).close()
     return site
 
 

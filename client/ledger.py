@@ -210,6 +210,15 @@ class Ledger:
         with self._reading():
             return tuple(self._state.studies)
 
+    def rounds(self, run: str, *, left: bool) -> frozenset[int]:
+        """Return the rounds of `run` that were reserved here; with `left`, only those in which something left."""
+        with self._reading():
+            return frozenset(
+                item.round_number
+                for item in self._state.reservations.values()
+                if item.id.startswith(f"{run}/") and (item.left or not left)
+            )
+
     def size(self) -> int:
         """Return the number of entries."""
         with self._reading():

@@ -1,6 +1,7 @@
 """The hospital side on one page: scans to cohort, cohort to contribution. The only file that composes the steps."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,25 @@ def training_rows(cohort: Cohort, *, study: Study) -> tuple[NDArray[np.int64], N
     labelled = train.labelled_rows(cohort, study)
     out = score.held_out(cohort.patients, study_hash=study.hash(), fraction=study.training.held_out_fraction)
     return labelled[~out[labelled]], labelled[out[labelled]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entering:
+    """What enters an exact sum: how many patients, and their data as bytes, to be hashed and nothing else."""
+
+    patients: int
+    data: bytes
+
+
+def entering(announcement: Announcement, *, study: Study, cohort: Cohort) -> Entering:
+    """Return the rows of a Gram, or the held-out patients of an evaluation with their labels and views."""
+    if announcement.task == "gram":
+        values = summarise.complete_rows(cohort, study)
+        return Entering(patients=len(values), data=values.tobytes())
+    _, rows = training_rows(cohort, study=study)
+    label = cohort.columns.index(study.training.label)
+    views = [view for row in rows for view in cohort.bags[row][: study.training.views_per_patient_max]]
+    return Entering(patients=len(rows), data=cohort.table[rows, label].tobytes() + cohort.views[views].tobytes())
 
 
 def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Contribution:

@@ -1,7 +1,7 @@
 """What this hospital refuses, whatever the coordinator says. Every check raises a named refusal; none returns a verdict."""
 
 from client.config import Policy
-from common.announcement import MODELS_MOST, Announcement, mechanism_for
+from common.announcement import Announcement, mechanism_for
 from common.errors import OutsidePolicy, RosterNotApproved, RosterTooSmall, TooFewPatients
 from common.mechanism import Exact, GaussianShare
 from common.roster import Roster
@@ -40,15 +40,32 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
     expected = mechanism_for(study, task=announcement.task, hospitals=len(named), dimension=announcement.dimension)
     if announcement.mechanism != expected:
         raise OutsidePolicy("The round's mechanism is not the study's.", action="Check the coordinator's version.")
-    if isinstance(expected, Exact) and not policy.exact_statistics:
-        raise OutsidePolicy("This hospital allows no exact statistics.", action="Set exact_statistics in site.toml.")
+    if isinstance(expected, Exact) and policy.exact_releases_max == 0:
+        raise OutsidePolicy("This hospital allows no exact statistics.", action="Set exact_releases_max in site.toml.")
     if isinstance(expected, GaussianShare) and expected.rounding_slack > ROUNDING_SLACK_MOST:
         raise OutsidePolicy("Rounding would cost more than 1 % of the noise.", action="Train fewer parameters.")
-    if announcement.task == "evaluate" and not 1 <= announcement.index <= MODELS_MOST:
-        raise OutsidePolicy("Too many models are to be scored.", action="Score fewer models.")
+    if announcement.task == "evaluate" and announcement.index != models_scored(study):
+        raise OutsidePolicy("Other models are to be scored than the study's.", action="Check the coordinator's version.")
+
+
+def models_scored(study: Study) -> int:
+    """Return how many models an evaluation scores: before the first step, after every step, and the final average."""
+    return study.training.steps + 2
+
+
+def check_models(study: Study, *, seen: tuple[str, ...], scored: tuple[str, ...]) -> None:
+    """Refuse to score models that training did not pass through.
+
+    `seen`: SHA-256 of the models that this hospital trained on. The last two were never sent before, nor were those of steps
+    that this hospital missed.
+    """
+    distinct = set(seen)
+    unknown_allowed = models_scored(study) - min(len(distinct), study.training.steps)
+    if sum(model not in distinct for model in scored) > unknown_allowed:
+        raise OutsidePolicy("Models are to be scored that training did not pass through.", action="Run the study as approved.")
 
 
 def check_cohort(policy: Policy, *, patients: int) -> None:
-    """Refuse a cohort below the hospital's minimum."""
+    """Refuse a cohort, or the rows that enter an exact sum, below the hospital's minimum."""
     if patients < policy.patients_min:
         raise TooFewPatients("Fewer patients are usable than this hospital's minimum.", action="Run `motet-hospital status`.")

@@ -60,6 +60,7 @@ def _scores(blob: bytes, *, study: Study, cohort: Cohort) -> NDArray[np.float64]
     channels, side = (2 if study.recipe.edge_channel else 1), study.recipe.patch_voxels
     model = network.build(study.training, channels=channels, patch_voxels=side)
     network.load(model, blob)
+    network.refuse_other_features(model, study.training, channels=channels, patch_voxels=side)
     if not len(cohort.views):
         return np.zeros(0)
     if cohort.views.shape[1:] != (channels, side, side):

@@ -78,7 +78,6 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
             vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault), server)  # type: ignore[no-untyped-call]
             server.add_insecure_port(f"unix:{socket}")  # a Unix socket: the folder's 0700 is the lock on it
             server.start()
-            socket.chmod(0o660)
             ready.set()
             stop.wait()
             server.stop(grace=5).wait()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,13 +11,16 @@ from common import files
 from common.crypto import keys, masking
 from common.errors import BadEnvelope, ContextMismatch, RoundRepeated, SetupMissing
 
+RUN = re.compile(r"[a-z0-9]{1,64}")
+ROUNDS_AHEAD_MOST = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Session:
     """The state of one run. Frozen: a step returns the next state, and the vault saves it before it sends.
 
-    A state that was lost or restored from a backup cannot go on: the round counter makes its peers' masks differ, and a new
-    set-up is needed.
+    A state that was lost needs a new set-up. A state that was restored without its ledger is refused by the ledger. A restored
+    copy of the whole folder is not noticed here: after any restore, delete the run files (see client/README.md).
     """
 
     run: str
@@ -30,7 +34,7 @@ class Session:
     last_round: int = 0
     noisy_rounds: int = 0
     requests: dict[str, str] = field(default_factory=dict)  # round -> SHA-256 of the announcement envelope
-    exact_rosters: dict[str, list[list[str]]] = field(default_factory=dict)  # statistic -> rosters answered
+    models: tuple[str, ...] = ()  # SHA-256 of the models that were trained on here, in order
 
     def keyed(self) -> bool:
         """Tell whether the pair keys are there."""
@@ -62,23 +66,31 @@ class Session:
             pairs[peer] = keys.pair_key(self.transcript, secrets={me: self.sent_secrets[peer], peer: received})
         return replace(self, setup_key=b"", sent_secrets={}, pair_keys=pairs, pair_rounds=dict.fromkeys(pairs, 0))
 
-    def with_round(self, number: int, *, hospitals: tuple[str, ...], me: str, request: bytes) -> Self:
-        """Return the state for round `number`: keys of the named peers ratcheted to it, earlier ones erased.
+    def with_round(self, number: int, *, hospitals: tuple[str, ...], me: str, request: bytes) -> tuple[Self, dict[str, bytes]]:
+        """Return the state after round `number`, and the named peers' keys of that round, which the state no longer holds.
 
-        Raises RoundRepeated when `number` is not above the last round answered, SetupMissing without keys for a peer.
+        The saved keys are one step further: who takes the vault's disk cannot open what it has sent.
+        Raises RoundRepeated when `number` is not above the last round answered or jumps too far, SetupMissing without keys
+        for a peer.
         """
-        if number <= self.last_round:
-            raise RoundRepeated("The round was answered already.", action="Announce a higher round.")
+        if not self.last_round < number <= self.last_round + ROUNDS_AHEAD_MOST:
+            raise RoundRepeated("The round was answered already, or is too far ahead.", action="Announce the next round.")
         peers = [name for name in hospitals if name != me]
         if not set(peers) <= set(self.pair_keys):
             raise SetupMissing("A hospital in the round took no part in this run's set-up.", action="Start a new run.")
-        ratcheted = {peer: masking.ratchet(self.pair_keys[peer], steps=number - self.pair_rounds[peer]) for peer in peers}
-        return replace(
+        used = {peer: masking.ratchet(self.pair_keys[peer], steps=number - self.pair_rounds[peer]) for peer in peers}
+        after = {peer: masking.ratchet(key, steps=1) for peer, key in used.items()}
+        state = replace(
             self,
-            pair_keys={**self.pair_keys, **ratcheted},
-            pair_rounds={**self.pair_rounds, **dict.fromkeys(peers, number)},
+            pair_keys={**self.pair_keys, **after},
+            pair_rounds={**self.pair_rounds, **dict.fromkeys(peers, number + 1)},
             last_round=number,
-        ).with_request(str(number), request)
+        )
+        return state.with_request(str(number), request), used
+
+    def erased(self) -> Self:
+        """Return the state without any secret."""
+        return replace(self, pair_keys={}, pair_rounds={}, setup_key=b"", sent_secrets={})
 
     def with_request(self, label: str, request: bytes) -> Self:
         """Return the state that remembers which request was answered under `label`."""
@@ -90,10 +102,6 @@ class Session:
         if before is not None and before != hashlib.sha256(request).hexdigest():
             raise RoundRepeated("Another request was answered in this place.", action="Announce a higher round.")
         return before is not None
-
-    def seeds(self, *, ctx: bytes, hospitals: tuple[str, ...], me: str) -> dict[str, bytes]:
-        """Return s_ij for every named peer."""
-        return {peer: masking.seed(self.pair_keys[peer], ctx=ctx, pair=(me, peer)) for peer in hospitals if peer != me}
 
     def save(self, folder: Path) -> None:
         """Write the state, 0600, synced to disk before it returns."""
@@ -109,9 +117,14 @@ class Session:
             "last_round": self.last_round,
             "noisy_rounds": self.noisy_rounds,
             "requests": self.requests,
-            "exact_rosters": self.exact_rosters,
+            "models": list(self.models),
         }
         files.write(_path(folder, self.run), json.dumps(plain).encode(), private=True)
+
+
+def seeds(pair_keys: dict[str, bytes], *, ctx: bytes, me: str) -> dict[str, bytes]:
+    """Return s_ij for every peer in `pair_keys`, the keys of the round."""
+    return {peer: masking.seed(key, ctx=ctx, pair=(me, peer)) for peer, key in pair_keys.items()}
 
 
 def load(folder: Path, *, run: str) -> Session:
@@ -130,7 +143,7 @@ def load(folder: Path, *, run: str) -> Session:
             last_round=plain["last_round"],
             noisy_rounds=plain["noisy_rounds"],
             requests=plain["requests"],
-            exact_rosters=plain["exact_rosters"],
+            models=tuple(plain["models"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SetupMissing("There is no set-up of this run here.", action="Start a new run.") from None
@@ -142,7 +155,7 @@ def exists(folder: Path, *, run: str) -> bool:
 
 
 def _path(folder: Path, run: str) -> Path:
-    if not run.isalnum() or len(run) > 64:
+    if not RUN.fullmatch(run):
         raise BadEnvelope("A run's name is malformed.", action="Start a new run.")
     return folder / f"{run}.run.json"
 

@@ -18,13 +18,12 @@ from client.label import labelled_rows, labels
 from common import model as network
 from common.contribution import Contribution
 from common.crypto import rng
-from common.errors import InternalError, OutsidePolicy, ProtocolError
+from common.errors import InternalError, OutsidePolicy
 from common.mechanism import GaussianShare
 from common.study import Study
 
 __all__ = ["clipped_sum", "contribution", "labelled_rows"]
 
-ROWS_AT_ONCE = 32  # views in one micro-batch, unless one patient has more
 REMEMBERED = 4  # embeddings kept: one per cohort and prior in use
 
 Vector = NDArray[np.float64]
@@ -75,7 +74,7 @@ def clipped_sum(
     total = np.zeros(len(network.flat(model, names)))
     bags = _bags(cohort, study=study, rows=training_rows[sampled])
     if study.training.recipe == "head":
-        _refuse_other_features(model, study=study)
+        network.refuse_other_features(model, study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
         batches: Iterator[Vector] = _head_gradients(model, cohort=cohort, bags=bags)
     else:
         batches = _full_gradients(model, names=names, cohort=cohort, bags=bags)
@@ -109,14 +108,6 @@ def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]
     return [(label, bag) for label, bag in bags if bag and not np.isnan(label)]
 
 
-def _refuse_other_features(model: network.Cnn2d, *, study: Study) -> None:
-    """Refuse frozen layers that are not the approved prior: they are part of what the hospital approved."""
-    expected = network.build(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
-    network.load(expected, network.initial(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels))
-    if network.frozen_digest(model, study.training) != network.frozen_digest(expected, study.training):
-        raise ProtocolError("The frozen layers are not the study's prior.", action="Ask the coordinator which prior it uses.")
-
-
 def _head_gradients(model: network.Cnn2d, *, cohort: Cohort, bags: Sequence[Bag]) -> Iterator[Vector]:
     """Yield the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
     if not bags:
@@ -142,7 +133,7 @@ def _embed(model: network.Cnn2d, *, views: NDArray[np.float32]) -> Vector:
     key = digest.hexdigest()
     if key not in _embeddings:
         with torch.no_grad():
-            parts = [model.embed(_tensor(views[start : start + 256])) for start in range(0, len(views), 256)]
+            parts = [model.embed(_tensor(view[None])) for view in views]  # one by one: no patient's bits depend on another's
         _embeddings[key] = torch.cat(parts).numpy().astype(np.float64)
         while len(_embeddings) > REMEMBERED:
             _embeddings.popitem(last=False)
@@ -151,15 +142,18 @@ def _embed(model: network.Cnn2d, *, views: NDArray[np.float32]) -> Vector:
 
 
 def _full_gradients(model: network.Cnn2d, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag]) -> Iterator[Vector]:
-    """Yield the gradients of every layer for a few bags at a time, (patient, d), float64; per view by Opacus."""
+    """Yield the gradients of every layer, one bag at a time, (1, d), float64; per view by Opacus.
+
+    One bag at a time, because the bits of a convolution depend on the size of its batch: with two patients in a batch, one
+    patient's gradient would depend on whether the other is there, and with chosen weights by as much as the clip norm.
+    """
     wrapped = GradSampleModule(model, batch_first=True, loss_reduction="sum")
     parameters = dict(model.named_parameters())
     try:
-        for batch in _micro_batches(bags):
-            rows = [row for _, bag in batch for row in bag]
-            owners = np.repeat(np.arange(len(batch)), [len(bag) for _, bag in batch])
-            target = torch.tensor([label for label, bag in batch for _ in bag], dtype=torch.float32)
-            weight = torch.tensor([1 / len(bag) for _, bag in batch for _ in bag], dtype=torch.float32)
+        for label, bag in bags:
+            rows = list(bag)
+            target = torch.full((len(rows),), label, dtype=torch.float32)
+            weight = torch.full((len(rows),), 1 / len(rows), dtype=torch.float32)
             wrapped.zero_grad(set_to_none=True)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")  # images need no gradient
@@ -168,23 +162,10 @@ def _full_gradients(model: network.Cnn2d, *, names: tuple[str, ...], cohort: Coh
                 torch.autograd.backward(loss)
             samples: list[torch.Tensor] = [vars(parameters[name])["grad_sample"] for name in names]  # set by Opacus
             per_view = [sample.reshape(len(rows), -1).double().numpy() for sample in samples]
-            gradients = np.zeros((len(batch), sum(part.shape[1] for part in per_view)))
-            np.add.at(gradients, owners, np.concatenate(per_view, axis=1))
+            gradients = np.concatenate(per_view, axis=1).sum(axis=0, keepdims=True)
             yield gradients
     finally:
         wrapped.to_standard_module()
-
-
-def _micro_batches(bags: Sequence[Bag]) -> Iterator[list[Bag]]:
-    """Yield whole bags, ROWS_AT_ONCE views or one bag at a time."""
-    batch: list[Bag] = []
-    for bag in bags:
-        if batch and sum(len(rows) for _, rows in batch) + len(bag[1]) > ROWS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(bag)
-    if batch:
-        yield batch
 
 
 def _tensor(views: NDArray[np.float32]) -> torch.Tensor:

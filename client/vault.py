@@ -1,12 +1,13 @@
 """The vault: one signed envelope in, one out. What carries them is neither trusted nor known here."""
 
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client import pipeline, policy, session, shelf
+from client import exact, pipeline, policy, session, shelf
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.ledger import Ledger
@@ -18,14 +19,18 @@ from common import files, wire
 from common.announcement import Announcement
 from common.crypto import keys, masking
 from common.errors import (
-    AlreadyAnswered,
     BadEnvelope,
     BudgetExhausted,
+    DataError,
+    ExactReleasesUsedUp,
+    InternalError,
     MotetError,
     OutsidePolicy,
-    ProtocolError,
     RefusedError,
+    ReservationConflict,
+    RosterNotApproved,
     SetupMissing,
+    TooFewPatients,
 )
 from common.ledger.receipt import Receipt
 from common.mechanism import Exact
@@ -54,8 +59,7 @@ class Vault:
         self.key = identity_key(home)
         site = read_site(home)
         self.name = site.name
-        opened = Ledger.open if home.ledger.exists() else Ledger.create
-        self.ledger = opened(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=clock)
+        self.ledger = Ledger.open(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=clock)
         self.ledger.record_policy(site.policy.snapshot())
         self._warm: dict[str, _Open] = {}
 
@@ -87,10 +91,10 @@ class Vault:
             if request.kind not in answers:
                 raise BadEnvelope("This kind of envelope is not for a hospital.", action="Check the coordinator's version.")
             return answers[request.kind](request, data, site, roster)
-        except (RefusedError, ProtocolError) as error:
-            return self._refuse(request, error)
         except MotetError as error:
             return self._refuse(request, error)
+        except OSError:
+            return self._refuse(request, InternalError("The vault's disk failed.", action="Look at the disk."))
         except (KeyError, TypeError, ValueError, AttributeError):
             malformed = BadEnvelope("A request is malformed.", action="Check the coordinator's version.")
             return self._refuse(request, malformed)
@@ -103,16 +107,17 @@ class Vault:
         policy.check_study(site.policy, study=study, roster=roster)
         self.prepare(study_hash)
         if session.exists(self.home.state, run=request.run):
-            state = session.load(self.home.state, run=request.run)
+            state = self._session(request.run, roster)
             if state.answered("invite", data):
                 return self._sent(request.run, "invite")
+            raise SetupMissing("Another run of this name was set up here.", action="Start a new run.")
         setup = keys.SetupKey.generate()
         state = Session(run=request.run, study=study_hash, roster=roster_hash, setup_key=setup.private_bytes())
         reply = self._seal(request, "bundle", {"setup_key": setup.public_bytes().hex()})
         return self._keep(state.with_request("invite", data), "invite", reply)
 
     def _keys(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:  # noqa: ARG002
-        state = session.load(self.home.state, run=request.run)
+        state = self._session(request.run, roster)
         if state.answered("keys", data):
             return self._sent(request.run, "keys")
         bundles = {
@@ -124,39 +129,31 @@ class Vault:
         return self._keep(state.with_request("keys", data), "keys", reply)
 
     def _announce(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:
-        state = session.load(self.home.state, run=request.run)
+        state = self._session(request.run, roster)
         announced = announcements.parse(request.body["announcement"])
-        label = str(announced.round)
         if announced.run != request.run or announced.blob_sha256 != hashlib.sha256(request.blob).hexdigest():
             raise BadEnvelope("The announcement is not about this envelope.", action="Check the coordinator's version.")
         self._acknowledge(request, state)
-        if state.answered(label, data):
-            return self._sent_again(announced, site)
-        if not state.keyed():
-            inbox = {
-                name: bytes.fromhex(
-                    self._peer(text, roster=roster, name=name, kind="sealed", run=request.run).body["sealed"][self.name]
-                )
-                for name, text in request.body["inbox"].items()
-            }
-            state = state.with_sealed(inbox, me=self.name)
         self.prepare(state.study)
         study, cohort = self._warm[state.study].study, self._warm[state.study].cohort
+        if state.answered(str(announced.round), data):
+            return self._sent_again(announced, study, site)
+        policy.check_study(site.policy, study=study, roster=roster)
         policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
         if announced.dimension != pipeline.dimension(announced, study=study):
             raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
-        state = _check_exact(state, announced, difference_min=site.policy.roster_difference_min)
-        state = _check_steps(state, announced, study=study)
-        state = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
-        receipt = self._reserve(announced, site)
-        return self._upload(request, announced, state, receipt, study, cohort)
-
-    def _upload(
-        self, request: Envelope, announced: Announcement, state: Session, receipt: Receipt, study: Study, cohort: Cohort
-    ) -> bytes:
+        if not state.keyed():
+            state = state.with_sealed(self._inbox(request, roster), me=self.name)
+        if isinstance(announced.mechanism, Exact):
+            answered = self._check_exact(announced, request, state, study, cohort, site)
+        else:
+            state = _count_step(state, announced, study=study)
+            answered = None
+        state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
+        receipt = self._reserve(announced, study, site)
         contribution = pipeline.contribute(announced, blob=request.blob, study=study, cohort=cohort)
         ctx = masking.context(state.transcript, announcement=announced.bytes())
-        seeds = state.seeds(ctx=ctx, hospitals=announced.hospitals, me=self.name)
+        seeds = session.seeds(pair_keys, ctx=ctx, me=self.name)
         vector = mask(contribution, receipt=receipt, me=self.name, seeds=seeds)
         body = {
             "round": announced.round,
@@ -164,26 +161,66 @@ class Vault:
             "commitments": {peer: masking.commitment(text, ctx=ctx) for peer, text in seeds.items()},
         }
         reply = self._seal(request, "upload", body, blob=vector)
+        if answered is not None:
+            exact.save(self._exact_file, answered)
         self._keep(state, str(announced.round), reply)
         self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
         return reply
 
+    def _check_exact(
+        self, announced: Announcement, request: Envelope, state: Session, study: Study, cohort: Cohort, site: Site
+    ) -> exact.Record:
+        if self.ledger.spent(delta=site.policy.delta_cap).releases_exact >= site.policy.exact_releases_max:
+            raise ExactReleasesUsedUp("The exact releases are used up.", action="Raise exact_releases_max in site.toml.")
+        if announced.task == "evaluate":
+            scored = tuple(hashlib.sha256(blob).hexdigest() for blob in wire.unpack(request.blob, count=announced.index))
+            policy.check_models(study, seen=state.models, scored=scored)
+        rows = pipeline.entering(announced, study=study, cohort=cohort)
+        policy.check_cohort(site.policy, patients=rows.patients)
+        return exact.check(
+            self._exact_file,
+            statistic=announced.mechanism.entry()["statistic"],
+            study=study,
+            roster=announced.hospitals,
+            rows=rows.data,
+            difference_min=site.policy.roster_difference_min,
+            secret=pseudonym_key(self.home),
+        )
+
+    def _inbox(self, request: Envelope, roster: Roster) -> dict[str, bytes]:
+        return {
+            name: bytes.fromhex(
+                self._peer(text, roster=roster, name=name, kind="sealed", run=request.run).body["sealed"][self.name]
+            )
+            for name, text in request.body["inbox"].items()
+        }
+
+    def _session(self, run: str, roster: Roster) -> Session:
+        """Return the run's state; refuse one of another roster, or one that the ledger knows to be older than it was."""
+        state = session.load(self.home.state, run=run)
+        if state.roster != roster.hash():
+            raise RosterNotApproved("The run was set up over another roster.", action="Start a new run.")
+        answered = {int(label) for label in state.requests if label.isdigit()}
+        left, reserved = (self.ledger.rounds(run, left=flag) for flag in (True, False))
+        if max(left, default=0) > state.last_round or not answered <= reserved:
+            raise SetupMissing("The run's state and the ledger do not belong together.", action="Start a new run.")
+        return state
+
     def _close(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:  # noqa: ARG002
         state = session.load(self.home.state, run=request.run)
+        state.erased().save(self.home.state)  # first: nothing that follows may keep the keys alive
         self._acknowledge(request, state)
-        body = {"checkpoint": self.ledger.checkpoint().decode()}
-        erased = replace(state, pair_keys={}, pair_rounds={}, setup_key=b"", sent_secrets={})
-        erased.save(self.home.state)
-        return self._seal(request, "closed", body)
+        return self._seal(request, "closed", {"checkpoint": self.ledger.checkpoint().decode()})
 
     def _acknowledge(self, request: Envelope, state: Session) -> None:
+        """Write down what the coordinator says of earlier rounds: a claim, which changes no charge."""
         for number, outcome in request.body["outcomes"].items():
             if number in state.requests and number.isdigit():
                 reservation = f"{state.run}/{number}/{self.name}"
-                (self.ledger.commit if outcome == "opened" else self.ledger.void)(reservation)
+                with contextlib.suppress(ReservationConflict):  # a claim that contradicts an earlier one, or a crash
+                    (self.ledger.commit if outcome == "opened" else self.ledger.void)(reservation)
 
-    def _reserve(self, announced: Announcement, site: Site) -> Receipt:
-        study = self._warm[announced.study].study
+    def _reserve(self, announced: Announcement, study: Study, site: Site) -> Receipt:
         return self.ledger.reserve(
             f"{announced.run}/{announced.round}/{self.name}",
             study=announced.study,
@@ -196,11 +233,15 @@ class Vault:
             delta=study.privacy.delta,
         )
 
-    def _sent_again(self, announced: Announcement, site: Site) -> bytes:
-        self.prepare(announced.study)
+    def _sent_again(self, announced: Announcement, study: Study, site: Site) -> bytes:
         reply = self._sent(announced.run, str(announced.round))
-        self.ledger.release(self._reserve(announced, site), sha256=wire.head_hash(reply), size_bytes=len(reply))
+        receipt = self._reserve(announced, study, site)
+        self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
         return reply
+
+    @property
+    def _exact_file(self) -> Path:
+        return self.home.state / "exact.json"
 
     def _refuse(self, request: Envelope, error: MotetError) -> bytes:
         number = _number(request.body.get("announcement"))
@@ -211,7 +252,8 @@ class Vault:
                 study=study_hash if isinstance(study_hash, str) and HEX_KEY.match(study_hash) else None,
                 round_number=number,
             )
-        return self._seal(request, "refusal", {"code": error.code})
+        outside = RefusedError.code if isinstance(error, DataError | TooFewPatients) else error.code  # no bit about the data
+        return self._seal(request, "refusal", {"code": outside})
 
     def _seal(self, request: Envelope, kind: str, body: Mapping[str, object], *, blob: bytes = b"") -> bytes:
         reply = Envelope(kind=kind, sender=self.name, recipient=request.sender, run=request.run, body=dict(body), blob=blob)
@@ -247,27 +289,9 @@ def _number(announced: object) -> int | None:
     return number if isinstance(number, int) and 0 <= number <= announcements.ROUNDS_MOST else None
 
 
-def _check_exact(state: Session, announced: Announcement, *, difference_min: int) -> Session:
-    """Refuse the same exact statistic over a roster that differs from an answered one by a few hospitals."""
-    if not isinstance(announced.mechanism, Exact):
-        return state
-    statistic, now = announced.mechanism.statistic, set(announced.hospitals)
-    before = state.exact_rosters.get(statistic, [])
-    for roster in before:
-        difference = len(now ^ set(roster))
-        if difference < difference_min:
-            raise AlreadyAnswered(
-                "This exact statistic was answered over nearly the same roster.",
-                action="Send the identical request again, or wait until the full roster is back.",
-            )
-    return replace(state, exact_rosters={**state.exact_rosters, statistic: [*before, sorted(now)]})
-
-
-def _check_steps(state: Session, announced: Announcement, *, study: Study) -> Session:
+def _count_step(state: Session, announced: Announcement, *, study: Study) -> Session:
     """Refuse more noisy releases in one run than the study's steps and its allowance of void rounds."""
-    if isinstance(announced.mechanism, Exact):
-        return state
     allowed = study.training.steps + study.privacy.rounds_void_allowed
     if state.noisy_rounds >= allowed or not 1 <= announced.index <= study.training.steps:
         raise OutsidePolicy("The study's steps are used up.", action="Propose a new study.")
-    return replace(state, noisy_rounds=state.noisy_rounds + 1)
+    return replace(state, noisy_rounds=state.noisy_rounds + 1, models=(*state.models, announced.blob_sha256))

@@ -11,7 +11,6 @@ from common.study import Study
 
 TASKS: Final = ("gram", "train", "evaluate")
 ROUNDS_MOST: Final = 1_000_000
-MODELS_MOST: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +58,11 @@ def parse(plain: Mapping[str, Any]) -> Announcement:
             run=plain["run"],
             study=plain["study"],
             roster=plain["roster"],
-            round=int(plain["round"]),
+            round=_integer(plain["round"]),
             hospitals=tuple(plain["hospitals"]),
             task=plain["task"],
-            index=int(plain["index"]),
-            dimension=int(plain["dimension"]),
+            index=_integer(plain["index"]),
+            dimension=_integer(plain["dimension"]),
             blob_sha256=plain["blob_sha256"],
             mechanism=mechanism.from_entry(plain["mechanism"]),
         )
@@ -79,6 +78,12 @@ def parse(plain: Mapping[str, Any]) -> Announcement:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadEnvelope("An announcement is malformed.", action="Check that both sides run the same version.") from None
     return announcement
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("not an integer")
+    return value
 
 
 def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int) -> Mechanism:

@@ -137,6 +137,12 @@ class ReservationConflict(RefusedError):
     exit_code, code = 28, "E-REFUSED-CONFLICT"
 
 
+class ExactReleasesUsedUp(RefusedError):
+    """The hospital's cap on sums without noise is reached."""
+
+    exit_code, code = 29, "E-REFUSED-EXACT"
+
+
 class NoScans(DataError):
     """The folder holds no usable scan."""
 

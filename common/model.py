@@ -166,6 +166,14 @@ def frozen_digest(model: nn.Module, training: Training) -> str:
     return digest.hexdigest()
 
 
+def refuse_other_features(model: nn.Module, training: Training, *, channels: int, patch_voxels: int) -> None:
+    """Raise ProtocolError unless the layers that the study does not train are the prior that the hospital approved."""
+    expected = build(training, channels=channels, patch_voxels=patch_voxels)
+    load(expected, initial(training, channels=channels, patch_voxels=patch_voxels))
+    if frozen_digest(model, training) != frozen_digest(expected, training):
+        raise ProtocolError("The frozen layers are not the study's prior.", action="Ask the coordinator which prior it uses.")
+
+
 def flat(model: nn.Module, names: tuple[str, ...]) -> NDArray[np.float64]:
     """Return the named parameters as one vector, float64, in the order of `names`."""
     parameters = dict(model.named_parameters())

@@ -98,7 +98,7 @@ class Training(Part):
     patients_per_step_max: Annotated[int, Field(ge=1, le=1_000_000)]
     patients_declared: Annotated[int, Field(ge=2, le=100_000_000)]
     held_out_fraction: Annotated[Decimal, Field(gt=0, lt=1, max_digits=24)]
-    score_bins: Annotated[int, Field(ge=8, le=4096)]
+    score_bins: Annotated[int, Field(ge=8, le=64)]
 
 
 class Study(Part):

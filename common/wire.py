@@ -82,12 +82,12 @@ def peek(data: bytes) -> Envelope:
 
 def open_envelope(data: bytes, *, key: Ed25519PublicKey, sender: str, recipient: str) -> Envelope:
     """Parse an envelope and check signature, sender and recipient; raises BadEnvelope."""
-    envelope = peek(data)
     head, signature, _ = _split(data)
     try:
         key.verify(signature, DOMAIN + head)
     except InvalidSignature:
         raise BadEnvelope("An envelope's signature does not hold.", action="Check the roster.") from None
+    envelope = peek(data)
     if envelope.sender != sender or envelope.recipient != recipient:
         raise BadEnvelope("An envelope is from or for somebody else.", action="Check the roster.")
     return envelope

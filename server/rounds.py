@@ -1,6 +1,7 @@
 """One run's rounds: pair keys once, then announce, collect, open or void. Knows nothing of what the sums mean."""
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from server.add import add
 from server.journal import Journal
 
 EXACT_ATTEMPTS: Final = 3  # the identical request, sent again to a hospital that is late
+CODE: Final = re.compile(r"E-[A-Z-]{1,40}")
+ANSWERS_LATER: Final = frozenset({"E-LATE", "E-OFFLINE", "E-VAULT", "E-RELAY"})  # worth asking again for the same
 AWAY_ROUNDS: Final = 2  # rounds without a hospital that missed one, before it is asked again
 
 
@@ -136,7 +139,7 @@ class Rounds:
                 folder.mkdir(mode=0o700, exist_ok=True)
                 files.write(folder / f"{name}.envelope", data, private=True)
                 uploads[name] = self._peek(data)
-            if not codes or any(code.startswith("E-REFUSED") for code in codes.values()):
+            if not set(codes.values()) & ANSWERS_LATER:
                 break
         return uploads, codes
 
@@ -185,7 +188,7 @@ class Rounds:
         codes = {name: "E-LATE" for name in requests if name not in answers}
         for name, answer in answers.items():
             if isinstance(answer, str):
-                codes[name] = answer[:64]
+                codes[name] = _code(answer)
                 continue
             try:
                 reply = wire.open_envelope(
@@ -197,7 +200,7 @@ class Rounds:
                 codes[name] = error.code
                 continue
             if reply.kind == "refusal":
-                codes[name] = str(reply.body.get("code"))[:64]
+                codes[name] = _code(reply.body.get("code"))
             else:
                 good[name] = answer
         return good, codes
@@ -220,6 +223,10 @@ class Rounds:
 
     def _say(self, kind: str, **facts: object) -> None:
         self.journal.write({"type": kind, "time": round(time.time(), 3), **facts})
+
+
+def _code(said: object) -> str:
+    return said if isinstance(said, str) and CODE.fullmatch(said) else "E-UNKNOWN"
 
 
 def _text(envelope: Envelope, key: str) -> str:

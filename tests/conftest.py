@@ -22,9 +22,7 @@ def cohort_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_federation(
-    tmp_path: Path, phantom_scans: Path, cohort_cache: Path
-) -> Iterator[Callable[..., federation.Federation]]:
+def make_federation(tmp_path: Path, phantom_scans: Path, cohort_cache: Path) -> Iterator[Callable[..., federation.Federation]]:
     made: list[federation.Federation] = []
 
     def make(**policy: Any) -> federation.Federation:

@@ -71,7 +71,7 @@ STUDY: dict[str, Any] = {
         "views_per_patient_max": 2,
         "patients_per_step_max": 64,
         "patients_declared": 36,
-        "held_out_fraction": Decimal("0.3"),
+        "held_out_fraction": Decimal("0.5"),
         "score_bins": 16,
     },
 }
@@ -79,7 +79,9 @@ STUDY: dict[str, Any] = {
 
 def study(**parts: Any) -> Study:
     """Return the phantom study, with whole parts replaced or, for dictionaries, some of their keys."""
-    plain = {key: {**STUDY[key], **parts[key]} if isinstance(parts.get(key), dict) else parts.get(key, STUDY[key]) for key in STUDY}
+    plain = {
+        key: {**STUDY[key], **parts[key]} if isinstance(parts.get(key), dict) else parts.get(key, STUDY[key]) for key in STUDY
+    }
     return Study.model_validate(plain)
 
 
@@ -131,8 +133,8 @@ class Federation:
             "delta_cap": Decimal("1e-5"),
             "hospitals_min": 3,
             "colluders_min": 1,
-            "patients_min": 5,
-            "exact_statistics": True,
+            "patients_min": 1,
+            "exact_releases_max": 100,
             **(policy or {}),
         }
         for name in HOSPITALS:
@@ -140,6 +142,7 @@ class Federation:
             config.create(
                 home.folder, name=name, scans=scans / name / "scans", clinical=scans / name / "clinical.csv", **settings
             )
+            (home.keys / "pseudonym.key").write_bytes(hashlib.sha256(name.encode()).digest())  # who is held out stays the same
             cached = cache / name
             cached.mkdir(parents=True, exist_ok=True)
             home.cohorts.rmdir()
@@ -153,9 +156,7 @@ class Federation:
                     node_key=(home.keys / "node.pub").read_text().strip(),
                 )
             )
-        self.roster: Roster = roster.sign(
-            federation="phantoms", coordinator=COORDINATOR, key=self.key, members=tuple(members)
-        )
+        self.roster: Roster = roster.sign(federation="phantoms", coordinator=COORDINATOR, key=self.key, members=tuple(members))
         for home in self.homes.values():
             config.approve_roster(home, data=self.roster.bytes(), expected_hash=self.roster.hash())
         self.now = 1_795_000_000

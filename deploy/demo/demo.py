@@ -30,7 +30,7 @@ from server import report
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
 READY_S = 300
-PATIENTS_MIN = 10
+PATIENTS_MIN = 3
 EPSILON_CAP = 10
 out = Console(highlight=False)
 
@@ -115,7 +115,8 @@ def _enrol(coordinator: Path, scans: Path, study: Study, *, study_file: Path, ad
     together([
         ("motet-hospital", "init", "--home", folder / name, "--name", name, "--scans", scans / name / "scans",
          "--clinical", scans / name / "clinical.csv", "--epsilon-cap", EPSILON_CAP, "--delta-cap", privacy.delta,
-         "--hospitals-min", 3, "--colluders-min", 1, "--patients-min", PATIENTS_MIN, "--exact-statistics")
+         "--hospitals-min", 3, "--colluders-min", 1, "--patients-min", PATIENTS_MIN,
+         "--exact-releases-max", 2)
         for name in HOSPITALS
     ])  # fmt: skip
     progress(2, 5)
@@ -217,7 +218,7 @@ def _summary(folder: Path) -> Table:
             "OLS, federated against statsmodels",
             f"largest relative difference {result['ols']['max_rel_diff_vs_statsmodels']:.1e}",
         ),
-        ("CNN on held-out patients", f"AUC {training['auc']:.3f} ({training['held_out_patients']} patients)"),
+        ("CNN on held-out patients", f"AUC {training['auc'] or 0:.3f} ({training.get('held_out_patients', 0)} patients)"),
         ("privacy of training, per patient", f"epsilon {training['epsilon']} at delta {training['delta']}, cap {EPSILON_CAP}"),
         ("steps", f"{training['steps']}, one secure sum each"),
         ("audit of four bundles", "verified" if result["audit"]["verified"] else "NOT VERIFIED"),

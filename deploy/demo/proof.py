@@ -40,4 +40,4 @@ def regression_difference(result: dict[str, Any], pooled: NDArray[np.float64], *
     ours = np.array([[row[key] for row in rows] for key in ("estimate", "standard_error", "t", "p")])
     theirs = np.array([fitted.params, fitted.bse, fitted.tvalues, fitted.pvalues])
     relative = np.abs(ours - theirs) / np.abs(theirs)
-    return max(float(relative.max()), abs(result["ols"]["r_squared"] - fitted.rsquared) / fitted.rsquared)
+    return max(float(relative.max()), float(abs(result["ols"]["r_squared"] - fitted.rsquared) / fitted.rsquared))

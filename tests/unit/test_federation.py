@@ -202,11 +202,13 @@ def test_too_few_patients_are_refused(make_federation):
     one.approve(wanted)
     with pytest.raises(HospitalMissing):
         one.run(wanted)
-    assert codes(one) == {name: ["E-REFUSED-PATIENTS"] for name in HOSPITALS}
+    assert codes(one) == {name: ["E-REFUSED"] for name in HOSPITALS}
+    inside = [leaf["code"] for leaf in leaves(one, "hosp-a") if leaf["type"] == "refuse"]
+    assert inside == ["E-REFUSED-PATIENTS"]  # the exact reason stays in the hospital's own ledger
 
 
 def test_a_hospital_without_exact_statistics_gives_none(make_federation):
-    one, wanted = make_federation(exact_statistics=False), federation.study()
+    one, wanted = make_federation(exact_releases_max=0), federation.study()
     one.approve(wanted)
     with pytest.raises(HospitalMissing):
         one.run(wanted)

@@ -76,15 +76,38 @@ def test_no_patient_moves_the_sum_by_more_than_the_clip_norm(recipe):
         assert np.linalg.norm(full - without) <= 0.01 * (1 + 1e-3)
 
 
-def test_micro_batches_do_not_change_the_sum_beyond_the_numerical_slack(monkeypatch):
-    study, cohort = learning.study(recipe="full"), learning.cohort(30)
-    blob = moved(study)
-    sums = []
-    for rows in (1, 7, 32, 1000):
-        monkeypatch.setattr(train, "ROWS_AT_ONCE", rows)
-        sums.append(total(blob, study, cohort))
-    for other in sums[1:]:
-        assert np.linalg.norm(other - sums[0]) < 2 * 3e-6 * 30 * float(study.privacy.clip_norm)
+def crafted(study, one, other):
+    """Return a model whose one logit separates two embeddings that differ in their last bits only."""
+    network_ = learning.built(study)
+    difference, middle = (one - other).double(), ((one + other) / 2).double()
+    weight = difference - (difference @ middle) / (middle @ middle) * middle
+    with torch.no_grad():
+        network_.head.weight.copy_((weight / weight.norm() * 1e12).float()[None])
+        network_.head.bias.fill_(float(-(network_.head.weight.double()[0] @ middle)))
+    return model.dump(network_)
+
+
+@pytest.mark.parametrize("recipe", ["head", "full"])
+def test_no_patients_gradient_depends_on_who_else_is_there_even_for_chosen_weights(recipe):
+    study = learning.study(recipe=recipe, clip_norm="1", side=32)
+    cohort = learning.cohort(2, views=(1,), side=32)
+    views, net = torch.from_numpy(np.array(cohort.views)), learning.built(study)
+    with torch.no_grad():
+        both, alone = net.embed(views)[0], net.embed(views[:1])[0]
+    blob = crafted(study, both, alone if not torch.equal(both, alone) else torch.nextafter(alone, alone + 1))
+    rows = np.arange(2)
+    together = train.clipped_sum(blob, study=study, cohort=cohort, training_rows=rows, sampled=np.array([True, True]))
+    first = train.clipped_sum(blob, study=study, cohort=cohort, training_rows=rows, sampled=np.array([True, False]))
+    fewer = replace(
+        cohort,
+        patients=cohort.patients[:1],
+        table=np.array(cohort.table[:1]),
+        views=np.array(cohort.views[:1]),
+        bags=cohort.bags[:1],
+    )
+    only = train.clipped_sum(blob, study=study, cohort=fewer, training_rows=rows[:1], sampled=np.array([True]))
+    assert np.array_equal(first, only)
+    assert np.linalg.norm(together - only) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("recipe", ["head", "full"])

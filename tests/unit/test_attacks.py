@@ -1,0 +1,263 @@
+"""What a lying coordinator tries, beyond junk: each attack once succeeded in a review, and must not again."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from client import config, exact, session
+from client.vault import Vault
+from common import model, moments, roster, wire
+from common.crypto import masking, ring
+from common.errors import HospitalMissing, MotetError
+from server.journal import Journal
+from server.rounds import Rounds
+from tests import federation
+from tests.federation import HOSPITALS, kind
+
+ABC = ("hosp-a", "hosp-b", "hosp-c")
+
+
+@pytest.fixture
+def approved(make_federation):
+    one, wanted = make_federation(), federation.study()
+    one.approve(wanted)
+    return one, wanted
+
+
+def coordinator(one, wanted, name="attack"):
+    """Return a coordinator that can ask for anything."""
+    folder = one.folder / name
+    folder.mkdir()
+    return Rounds(
+        run=name, study=wanted, roster=one.roster, key=one.key, carrier=one, journal=Journal(folder / "j"), folder=folder
+    )
+
+
+def refusals(one, name="hosp-a"):
+    return [leaf["code"] for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == "refuse"]
+
+
+def gram(rounds, wanted):
+    return rounds.secure_sum(task="gram", index=0, dimension=moments.size(len(wanted.columns())), blob=b"", attempts=1)
+
+
+def blobs(wanted, count):
+    recipe = wanted.recipe
+    return [model.initial(wanted.training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)] * count
+
+
+def score(rounds, wanted, models):
+    return rounds.secure_sum(
+        task="evaluate",
+        index=len(models),
+        dimension=len(models) * 2 * wanted.training.score_bins,
+        blob=wire.pack(models),
+        attempts=1,
+    )
+
+
+def test_two_runs_over_different_rosters_cannot_isolate_a_hospital(approved):
+    one, wanted = approved
+    one.run(wanted)
+    one.before = lambda name, data: data if name in ABC else None
+    second = coordinator(one, wanted)
+    second.set_up()
+    assert second.members == ABC
+    with pytest.raises(HospitalMissing):
+        gram(second, wanted)
+    assert {name: refusals(one, name) for name in ABC} == {name: ["E-REFUSED-REPEAT"] for name in ABC}
+
+
+def test_the_same_statistic_over_the_same_rows_and_roster_may_be_asked_again(approved):
+    one, wanted = approved
+    first, second = one.run(wanted), one.run(wanted)
+    assert first["correlation"] == second["correlation"]
+
+
+def test_a_restart_does_not_forget_which_rosters_were_answered(approved):
+    one, wanted = approved
+    one.run(wanted)
+    for name in HOSPITALS:
+        one.restart(name)
+    one.before = lambda name, data: data if name in ABC else None
+    second = coordinator(one, wanted)
+    second.set_up()
+    with pytest.raises(HospitalMissing):
+        gram(second, wanted)
+
+
+def test_an_exact_statistic_is_not_answered_over_other_rows(approved, tmp_path):
+    one, wanted = approved
+    one.run(wanted)
+    home = one.homes["hosp-a"]
+    site = config.read_site(home)
+    with site.clinical.open() as file:
+        rows = list(csv.reader(file))
+    fewer = tmp_path / "clinical.csv"
+    with fewer.open("w", newline="") as file:
+        csv.writer(file).writerows(rows[:-1])
+    home.site_file.write_text(home.site_file.read_text().replace(str(site.clinical), str(fewer)))
+    one.restart("hosp-a")
+    with pytest.raises(HospitalMissing):
+        one.run(wanted)
+    assert refusals(one) == ["E-REFUSED-REPEAT"]
+
+
+@pytest.mark.parametrize(
+    ("rosters", "isolated"),
+    [
+        (["abcdef"], False),
+        (["abcdef", "abcde"], True),
+        (["abcdef", "abc"], False),
+        (["abcdef", "abc", "deg"], True),  # pairwise they differ by three or more
+        (["abcdef", "abcghi", "defghi"], False),
+        (["abcd", "abcd"], False),
+    ],
+)
+def test_no_linear_combination_of_answered_rosters_isolates_fewer_than_three(rosters, isolated):
+    assert exact.isolates([tuple(one) for one in rosters], fewer_than=3) is isolated
+
+
+def test_models_that_training_did_not_pass_through_are_not_scored(approved):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    network = model.build(wanted.training, channels=1, patch_voxels=wanted.recipe.patch_voxels)
+    model.load(network, blobs(wanted, 1)[0])
+    names = model.trainable_names(network, wanted.training)
+    made = []
+    for number in range(wanted.training.steps + 2):
+        model.with_flat(network, names, np.full(13, number + 1.0))
+        made.append(model.dump(network))
+    gram(attack, wanted)
+    for step in range(wanted.training.steps):
+        attack.secure_sum(task="train", index=step + 1, dimension=13, blob=blobs(wanted, 1)[0], attempts=1)
+    with pytest.raises(HospitalMissing):
+        score(attack, wanted, made)
+    assert refusals(one) == ["E-REFUSED-PARAMETERS"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 200])
+def test_only_the_studys_number_of_models_is_scored(approved, count):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    with pytest.raises(HospitalMissing):
+        score(attack, wanted, blobs(wanted, count))
+    assert refusals(one) == ["E-REFUSED-PARAMETERS"]
+
+
+def test_models_with_other_features_are_not_scored(approved):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    network = model.build(wanted.training, channels=1, patch_voxels=wanted.recipe.patch_voxels)
+    model.load(network, blobs(wanted, 1)[0])
+    with torch.no_grad():
+        network.conv1.weight.mul_(2)
+    with pytest.raises(HospitalMissing):
+        score(attack, wanted, [model.dump(network)] * (wanted.training.steps + 2))
+    assert refusals(one) == ["E-PROTOCOL"]
+    assert not [1 for _, data in one.sent if kind(data) == "upload"]
+
+
+def test_the_least_number_of_patients_holds_for_the_rows_of_a_sum(make_federation):
+    narrow = [
+        {**one, "upper": one["lower"] + 1} if one["name"] == "malignancy" else one for one in federation.STUDY["variables"]
+    ]
+    one, wanted = make_federation(patients_min=5), federation.study(variables=narrow)
+    one.approve(wanted)
+    with pytest.raises(HospitalMissing):
+        one.run(wanted)
+    assert refusals(one) == ["E-REFUSED-PATIENTS"]
+    assert not [1 for _, data in one.sent if kind(data) == "upload"]
+
+
+def test_who_takes_the_disk_cannot_open_what_was_sent(approved):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    announced, total = gram(attack, wanted)
+    opened = []
+    for name in HOSPITALS:
+        state = session.load(one.homes[name].state, run="attack")
+        upload = wire.peek((one.homes[name].state / "attack-1.reply").read_bytes())
+        vector = ring.from_bytes(upload.blob, dimension=announced.dimension, bits=128)
+        ctx = masking.context(state.transcript, announcement=announced.bytes())
+        seeds = session.seeds(state.pair_keys, ctx=ctx, me=name)
+        masks = masking.mask(ring.zeros(announced.dimension, bits=128), me=name, seeds=seeds, bits=128)
+        rows = ring.decode(ring.subtract(vector, masks), bits=128)[0]
+        opened.append(0 <= rows <= 10 * federation.PATIENTS)
+        assert {masking.commitment(seed, ctx=ctx) for seed in seeds.values()}.isdisjoint(upload.body["commitments"].values())
+    assert opened == [False] * len(HOSPITALS)
+    assert ring.decode(total, bits=128)[0] == len(HOSPITALS) * federation.PATIENTS
+
+
+def test_a_vault_without_its_ledger_does_not_start(approved):
+    one, wanted = approved
+    one.run(wanted)
+    one.vaults["hosp-a"].close()
+    for path in one.homes["hosp-a"].folder.glob("ledger.sqlite*"):
+        path.unlink()
+    with pytest.raises(MotetError, match="ledger"):
+        Vault(one.homes["hosp-a"], clock=lambda: 0, progress=lambda _done, _total: None)
+    one.vaults.pop("hosp-a")
+
+
+def test_a_state_older_than_its_ledger_is_refused(approved):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    path = one.homes["hosp-a"].state / "attack.run.json"
+    old = path.read_bytes()
+    gram(attack, wanted)
+    path.write_bytes(old)
+    with pytest.raises(HospitalMissing):
+        attack.secure_sum(task="train", index=1, dimension=13, blob=blobs(wanted, 1)[0], attempts=1)
+    assert refusals(one) == ["E-SETUP"]
+
+
+def test_close_erases_the_keys_whatever_else_it_says(approved):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    gram(attack, wanted)
+    attack.outcomes = {"1": "void"}
+    attack.close()
+    attack.outcomes = {"1": "opened"}
+    attack.close()
+    for home in one.homes.values():
+        assert session.load(home.state, run="attack").pair_keys == {}
+
+
+def test_a_run_does_not_outlive_the_roster_that_it_was_set_up_over(approved):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    new = roster.sign(federation="renewed", coordinator=federation.COORDINATOR, key=one.key, members=one.roster.members)
+    config.approve_roster(one.homes["hosp-a"], data=new.bytes(), expected_hash=new.hash())
+    with pytest.raises(HospitalMissing):
+        gram(attack, wanted)
+    assert refusals(one) == ["E-REFUSED-ROSTER"]
+
+
+def test_no_round_far_ahead_makes_a_vault_count_for_minutes(approved):
+    one, wanted = approved
+    attack = coordinator(one, wanted)
+    attack.set_up()
+    attack.number = 500_000
+    with pytest.raises(HospitalMissing):
+        gram(attack, wanted)
+    assert refusals(one) == ["E-ROUND"]
+
+
+def test_more_exact_sums_than_the_hospital_allows_are_refused(make_federation):
+    one, wanted = make_federation(exact_releases_max=3), federation.study()
+    one.approve(wanted)
+    one.run(wanted)
+    result = one.run(wanted)
+    assert result["training"]["auc"] is None
+    assert refusals(one) == ["E-REFUSED-EXACT"]
