@@ -1,0 +1,216 @@
+"""motet-coordinator and motet-audit: every command explains itself; every mistake has the documented exit code."""
+
+import contextlib
+import io
+import json
+import logging
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
+
+from common import cli as audit
+from common import enrolment, roster
+from common.roster import Member
+from server import cli
+from tests import federation
+
+STUDY_FILE = Path(federation.__file__).parents[1] / "deploy" / "demo" / "study.toml"
+CHOICES = ("--name", "hub", "--federation", "fed", "--address", "127.0.0.1:1")
+OPTIONS = {
+    "init": {"--home", "--name", "--federation", "--address"},
+    "enrol": {"--home", "--json", "REQUESTS"},
+    "serve": {"--home"},
+    "propose": {"--home", "--json", "STUDY_FILE"},
+    "run": {"--home", "STUDY_HASH"},
+    "report": {"--home", "--json", "RUN_NAME"},
+}
+AUDIT_OPTIONS = {"verify": {"--roster-hash", "--json", "BUNDLE"}, "show": {"--json", "BUNDLE"}}
+
+
+MAINS = {"motet-coordinator": cli.main, "motet-audit": audit.main}
+
+
+def motet(*arguments, program="motet-coordinator"):
+    """Run the command line in this process; return the exit code and all that it said; any other error is a traceback."""
+    said = io.StringIO()
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        patch.setattr(sys, "argv", [program, *map(str, arguments)])
+        for name, value in {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as end:
+            MAINS[program]()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    return end.value.code, said.getvalue()
+
+
+def as_process(*arguments):
+    """Run the command line as a user does; return the exit code and all that it said."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "motet-coordinator", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, said
+    return done.returncode, said
+
+
+def ask(*arguments, app=cli.app):
+    """Run a command in this process."""
+    result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, list(map(str, arguments)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+@pytest.fixture
+def home(tmp_path):
+    ask("init", "--home", tmp_path / "hub", *CHOICES)
+    return tmp_path / "hub"
+
+
+def request(folder, name):
+    key = Ed25519PrivateKey.generate()
+    member = Member(name=name, identity=key.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="x")
+    path = folder / f"{name}.{len(list(folder.iterdir()))}.json"
+    path.write_bytes(enrolment.request(member, key=key))
+    return path
+
+
+def test_every_command_is_listed_here():
+    for app, options in ((cli.app, OPTIONS), (audit.app, AUDIT_OPTIONS)):
+        assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(options)
+
+
+@pytest.mark.parametrize("command", sorted(OPTIONS))
+def test_help_mentions_every_option(command):
+    said = ask(command, "--help")
+    assert {option for option in OPTIONS[command] if option not in said and option.lower() not in said} == set()
+
+
+@pytest.mark.parametrize("command", sorted(AUDIT_OPTIONS))
+def test_help_of_the_auditor_mentions_every_option(command):
+    said = ask(command, "--help", app=audit.app)
+    assert {option for option in AUDIT_OPTIONS[command] if option not in said} == set()
+
+
+def test_help_names_the_order_and_the_exit_codes():
+    said = ask("--help")
+    assert all(command in said for command in OPTIONS)
+    assert "64 usage" in said
+
+
+def test_a_coordinator_enrols_and_proposes(home, tmp_path):
+    enrolled = json.loads(ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("b", "a", "c")), "--json"))
+    signed = roster.parse((home / "roster.json").read_bytes())
+    assert enrolled["hospitals"] == list(signed.names) == ["a", "b", "c"]
+    assert enrolled["hash"] == signed.hash()
+    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+    again = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+    assert proposed == again
+    assert Path(proposed["study"]).name == f"{proposed['hash']}.study.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ((), 64, "init"),
+        (("nothing",), 64, "No such command"),
+        (("report",), 64, "--home"),
+        (("report", "--home", "HOME", "--colour"), 64, "No such option"),
+        (("init", "--home", "HOME", *CHOICES), 11, "exists already"),
+        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub"), 10, "HOST:PORT"),
+        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub:many"), 10, "HOST:PORT"),
+        (("init", "--home", "NEW", *CHOICES[:4], "--address", ":1"), 10, "HOST:PORT"),
+        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub:99999"), 10, "65535"),
+        (("init", "--home", "NEW", "--name", "Hub", *CHOICES[2:]), 10, "lower-case"),
+        (("enrol", "--home", "NONE", "x"), 12, "init"),
+        (("enrol", "--home", "HOME"), 64, "REQUESTS"),
+        (("enrol", "--home", "HOME", "NONE"), 10, "cannot be read"),
+        (("enrol", "--home", "HOME", "HOME"), 10, "cannot be read"),
+        (("enrol", "--home", "HOME", "HOME/coordinator.json"), 10, "enrolment"),
+        (("serve", "--home", "NONE"), 12, "init"),
+        (("serve", "--home", "HOME"), 12, "no roster"),
+        (("propose", "--home", "NONE", "x"), 12, "init"),
+        (("propose", "--home", "HOME", "NONE"), 10, "cannot be read"),
+        (("propose", "--home", "HOME", "HOME/coordinator.json"), 10, "not TOML"),
+        (("run", "--home", "HOME", "0" * 64), 12, "proposed"),
+        (("run", "--home", "HOME", "../../x"), 12, "proposed"),
+        (("report", "--home", "HOME"), 12, "no such finished run"),
+        (("report", "--home", "NONE"), 12, "no such finished run"),
+        (("report", "--home", "HOME", "../x"), 12, "no such finished run"),
+    ],
+    ids=lambda value: " ".join(value[:3] + value[-2:]) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_is_one_sentence_and_its_exit_code(arguments, code, says, home, tmp_path):
+    places = {"HOME": str(home), "NONE": str(tmp_path / "none"), "NEW": str(tmp_path / "new")}
+    filled = [re.sub("^(HOME|NONE|NEW)", lambda found: places[found[0]], argument) for argument in arguments]
+    seen, said = motet(*filled)
+    assert says in said
+    assert seen == code
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_hospital_or_one_name_twice_is_no_roster(home, tmp_path):
+    one, other = request(tmp_path, "a"), request(tmp_path, "a")
+    for requests in ((one,), (one, one), (one, other)):
+        code, said = motet("enrol", "--home", home, *requests)
+        assert code == 10
+        assert "roster" in said
+    assert not (home / "roster.json").exists()
+
+
+def test_a_study_does_not_run_without_the_superlink(home, tmp_path):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
+    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+    code, said = motet("run", "--home", home, proposed["hash"])
+    assert code == 12
+    assert "SuperLink is not running" in said
+    assert not list((home / "runs").iterdir())
+
+
+def test_a_taken_port_is_13(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ask("init", "--home", tmp_path / "hub", *CHOICES[:4], "--address", f"127.0.0.1:{port}")
+        ask("enrol", "--home", tmp_path / "hub", *(request(tmp_path, name) for name in ("a", "b", "c")))
+        code, said = as_process("serve", "--home", tmp_path / "hub")
+    assert code == 13
+    assert f"Port {port} is in use" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("verify",), 64),
+        (("verify", "none.zip"), 64),
+        (("verify", "none.zip", "--json"), 64),
+        (("verify", "x", "--roster-hash", "short"), 64),
+        (("verify", "x", "--colour"), 64),
+        (("show",), 64),
+        (("show", "none.zip"), 64),
+        (("nothing",), 64),
+    ],
+    ids=str,
+)
+def test_a_mistake_of_the_auditor_is_64(arguments, code):
+    assert motet(*arguments, program="motet-audit")[0] == code
+
+
+def test_a_file_that_is_no_bundle_is_not_verified(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 not a zip")
+    for command in ("verify", "show"):
+        assert motet(command, tmp_path / "x.zip", program="motet-audit")[0] in {1, 64}
