@@ -57,7 +57,6 @@ class Rounds:
     transcript: bytes = b""
     members: tuple[str, ...] = ()
     outcomes: dict[str, str] = field(default_factory=dict)
-    _bundles: dict[str, bytes] = field(default_factory=dict)
     _sealed: dict[str, bytes] = field(default_factory=dict)
     _keyed: set[str] = field(default_factory=set)
     _away: dict[str, _Away] = field(default_factory=dict)
@@ -66,17 +65,32 @@ class Rounds:
         """Agree on pair keys with every hospital that answers; raises HospitalMissing when too few do."""
         self._say("stage", stage="set-up 1 of 2: hospitals open the study")
         body = {"study": self.study.hash(), "roster": self.roster.hash()}
-        self._bundles = self._ask("invite", dict.fromkeys(self.roster.names, body), kind="bundle")
-        self._enough(self._bundles)
-        setup_keys = {name: bytes.fromhex(_text(self._peek(text), "setup_key")) for name, text in self._bundles.items()}
+        answered = self._ask("invite", dict.fromkeys(self.roster.names, body), kind="bundle")
+        setup_keys = {name: key for name, data in answered.items() if (key := self._setup_key(name, data))}
+        bundles = {name: answered[name] for name in setup_keys}
+        self._enough(bundles)
         self.transcript = keys.transcript(setup_keys, roster_hash=self.roster.hash(), run=self.run)
         self._say("stage", stage="set-up 2 of 2: pair keys")
-        bundles = {"bundles": {name: text.hex() for name, text in self._bundles.items()}}
-        self._sealed = self._ask("keys", dict.fromkeys(self._bundles, bundles), kind="sealed")
-        if set(self._sealed) != set(self._bundles):
-            late = sorted(set(self._bundles) - set(self._sealed))
+        shown = {"bundles": {name: data.hex() for name, data in bundles.items()}}
+        sealed = self._ask("keys", dict.fromkeys(bundles, shown), kind="sealed")
+        self._sealed = {name: data for name, data in sealed.items() if self._seals_for_all(data, set(bundles) - {name})}
+        if set(self._sealed) != set(bundles):
+            late = sorted(set(bundles) - set(self._sealed))
             raise HospitalMissing(f"Set-up did not finish: {', '.join(late)}.", action="Start the study again.")
         self.members = tuple(sorted(self._sealed))
+
+    def _setup_key(self, name: str, data: bytes) -> bytes | None:
+        try:
+            public = bytes.fromhex(_text(self._peek(data), "setup_key"))
+            keys.public_key(public)
+        except (ValueError, BadEnvelope):
+            self._say("missing", step="invite", codes={name: BadEnvelope.code})
+            return None
+        return public
+
+    def _seals_for_all(self, data: bytes, peers: set[str]) -> bool:
+        sealed = self._peek(data).body.get("sealed")
+        return isinstance(sealed, dict) and set(sealed) == peers
 
     def secure_sum(
         self, *, task: str, index: int, dimension: int, blob: bytes, attempts: int

@@ -93,14 +93,19 @@ class SetupKey:
 
 def seal(secret: bytes, *, public: bytes, info: bytes) -> bytes:
     """Seal `secret` to a peer's public setup key; raises BadEnvelope when that key is malformed."""
+    sealed: bytes = SUITE.encrypt(secret, public_key(public), info)
+    return sealed
+
+
+def public_key(public: bytes) -> hpke.MLKEM768X25519PublicKey:
+    """Read a public setup key; raises BadEnvelope when it is malformed."""
     try:
-        key = hpke.MLKEM768X25519PublicKey(
-            mlkem.MLKEM768PublicKey.from_public_bytes(public[32:]), x25519.X25519PublicKey.from_public_bytes(public[:32])
+        classic, lattice = public[:32], public[32:]
+        return hpke.MLKEM768X25519PublicKey(
+            mlkem.MLKEM768PublicKey.from_public_bytes(lattice), x25519.X25519PublicKey.from_public_bytes(classic)
         )
-        sealed: bytes = SUITE.encrypt(secret, key, info)  # a point of low order is refused here
     except ValueError:
         raise BadEnvelope("A peer's setup key is malformed.", action="Start a new run.") from None
-    return sealed
 
 
 def fresh_secret() -> bytes:

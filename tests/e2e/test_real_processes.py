@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo import dicom, lidc
 from common.errors import MotetError
+from deploy.demo import dicom, lidc
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
@@ -57,7 +57,7 @@ class Watch(threading.Thread):
 
     def inodes(self, pid):
         try:
-            links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+            links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
         except OSError:
             return set()
         return {link[8:-1] for link in links if link.startswith("socket:[")}
