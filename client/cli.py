@@ -143,10 +143,13 @@ def vault(home: Folder) -> None:
         TextColumn("reading scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=out, transient=True
     ) as progress:
         shown = progress.add_task("", total=None, visible=False)
+        said: set[int] = set()
 
         def show(done: int, total: int) -> None:
             progress.update(shown, completed=done, total=total, visible=done < total)
-            if not out.is_terminal and done % max(1, total // 20) == 0:
+            part = 20 * done // max(1, total)
+            if not out.is_terminal and part not in said:
+                said.add(part)
                 out.print(f"reading scans: {done} of {total} files")
 
         def announce() -> None:

@@ -14,7 +14,7 @@ from common.study import Study
 from server.journal import Journal
 
 POLL_S = 0.3
-SILENCE_S = 20.0  # after so long without an event, ask Flower whether the run is still alive
+SILENCE_S = 30.0  # after so long without an event, ask Flower whether the run is still alive
 BESIDE_TRAINING = 5  # two waves of set-up, the Gram, the evaluation, the close
 FIRST_GUESS_S = 9.0  # a wave of Flower messages on a small machine, until one was measured
 

@@ -125,7 +125,12 @@ def active(home: Home, *, run_id: int) -> bool:
     """Tell whether Flower still works on a run; a SuperLink that does not answer counts as not."""
     command: list[str | Path] = [program("flwr"), "ls", CONNECTION, "--run-id", str(run_id), "--format", "json"]
     output, _ = _command(home, command).communicate(timeout=COMMAND_S)
-    return b'"finished' not in output and b'"runs"' in output
+    try:
+        text = output.decode(errors="replace")
+        runs = json.loads(text[text.index("{") : text.rindex("}") + 1])["runs"]
+        return not any(str(run["status"]).startswith("finished") for run in runs)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def stop(home: Home, *, run_id: int) -> None:

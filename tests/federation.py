@@ -87,7 +87,7 @@ def study(**parts: Any) -> Study:
 
 def write_scans(folder: Path, *, planted: Mapping[str, str] | None = None) -> None:
     """Write every hospital's phantoms and clinical table: folder/<hospital>/{scans,clinical.csv}."""
-    random = np.random.default_rng(7)  # noqa: TID251
+    random = np.random.default_rng(7)
     for hospital in HOSPITALS:
         rows = []
         for number in range(PATIENTS):
@@ -184,7 +184,7 @@ class Federation:
         for home in self.homes.values():
             config.approve_study(home, data=wanted.canonical_bytes(), expected_hash=wanted.hash())
 
-    def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:  # noqa: ARG002
+    def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:
         """Carry envelopes to the vaults and back, through `before` and `after`."""
         replies: dict[str, bytes | str] = {}
         for name, data in envelopes.items():
