@@ -100,10 +100,9 @@ def seal(secret: bytes, *, public: bytes, info: bytes) -> bytes:
 def public_key(public: bytes) -> hpke.MLKEM768X25519PublicKey:
     """Read a public setup key; raises BadEnvelope when it is malformed."""
     try:
-        classic, lattice = public[:32], public[32:]
-        return hpke.MLKEM768X25519PublicKey(
-            mlkem.MLKEM768PublicKey.from_public_bytes(lattice), x25519.X25519PublicKey.from_public_bytes(classic)
-        )
+        classic = x25519.X25519PublicKey.from_public_bytes(public[:32])
+        x25519.X25519PrivateKey.generate().exchange(classic)  # a point of low order is refused here, not at the hospitals
+        return hpke.MLKEM768X25519PublicKey(mlkem.MLKEM768PublicKey.from_public_bytes(public[32:]), classic)
     except ValueError:
         raise BadEnvelope("A peer's setup key is malformed.", action="Start a new run.") from None
 

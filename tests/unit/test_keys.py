@@ -164,3 +164,10 @@ def test_a_key_file_that_holds_something_else_is_refused(data):
     with pytest.raises(ConfigError, match="key file") as caught:
         keys.load_private_pem(data)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("point", [bytes(32), b"\1" + bytes(31), b"\xed" + b"\xff" * 30 + b"\x7f"], ids=["0", "1", "p"])
+def test_a_public_key_of_low_order_is_refused_when_it_is_read(point):
+    keys.public_key(MINE.public_bytes())
+    with pytest.raises(BadEnvelope, match="malformed"):
+        keys.public_key(point + MINE.public_bytes()[32:])
