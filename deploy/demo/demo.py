@@ -5,7 +5,9 @@ It uses the same commands that people use; only the proof at the end looks at wh
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the rendered scans; nothing private is ever seeded")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the children as Ctrl-C does
     with locks.hold(options.out.parent / f"{options.out.name}.lock", busy="A demo runs here already."):
         demo(options.out.absolute(), study_file=options.study, patients=options.patients, seed=options.seed)
 
@@ -224,7 +227,7 @@ def _summary(folder: Path) -> Table:
         ("audit of four bundles", "verified" if result["audit"]["verified"] else "NOT VERIFIED"),
         ("one secure sum", f"{result['seconds']['per_secure_sum']} s, by Flower messages"),
         ("time", f"{result['seconds']['total']:.0f} s"),
-        ("look at", str(folder / "report.html")),
+        ("look at", os.path.relpath(folder / "report.html")),
     ):
         table.add_row(name, str(value))
     return table

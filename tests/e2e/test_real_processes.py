@@ -6,6 +6,7 @@ nothing of ours listens beyond loopback.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -159,6 +160,37 @@ def test_no_identifier_left_the_vaults(finished):
             leaks += [(path.name, needle) for needle in needles if needle in data]
     assert leaks == []
     assert not any(needle.decode() in said for needle in needles)
+
+
+def test_an_interrupted_demo_leaves_nothing_running(finished, tmp_path):
+    out, _, _ = finished
+    scans = out.parent / f"{out.name}-scans"
+    assert scans.is_dir()
+    (tmp_path / "again-scans").symlink_to(scans)
+    study = out.parent / "study.toml"
+    watch = Watch(tmp_path / "again")
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.demo.demo",
+        "--out",
+        tmp_path / "again",
+        "--study",
+        study,
+        "--patients",
+        str(PATIENTS),
+    ]
+    demo = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not any("motet-hospital vault" in said for _, said in watch.ours()) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert demo.poll() is None
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == 130
+        assert [said for _, said in watch.ours()] == []
+    finally:
+        demo.kill()
 
 
 def test_private_files_are_private(finished):
