@@ -23,6 +23,8 @@ from client.config import Home, Site
 from client.ledger import Ledger, Spent
 from client.origin import ledger_origin
 from common import commands, enrolment, files
+from common import roster as rosters
+from common import study as studies
 from common.audit import bundle
 from common.errors import ConfigError, NotSetUp, VaultNotRunning
 from common.ledger import note
@@ -120,7 +122,9 @@ def approve(
         raise click.UsageError("give either --roster or --study")
     data = _read(roster or study or Path())
     if expected_hash is None:
-        out.print_json(data.decode(errors="replace"))
+        read = rosters.parse(data) if roster is not None else studies.parse(data)
+        out.print_json(data.decode())
+        out.print(f"hash {read.hash()}", soft_wrap=True)
         out.print("Nothing was approved. Compare the hash with the coordinator and give it with --hash.")
     elif roster is not None:
         approved = config.approve_roster(made, data=data, expected_hash=expected_hash)

@@ -164,6 +164,7 @@ def create(
         exact_releases_max=exact_releases_max,
     )
     site = _parse_site(text, shown=home.site_file)
+    files.refuse_remains(folder, names=("site.toml", "keys", "approved", "state", "cohorts", "flower", "ledger.sqlite"))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     files.write_new(home.site_file, text.encode())
@@ -206,8 +207,11 @@ def ledger_key(home: Home) -> Ed25519PrivateKey:
 
 
 def pseudonym_key(home: Home) -> bytes:
-    """Return the secret under which patients are pseudonymised."""
-    return _private(home.keys / "pseudonym.key")
+    """Return the secret under which patients are pseudonymised; raises ConfigError unless it is 32 bytes."""
+    key = _private(home.keys / "pseudonym.key")
+    if len(key) != keys.SECRET_BYTES:
+        raise ConfigError("The pseudonym key is damaged.", action="Restore it from your backup.")
+    return key
 
 
 def approved_roster(home: Home, site: Site) -> Roster:

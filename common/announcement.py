@@ -68,6 +68,9 @@ def parse(plain: Mapping[str, Any]) -> Announcement:
         )
         if announcement.plain() != plain:
             raise ValueError("unknown keys or wrong types")
+        texts = (announcement.run, announcement.study, announcement.roster, announcement.blob_sha256)
+        if not all(isinstance(text, str) for text in texts) or not announcement.hospitals:
+            raise TypeError("a name or a hash is not a string, or no hospital is named")
         if announcement.task not in TASKS or not 1 <= announcement.round <= ROUNDS_MOST:
             raise ValueError("unknown task or round")
         if not 0 <= announcement.index <= ROUNDS_MOST or not 1 <= announcement.dimension <= 1 << 28:

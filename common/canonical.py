@@ -60,5 +60,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {unicodedata.normalize("NFC", key): _plain(item) for key, item in value.items()}
+        plain = {unicodedata.normalize("NFC", key): _plain(item) for key, item in value.items()}
+        if len(plain) != len(value):
+            raise ValueError("two keys are spelt alike")
+        return plain
     raise TypeError(NOT_CANONICAL)

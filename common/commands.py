@@ -10,7 +10,7 @@ import click
 import typer
 from rich.console import Console
 
-from common.errors import MotetError
+from common.errors import ConfigError, MotetError
 
 USAGE = 64
 INTERRUPTED = 130
@@ -43,4 +43,8 @@ def run_function(main: Callable[[], object]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        text = f"{error.filename or 'A file'}: {error.strerror or 'failed'}. Check the path, its permissions and the disk."
+        errors.print("error:", text, style="red", markup=False, soft_wrap=True)
+        code = ConfigError.exit_code
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import AlreadyExists
@@ -34,6 +35,13 @@ def write_new(path: Path, data: bytes, *, private: bool = False) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def refuse_remains(folder: Path, *, names: Sequence[str]) -> None:
+    """Raise AlreadyExists when `folder` holds any of `names`, so that nothing is made on top of something else."""
+    for name in names:
+        if (folder / name).exists():
+            raise AlreadyExists(f"{folder / name} exists already.", action="Choose another folder, or move it away.")
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from common import canonical
 from common.canonical import decimal_text
 
 SHARE_BITS_MOST = 24
@@ -123,7 +124,7 @@ def from_entry(entry: dict[str, Any]) -> Mechanism:
             )
         else:
             raise ValueError("unknown mechanism")
-        if mechanism.entry() != entry:
+        if canonical.encode(mechanism.entry()) != canonical.encode(entry):  # in types too: True is not 1
             raise ValueError("malformed mechanism")
     except (KeyError, TypeError, ArithmeticError) as error:
         raise ValueError("malformed mechanism") from error

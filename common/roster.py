@@ -133,6 +133,8 @@ def _name(value: object) -> str:
 
 
 def _distinct(roster: Roster) -> None:
+    if not HEX_KEY.match(roster.coordinator_identity):
+        raise ValueError("an identity key is 64 hex digits")
     names = [roster.coordinator, *roster.names]
     keys = [roster.coordinator_identity, *(member.identity for member in roster.members)]
     if not 2 <= len(roster.members) <= MEMBERS_MOST:

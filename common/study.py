@@ -167,7 +167,7 @@ def read_toml(path: Path) -> Study:
         return Study.model_validate(tomllib.loads(path.read_text(), parse_float=Decimal))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.", action="Mend that line.") from None
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}.", action="Mend these keys.") from None

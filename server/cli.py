@@ -41,7 +41,7 @@ def init(
 ) -> None:
     """Make the coordinator's folder: identity, certificate authority, TLS certificate."""
     host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or not host:
+    if not separator or not port.isdigit() or not host.isascii() or not 1 <= len(host) <= 64:
         raise ConfigError("The address is not HOST:PORT.", action="Give for example --address 127.0.0.1:18443.")
     settings = Settings(name=name, federation=federation, host=host, port=int(port))
     made = config.create(home, settings=settings)
@@ -141,7 +141,10 @@ def report_command(
     wanted = [path for path in finished if run_name in {None, path.name}]
     if not wanted:
         raise NotSetUp("There is no such finished run.", action="Run `motet-coordinator run HASH` first.")
-    result: dict[str, Any] = json.loads((wanted[-1] / "result.json").read_bytes())
+    try:
+        result: dict[str, Any] = json.loads((wanted[-1] / "result.json").read_bytes())
+    except ValueError:
+        raise ConfigError("The run's result.json is damaged.", action="Restore it from your backup.") from None
     report.render(result, out=wanted[-1] / "report.html")
     if as_json:
         out.print_json(json.dumps(result))

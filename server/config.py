@@ -81,6 +81,7 @@ def create(folder: Path, *, settings: Settings) -> Home:
     if not 1 <= settings.port <= 65535:
         raise ConfigError("A port is a number from 1 to 65535.", action="Give --address HOST:PORT.")
     home = Home(folder)
+    files.refuse_remains(folder, names=("coordinator.json", "keys", "certificates", "studies", "runs", "flower"))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     files.write_new(home.settings_file, canonical.encode(settings.plain()))
@@ -93,7 +94,11 @@ def create(folder: Path, *, settings: Settings) -> Home:
 def read_settings(home: Home) -> Settings:
     """Read who the coordinator is; raises NotSetUp or ConfigError."""
     try:
-        return Settings(**json.loads(home.settings_file.read_bytes()))
+        plain = json.loads(home.settings_file.read_bytes())
+        types = {"name": str, "federation": str, "host": str, "port": int}
+        if set(plain) != set(types) or any(type(plain[key]) is not kind for key, kind in types.items()):
+            raise TypeError("wrong keys or types")
+        return Settings(**plain)
     except FileNotFoundError:
         raise NotSetUp(f"There is no {home.settings_file}.", action="Run `motet-coordinator init` first.") from None
     except (OSError, ValueError, TypeError):
@@ -102,8 +107,11 @@ def read_settings(home: Home) -> Settings:
 
 def identity_key(home: Home) -> Ed25519PrivateKey:
     """Return the coordinator's identity key."""
+    path = home.keys / "identity.pem"
     try:
-        return keys.load_private_pem((home.keys / "identity.pem").read_bytes())
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path} can be read by others.", action=f"Run `chmod 600 {path}`, and consider the key lost.")
+        return keys.load_private_pem(path.read_bytes())
     except FileNotFoundError:
         raise NotSetUp("The coordinator has no identity key.", action="Run `motet-coordinator init` first.") from None
 

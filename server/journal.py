@@ -11,8 +11,10 @@ class Journal:
     """An append-only file of events of one run."""
 
     def __init__(self, path: Path) -> None:
-        """Open the journal at `path`, new or to be continued."""
+        """Open the journal at `path`, new or to be continued; a half-written last line is cut off."""
         self.path = path
+        if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event, on disk before this returns."""
