@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from client import config, shelf
+from client import config
 from common import announcement, wire
 from common.audit import bundle, verify
 from common.errors import BadEnvelope, HospitalMissing
@@ -47,8 +47,7 @@ def test_federated_statistics_equal_those_of_the_pooled_table(make_federation):
     one.approve(wanted)
     result = one.run(wanted)
     assert [event["state"] for event in result["rounds"]] == ["opened"] * 4
-    tables = [shelf.load(path).table for home in one.homes.values() for path in home.cohorts.glob("*.npz")]
-    pooled = np.concatenate(tables)
+    pooled = np.concatenate([vault.prepare(wanted.hash()).table for vault in one.vaults.values()])
     assert result["patients"] == len(pooled) == 4 * federation.PATIENTS
     assert np.abs(np.array(result["correlation"]["r"]) - np.corrcoef(pooled, rowvar=False)).max() < 1e-10
     fitted = sm.OLS(pooled[:, 3], sm.add_constant(pooled[:, :2])).fit(method="qr")

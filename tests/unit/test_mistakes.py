@@ -23,10 +23,11 @@ GOOD = Announcement(
 
 
 def ended(app_main, *argv):
-    with pytest.MonkeyPatch.context() as p, pytest.raises(SystemExit) as e:
-        p.setattr(sys, "argv", ["x", *map(str, argv)])
-        app_main()
-    return e.value.code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["x", *map(str, argv)])
+        with pytest.raises(SystemExit) as ending:
+            app_main()
+    return ending.value.code
 
 
 C = (
