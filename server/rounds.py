@@ -68,6 +68,7 @@ class Rounds:
         answered = self._ask("invite", dict.fromkeys(self.roster.names, body), kind="bundle")
         setup_keys = {name: key for name, data in answered.items() if (key := self._setup_key(name, data))}
         bundles = {name: answered[name] for name in setup_keys}
+        self._store("setup", bundles)
         self._enough(bundles)
         self.transcript = keys.transcript(setup_keys, roster_hash=self.roster.hash(), run=self.run)
         self._say("stage", stage="set-up 2 of 2: pair keys")
@@ -108,7 +109,7 @@ class Rounds:
                 opened: ring.Words | None = add(uploads, announcement=announced, transcript=self.transcript)
             except (HospitalMissing, ContextMismatch, BadEnvelope) as error:
                 opened, codes = None, codes or {"": error.code}
-            self._finish(announced, opened=opened is not None, codes=codes, uploads=uploads, seconds=time.monotonic() - started)
+            self._finish(announced, opened=opened, codes=codes, uploads=uploads, seconds=time.monotonic() - started)
             if opened is not None:
                 return announced, opened
             if task != "train":
@@ -145,14 +146,14 @@ class Rounds:
         requests = {name: self._request(announced, name, blob) for name in announced.hospitals}
         uploads: dict[str, Envelope] = {}
         codes: dict[str, str] = {}
+        place = self.folder / f"{announced.round:06d}"
+        place.mkdir(mode=0o700, exist_ok=True)
+        files.write(place / "announcement.json", announced.bytes())
         for _ in range(EXACT_ATTEMPTS if exact else 1):
             waiting = {name: request for name, request in requests.items() if name not in uploads}
             replies, codes = self._replies(waiting, kind="upload")
-            for name, data in replies.items():
-                folder = self.folder / f"{announced.round:06d}"
-                folder.mkdir(mode=0o700, exist_ok=True)
-                files.write(folder / f"{name}.envelope", data, private=True)
-                uploads[name] = self._peek(data)
+            self._store(f"{announced.round:06d}", replies)
+            uploads |= {name: self._peek(data) for name, data in replies.items()}
             if not set(codes.values()) & ANSWERS_LATER:
                 break
         return uploads, codes
@@ -163,10 +164,16 @@ class Rounds:
         return self._seal("announce", name, body, blob)
 
     def _finish(
-        self, announced: Announcement, *, opened: bool, codes: dict[str, str], uploads: dict[str, Envelope], seconds: float
+        self,
+        announced: Announcement,
+        *,
+        opened: ring.Words | None,
+        codes: dict[str, str],
+        uploads: dict[str, Envelope],
+        seconds: float,
     ) -> None:
         self._keyed |= set(uploads)
-        self.outcomes[str(announced.round)] = "opened" if opened else "void"
+        self.outcomes[str(announced.round)] = "void" if opened is None else "opened"
         for name in [name for name, away in self._away.items() if away.rounds is not None]:
             left = (self._away[name].rounds or 0) - 1
             if left > 0:
@@ -184,10 +191,18 @@ class Rounds:
             mechanism=announced.mechanism.entry(),
             hospitals=list(announced.hospitals),
             uploaded=sorted(uploads),
-            state="opened" if opened else "void",
+            state="void" if opened is None else "opened",
+            sum_sha256=None if opened is None else hashlib.sha256(ring.to_bytes(opened)).hexdigest(),
             missing=codes,
             seconds=round(seconds, 3),
         )
+
+    def _store(self, part: str, envelopes: Mapping[str, bytes]) -> None:
+        """Keep signed envelopes, so that anybody can add them again (`motet-audit replay`)."""
+        place = self.folder / part
+        place.mkdir(mode=0o700, exist_ok=True)
+        for name, data in envelopes.items():
+            files.write(place / f"{name}.envelope", data)
 
     def _ask(self, kind_sent: str, bodies: Mapping[str, dict[str, Any]], *, kind: str) -> dict[str, bytes]:
         requests = {name: self._seal(kind_sent, name, body) for name, body in bodies.items()}

@@ -43,6 +43,7 @@ def run_study(
     journal = Journal(folder / "journal.jsonl")
     uploads = folder / "rounds"
     uploads.mkdir(mode=0o700, exist_ok=True)
+    files.write(folder / "roster.json", roster.bytes())
     rounds = Rounds(run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=uploads)
     journal.write({"type": "start", "time": round(time.time(), 3), "run": run, "study": study.hash(), "roster": roster.hash()})
     rounds.set_up()
