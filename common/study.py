@@ -84,7 +84,10 @@ class Recipe(Part):
 
 
 class Training(Part):
-    """One CNN, one secure sum a step."""
+    """One CNN, one secure sum a step.
+
+    The final model is the result unless its held-out AUC is more than `auc_drop_max` below the best that training passed.
+    """
 
     model: Literal["cnn2d"]
     recipe: Literal["head", "full"]
@@ -99,6 +102,7 @@ class Training(Part):
     patients_declared: Annotated[int, Field(ge=2, le=100_000_000)]
     held_out_fraction: Annotated[Decimal, Field(gt=0, lt=1, max_digits=24)]
     score_bins: Annotated[int, Field(ge=8, le=64)]
+    auc_drop_max: Annotated[Decimal, Field(ge=0, le=1, max_digits=24)]
 
 
 class Study(Part):

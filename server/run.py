@@ -19,7 +19,7 @@ from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.roster import Roster
 from common.study import Study
-from server import evaluate, report, step
+from server import accept, evaluate, report, step
 from server.infer import correlation, regression
 from server.journal import Journal
 from server.rounds import Carrier, Rounds
@@ -27,9 +27,17 @@ from server.rounds import Carrier, Rounds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What training left: the model after every step, and the final one last."""
+    """What training left: the model before and after every step, and the final one last."""
 
     checkpoints: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What the evaluation said, and which of the models it made the result."""
+
+    told: dict[str, Any]
+    accepted: int
 
 
 def run_study(
@@ -60,11 +68,11 @@ def run_study(
         "run": run,
         "hospitals": list(rounds.members),
         **statistics_part,
-        "training": {**_privacy(study, journal), **evaluation},
+        "training": {**_privacy(study, journal), **evaluation.told},
         **_told(study, journal),
         "seconds": _seconds(journal, total=time.monotonic() - started),
     }
-    files.write(folder / "model.safetensors", trained.checkpoints[-1])
+    files.write(folder / "model.safetensors", trained.checkpoints[evaluation.accepted])
     files.write(folder / "result.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode())
     report.render(result, out=folder / "report.html")
     journal.write({"type": "done", "time": round(time.time(), 3)})
@@ -118,28 +126,32 @@ def _train(rounds: Rounds, study: Study, folder: Path) -> Trained:
     return Trained(checkpoints=(*checkpoints, model.dump(network)))
 
 
-def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> dict[str, Any]:
+def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> Scored:
     count, bins = len(trained.checkpoints), study.training.score_bins
     try:
         announced, words = rounds.secure_sum(
             task="evaluate", index=count, dimension=count * 2 * bins, blob=wire.pack(trained.checkpoints), attempts=1
         )
     except HospitalMissing as error:  # the model is there all the same
-        return {"steps": study.training.steps, "auc": None, "auc_ci": None, "curve": [], "diagnosis": error.what}
+        told = {"steps": study.training.steps, "auc": None, "auc_ci": None, "curve": [], "diagnosis": error.what}
+        return Scored(told=told, accepted=count - 1)
     counts = ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.int64).reshape(count, 2, bins)
     scored = [evaluate.from_histogram(histogram) for histogram in counts]
-    last = scored[-1]
-    return {
+    at = accept.accepted(scored, auc_drop_max=study.training.auc_drop_max)
+    last = scored[at]
+    told: dict[str, Any] = {
         "steps": study.training.steps,
+        "rolled_back_to_step": None if at == count - 1 else at,
         "auc": last.auc,
         "auc_ci": None if last.auc_interval is None else list(last.auc_interval),
         "accuracy": last.accuracy,
         "log_loss": last.log_loss,
         "held_out_patients": last.n_positive + last.n_negative,
         "diagnosis": last.diagnosis,
-        "curve": [{"step": at, "auc": one.auc, "log_loss": one.log_loss} for at, one in enumerate(scored[:-1])],
-        "histogram": counts[-1].tolist(),
+        "curve": [{"step": step_, "auc": one.auc, "log_loss": one.log_loss} for step_, one in enumerate(scored[:-1])],
+        "histogram": counts[at].tolist(),
     }
+    return Scored(told=told, accepted=at)
 
 
 def _uploads(journal: Journal) -> dict[str, list[mechanism.Mechanism]]:

@@ -73,6 +73,7 @@ STUDY: dict[str, Any] = {
         "patients_declared": 36,
         "held_out_fraction": Decimal("0.5"),
         "score_bins": 16,
+        "auc_drop_max": Decimal(1),
     },
 }
 

@@ -25,6 +25,7 @@ def study(*, side=SIDE, edge=False, **changes):
         "patients_declared": 40,
         "held_out_fraction": "0.3",
         "score_bins": 32,
+        "auc_drop_max": "1",
     }
     privacy = {
         "noise_multiplier": "2",

@@ -75,6 +75,7 @@ def study(*, steps: int = 30, noise: str = "1.5", rate: str = "0.25", delta: str
                 "patients_declared": 400,
                 "held_out_fraction": "0.2",
                 "score_bins": 64,
+                "auc_drop_max": "1",
             },
         }
     )

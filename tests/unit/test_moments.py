@@ -56,6 +56,7 @@ def study_of(bounds: dict[str, tuple[str, str]]) -> Study:
                 "patients_declared": 10,
                 "held_out_fraction": "0.2",
                 "score_bins": 8,
+                "auc_drop_max": "1",
             },
         }
     )
