@@ -25,9 +25,10 @@ def mask(contribution: Contribution, *, receipt: Receipt, me: str, seeds: Mappin
         raise InternalError("A contribution does not match its receipt.", action="Report this.")
     if not seeds:
         raise InternalError("A vector would leave without a mask.", action="Report this.")
-    integers = _integers(contribution)
     bits = receipt.mechanism.ring_bits
-    return ring.to_bytes(masking.mask(ring.encode(integers, bits=bits), me=me, seeds=seeds, bits=bits))
+    words = ring.encode(_integers(contribution), bits=bits)
+    masking.add_masks(words, me=me, seeds=seeds, bits=bits)
+    return ring.to_bytes(words)
 
 
 def _integers(contribution: Contribution) -> NDArray[Any]:

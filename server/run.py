@@ -133,8 +133,8 @@ def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> Scored:
             task="evaluate", index=count, dimension=count * 2 * bins, blob=wire.pack(trained.checkpoints), attempts=1
         )
     except HospitalMissing as error:  # the model is there all the same
-        told = {"steps": study.training.steps, "auc": None, "auc_ci": None, "curve": [], "diagnosis": error.what}
-        return Scored(told=told, accepted=count - 1)
+        nothing = {"steps": study.training.steps, "auc": None, "auc_ci": None, "curve": [], "diagnosis": error.what}
+        return Scored(told=nothing, accepted=count - 1)
     counts = ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.int64).reshape(count, 2, bins)
     scored = [evaluate.from_histogram(histogram) for histogram in counts]
     at = accept.accepted(scored, auc_drop_max=study.training.auc_drop_max)

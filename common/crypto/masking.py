@@ -4,12 +4,20 @@ y_i = x_i + sum over peers j > i of PRG(s_ij) - sum over peers j < i of PRG(s_ij
 Source: reference secure-sum.md, section 0.
 """
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from common.crypto import ring
 from common.crypto.keys import expand, length_prefixed_hash
+
+Fill = Callable[[int, ring.Words], None]
+THREADED_BYTES: Final = 1 << 24  # of key stream; below, starting threads costs more than they save
+_ZEROS: Final = memoryview(bytes(ring.CHUNK_BYTES))
 
 
 def ratchet(pair_key: bytes, *, steps: int) -> bytes:
@@ -40,14 +48,75 @@ def commitment(seed_bytes: bytes, *, ctx: bytes) -> str:
 
 def stream(seed_bytes: bytes, *, dimension: int, bits: int) -> ring.Words:
     """Return PRG(s): AES-256-CTR key stream as ring words. One seed makes one stream, ever."""
-    key = expand(seed_bytes, b"motet/prg/v1", size=48)
-    encryptor = Cipher(algorithms.AES(key[:32]), modes.CTR(key[32:])).encryptor()
-    return ring.from_bytes(encryptor.update(bytes(ring.size_bytes(dimension, bits=bits))), dimension=dimension, bits=bits)
+    size = ring.size_bytes(dimension, bits=bits)
+    return ring.from_bytes(_encryptor(_prg_key(seed_bytes), start=0).update(bytes(size)), dimension=dimension, bits=bits)
 
 
-def mask(words: ring.Words, *, me: str, seeds: Mapping[str, bytes], bits: int) -> ring.Words:
-    """Return `words` plus this hospital's masks against every peer in `seeds`."""
-    for peer in sorted(seeds):
-        key_stream = stream(seeds[peer], dimension=len(words), bits=bits)
-        words = ring.add(words, key_stream) if me < peer else ring.subtract(words, key_stream)
-    return words
+def mask(words: ring.Words, *, me: str, seeds: Mapping[str, bytes], bits: int, threads: int | None = None) -> ring.Words:
+    """Return `words` plus this hospital's masks against every peer in `seeds`; `words` is not changed."""
+    masked = words.copy()
+    add_masks(masked, me=me, seeds=seeds, bits=bits, threads=threads)
+    return masked
+
+
+def add_masks(
+    words: ring.Words, *, me: str, seeds: Mapping[str, bytes], bits: int, threads: int | None = None, fill: Fill | None = None
+) -> None:
+    """Add this hospital's masks against every peer in `seeds` to `words`, in place.
+
+    fill: writes the plain words of a chunk just before it is masked, called as fill(first row, chunk), once for every row and
+    from several threads. `threads` None takes the machine's cores where the vector is large; the bytes are the same for any
+    number. Raises ValueError when `words` is not of the ring, or there are no threads.
+    """
+    if words.dtype != ring.zeros(0, bits=bits).dtype or words.shape != (len(words), 2)[: 1 + bits // 128]:
+        raise ValueError("the words are of another ring")
+    keys = [(_prg_key(seeds[peer]), me < peer) for peer in sorted(seeds)]
+    if threads is None:
+        threads = _cores() if words.nbytes * len(keys) >= THREADED_BYTES else 1
+    rows = ring.chunk_rows(bits=bits)
+    chunks_each = max(1, math.ceil(len(words) / rows / threads)) if threads > 0 else 0
+    if not chunks_each:
+        raise ValueError("there must be a thread")
+    starts = range(0, len(words), chunks_each * rows)
+
+    def work(start: int) -> None:
+        _add_range(words[start : start + chunks_each * rows], start, keys=keys, bits=bits, fill=fill)
+
+    if len(starts) > 1:
+        with ThreadPoolExecutor(len(starts)) as pool:
+            list(pool.map(work, starts))
+    else:
+        for start in starts:
+            work(start)
+
+
+def _add_range(words: ring.Words, first: int, *, keys: Sequence[tuple[bytes, bool]], bits: int, fill: Fill | None) -> None:
+    """Mask the rows from `first` on: chunks outside, keys inside, so that the chunk and the key stream stay in cache."""
+    offset = ring.size_bytes(first, bits=bits)
+    streams = [(_encryptor(key, start=offset), ring.add_into if plus else ring.subtract_into) for key, plus in keys]
+    buffer, rows = bytearray(ring.CHUNK_BYTES), ring.chunk_rows(bits=bits)
+    for at in range(0, len(words), rows):
+        chunk = words[at : at + rows]
+        size = ring.size_bytes(len(chunk), bits=bits)
+        target = memoryview(buffer)[:size]
+        key_stream = ring.from_bytes(target, dimension=len(chunk), bits=bits)
+        if fill is not None:
+            fill(first + at, chunk)
+        for encryptor, combine in streams:
+            encryptor.update_into(_ZEROS[:size], target)
+            combine(chunk, key_stream)
+
+
+def _prg_key(seed_bytes: bytes) -> bytes:
+    """Return 32 bytes of AES-256 key and 16 bytes of first counter block."""
+    return expand(seed_bytes, b"motet/prg/v1", size=48)
+
+
+def _encryptor(key: bytes, *, start: int) -> CipherContext:
+    """Return the stream of `key` from byte `start` on, a multiple of 16: the counter is a 128-bit big-endian integer."""
+    counter = (int.from_bytes(key[32:], "big") + start // 16) % (1 << 128)
+    return Cipher(algorithms.AES256(key[:32]), modes.CTR(counter.to_bytes(16, "big"))).encryptor()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,6 +15,7 @@ from common.errors import BadEnvelope
 Words = NDArray[Any]
 RINGS: Final = (32, 64, 128)
 WORD_MASK: Final = (1 << 64) - 1
+CHUNK_BYTES: Final = 1 << 17  # what is worked on at once: two of these stay in a core's own cache
 
 
 def zeros(dimension: int, *, bits: int) -> Words:
@@ -27,6 +28,11 @@ def zeros(dimension: int, *, bits: int) -> Words:
 def size_bytes(dimension: int, *, bits: int) -> int:
     """Return how many bytes a vector takes."""
     return dimension * bits // 8
+
+
+def chunk_rows(*, bits: int) -> int:
+    """Return how many entries make one chunk."""
+    return CHUNK_BYTES * 8 // bits
 
 
 def encode(values: NDArray[Any], *, bits: int) -> Words:
@@ -64,26 +70,48 @@ def decode(words: Words, *, bits: int) -> NDArray[Any]:
 
 def add(left: Words, right: Words) -> Words:
     """Return left + right in the ring of their dtype and shape."""
-    if left.ndim == 1:
-        return left + right
-    low = left[:, 0] + right[:, 0]
-    carry = (low < left[:, 0]).astype(np.uint64)
-    return np.stack([low, left[:, 1] + right[:, 1] + carry], axis=1)
+    result = left.copy()
+    add_into(result, right)
+    return result
 
 
 def subtract(left: Words, right: Words) -> Words:
     """Return left - right in the ring of their dtype and shape."""
-    if left.ndim == 1:
-        return left - right
-    borrow = (left[:, 0] < right[:, 0]).astype(np.uint64)
-    return np.stack([left[:, 0] - right[:, 0], left[:, 1] - right[:, 1] - borrow], axis=1)
+    result = left.copy()
+    subtract_into(result, right)
+    return result
+
+
+def add_into(accumulator: Words, words: Words) -> None:
+    """Add `words` to `accumulator` in place, with true carries; the two share no memory."""
+    np.add(accumulator, words, out=accumulator)
+    if accumulator.ndim == 2:
+        carry = accumulator[:, 0] < words[:, 0]
+        np.add(accumulator[:, 1], carry, out=accumulator[:, 1])
+
+
+def subtract_into(accumulator: Words, words: Words) -> None:
+    """Subtract `words` from `accumulator` in place, with true borrows; the two share no memory."""
+    borrow = accumulator[:, 0] < words[:, 0] if accumulator.ndim == 2 else None
+    np.subtract(accumulator, words, out=accumulator)
+    if borrow is not None:
+        np.subtract(accumulator[:, 1], borrow, out=accumulator[:, 1])
 
 
 def total(vectors: Iterable[Words], *, dimension: int, bits: int) -> Words:
-    """Return the sum of `vectors` in the ring."""
-    result = zeros(dimension, bits=bits)
-    for vector in vectors:
-        result = add(result, vector)
+    """Return the sum of `vectors` in the ring.
+
+    Memory: the vectors and one accumulator. A chunk of it stays in cache while every vector is added.
+    Raises ValueError when a vector is of another length or ring.
+    """
+    parts, result = list(vectors), zeros(dimension, bits=bits)
+    if any(part.shape != result.shape or part.dtype != result.dtype for part in parts):
+        raise ValueError("a vector is of another length or ring")
+    rows = chunk_rows(bits=bits)
+    for start in range(0, dimension, rows):
+        chunk = result[start : start + rows]
+        for part in parts:
+            add_into(chunk, part[start : start + rows])
     return result
 
 
@@ -93,10 +121,13 @@ def to_bytes(words: Words) -> bytes:
 
 
 def from_bytes(data: bytes, *, dimension: int, bits: int) -> Words:
-    """Read a vector; raises BadEnvelope when the length is not exactly right."""
+    """Read a vector: a read-only view of `data` where the machine is little-endian.
+
+    Raises BadEnvelope when the length is not exactly right.
+    """
     if bits not in RINGS or len(data) != size_bytes(dimension, bits=bits):
         raise BadEnvelope("A vector has the wrong length.", action="Check that both sides run the same version.")
     if bits == 32:
-        return np.frombuffer(data, "<u4").astype(np.uint32)
-    words = np.frombuffer(data, "<u8").astype(np.uint64)
+        return np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
+    words = np.frombuffer(data, "<u8").astype(np.uint64, copy=False)
     return words.reshape(dimension, 2) if bits == 128 else words
