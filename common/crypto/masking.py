@@ -6,7 +6,7 @@ Source: reference secure-sum.md, section 0.
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from common.crypto import ring
 from common.crypto.keys import expand, length_prefixed_hash
 
-Fill = Callable[[int, ring.Words], None]
 THREADED_BYTES: Final = 1 << 24  # of key stream; below, starting threads costs more than they save
 _ZEROS: Final = memoryview(bytes(ring.CHUNK_BYTES))
 
@@ -59,28 +58,26 @@ def mask(words: ring.Words, *, me: str, seeds: Mapping[str, bytes], bits: int, t
     return masked
 
 
-def add_masks(
-    words: ring.Words, *, me: str, seeds: Mapping[str, bytes], bits: int, threads: int | None = None, fill: Fill | None = None
-) -> None:
+def add_masks(words: ring.Words, *, me: str, seeds: Mapping[str, bytes], bits: int, threads: int | None = None) -> None:
     """Add this hospital's masks against every peer in `seeds` to `words`, in place.
 
-    fill: writes the plain words of a chunk just before it is masked, called as fill(first row, chunk), once for every row and
-    from several threads. `threads` None takes the machine's cores where the vector is large; the bytes are the same for any
-    number. Raises ValueError when `words` is not of the ring, or there are no threads.
+    `threads` None takes this process's cores where the vector is large; the bytes are the same for any number.
+    Raises ValueError when `words` is not of the ring, or there are no threads.
     """
-    if words.dtype != ring.zeros(0, bits=bits).dtype or words.shape != (len(words), 2)[: 1 + bits // 128]:
+    empty = ring.zeros(0, bits=bits)
+    if words.dtype != empty.dtype or words.shape[1:] != empty.shape[1:]:
         raise ValueError("the words are of another ring")
     keys = [(_prg_key(seeds[peer]), me < peer) for peer in sorted(seeds)]
     if threads is None:
         threads = _cores() if words.nbytes * len(keys) >= THREADED_BYTES else 1
-    rows = ring.chunk_rows(bits=bits)
-    chunks_each = max(1, math.ceil(len(words) / rows / threads)) if threads > 0 else 0
-    if not chunks_each:
+    if threads < 1:
         raise ValueError("there must be a thread")
-    starts = range(0, len(words), chunks_each * rows)
+    rows = ring.chunk_rows(bits=bits)
+    rows_each = max(1, math.ceil(len(words) / rows / threads)) * rows
+    starts = range(0, len(words), rows_each)
 
     def work(start: int) -> None:
-        _add_range(words[start : start + chunks_each * rows], start, keys=keys, bits=bits, fill=fill)
+        _add_range(words[start : start + rows_each], start, keys=keys, bits=bits)
 
     if len(starts) > 1:
         with ThreadPoolExecutor(len(starts)) as pool:
@@ -90,21 +87,18 @@ def add_masks(
             work(start)
 
 
-def _add_range(words: ring.Words, first: int, *, keys: Sequence[tuple[bytes, bool]], bits: int, fill: Fill | None) -> None:
+def _add_range(words: ring.Words, first: int, *, keys: Sequence[tuple[bytes, bool]], bits: int) -> None:
     """Mask the rows from `first` on: chunks outside, keys inside, so that the chunk and the key stream stay in cache."""
     offset = ring.size_bytes(first, bits=bits)
     streams = [(_encryptor(key, start=offset), ring.add_into if plus else ring.subtract_into) for key, plus in keys]
     buffer, rows = bytearray(ring.CHUNK_BYTES), ring.chunk_rows(bits=bits)
+    target, key_stream = memoryview(buffer), ring.wire_view(buffer, bits=bits)
     for at in range(0, len(words), rows):
         chunk = words[at : at + rows]
         size = ring.size_bytes(len(chunk), bits=bits)
-        target = memoryview(buffer)[:size]
-        key_stream = ring.from_bytes(target, dimension=len(chunk), bits=bits)
-        if fill is not None:
-            fill(first + at, chunk)
         for encryptor, combine in streams:
-            encryptor.update_into(_ZEROS[:size], target)
-            combine(chunk, key_stream)
+            encryptor.update_into(_ZEROS[:size], target[:size])
+            combine(chunk, key_stream[: len(chunk)])
 
 
 def _prg_key(seed_bytes: bytes) -> bytes:

@@ -127,7 +127,13 @@ def from_bytes(data: bytes, *, dimension: int, bits: int) -> Words:
     """
     if bits not in RINGS or len(data) != size_bytes(dimension, bits=bits):
         raise BadEnvelope("A vector has the wrong length.", action="Check that both sides run the same version.")
+    words = wire_view(data, bits=bits)
+    return words.astype(words.dtype.newbyteorder("="), copy=False)
+
+
+def wire_view(data: bytes | bytearray, *, bits: int) -> Words:
+    """Return the little-endian words in `data` without a copy: what is written to `data` later shows."""
     if bits == 32:
-        return np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
-    words = np.frombuffer(data, "<u8").astype(np.uint64, copy=False)
-    return words.reshape(dimension, 2) if bits == 128 else words
+        return np.frombuffer(data, "<u4")
+    words = np.frombuffer(data, "<u8")
+    return words.reshape(-1, 2) if bits == 128 else words
