@@ -51,6 +51,10 @@ class GridCarrier:
                 time.sleep(POLL_S)
         return replies
 
+    def present(self) -> frozenset[str]:
+        """Return the hospitals whose SuperNode is online."""
+        return frozenset(self._nodes())
+
     def _nodes(self) -> dict[str, int]:
         return {node.name: node.node_id for node in self._grid.get_nodes() if node.name in self._names}
 

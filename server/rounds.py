@@ -24,6 +24,7 @@ from server.journal import Journal
 EXACT_ATTEMPTS: Final = 3  # the identical request, sent again to a hospital that is late
 CODE: Final = re.compile(r"E-[A-Z-]{1,40}")
 ANSWERS_LATER: Final = frozenset({"E-LATE", "E-OFFLINE", "E-VAULT", "E-RELAY"})  # worth asking again for the same
+POLL_S: Final = 0.5
 AWAY_ROUNDS: Final = 2  # rounds without a hospital that missed one, before it is asked again
 
 
@@ -32,6 +33,9 @@ class Carrier(Protocol):
 
     def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:
         """Send one envelope to each; return replies by hospital, a code where one failed, nothing where one is late."""
+
+    def present(self) -> frozenset[str]:
+        """Return the hospitals that can be reached now, as far as the carrier knows."""
 
 
 @dataclass(slots=True)
@@ -126,8 +130,7 @@ class Rounds:
         return {name: _text(self._peek(text), "checkpoint") for name, text in replies.items()}
 
     def _announcement(self, task: str, index: int, dimension: int, blob: bytes) -> Announcement:
-        present = tuple(name for name in self.members if name not in self._away)
-        self._enough(present)
+        present = self._present()
         self.number += 1
         return Announcement(
             run=self.run,
@@ -141,6 +144,23 @@ class Rounds:
             blob_sha256=hashlib.sha256(blob).hexdigest(),
             mechanism=announcements.mechanism_for(self.study, task=task, hospitals=len(present), dimension=dimension),
         )
+
+    def _present(self) -> tuple[str, ...]:
+        """Return who is announced: reachable, and not left out; waits for patience_s while there are too few.
+
+        A hospital that missed a round is left out for a while, unless the round cannot do without it.
+        """
+        end = time.monotonic() + self.study.patience_s
+        while True:
+            reachable = self.carrier.present()
+            able = [name for name in self.members if name in reachable]
+            present = tuple(name for name in able if name not in self._away)
+            if len(present) < self._fewest:
+                present = tuple(name for name in able if name not in self._away or self._away[name].rounds is not None)
+            if len(present) >= self._fewest or time.monotonic() > end:
+                self._enough(present)
+                return present
+            time.sleep(POLL_S)
 
     def _collect(self, announced: Announcement, blob: bytes, *, exact: bool) -> tuple[dict[str, Envelope], dict[str, str]]:
         requests = {name: self._request(announced, name, blob) for name in announced.hospitals}
@@ -242,11 +262,14 @@ class Rounds:
     def _peek(data: bytes) -> Envelope:
         return wire.peek(data)  # its signature was checked when it came in
 
+    @property
+    def _fewest(self) -> int:
+        return max(self.study.hospitals_min, self.study.privacy.colluders + 2)
+
     def _enough(self, hospitals: Mapping[str, object] | tuple[str, ...]) -> None:
-        fewest = max(self.study.hospitals_min, self.study.privacy.colluders + 2)
-        if len(hospitals) < fewest:
+        if len(hospitals) < self._fewest:
             raise HospitalMissing(
-                f"{len(hospitals)} hospitals take part, the study needs {fewest}.",
+                f"{len(hospitals)} hospitals take part, the study needs {self._fewest}.",
                 action="Start the vaults and relays that are missing; `motet-coordinator run` shows each one's code.",
             )
 

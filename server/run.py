@@ -133,7 +133,13 @@ def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> Scored:
             task="evaluate", index=count, dimension=count * 2 * bins, blob=wire.pack(trained.checkpoints), attempts=1
         )
     except HospitalMissing as error:  # the model is there all the same
-        nothing = {"steps": study.training.steps, "auc": None, "auc_ci": None, "curve": [], "diagnosis": error.what}
+        nothing: dict[str, Any] = {
+            "steps": study.training.steps,
+            "auc": None,
+            "auc_ci": None,
+            "curve": [],
+            "diagnosis": error.what,
+        }
         return Scored(told=nothing, accepted=count - 1)
     counts = ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.int64).reshape(count, 2, bins)
     scored = [evaluate.from_histogram(histogram) for histogram in counts]

@@ -202,6 +202,10 @@ class Federation:
                 replies[name] = arrived
         return replies
 
+    def present(self) -> frozenset[str]:
+        """Return the hospitals that can be reached: all of them."""
+        return frozenset(HOSPITALS)
+
     def run(self, wanted: Study) -> dict[str, Any]:
         """Run a study that the hospitals approved; each call is a run of its own."""
         run = hashlib.sha256(f"{wanted.hash()}{len(list(self.folder.glob('run-*')))}".encode()).hexdigest()[:16]
