@@ -17,6 +17,7 @@ from rich.table import Table
 
 from common import commands
 from common.audit import bundle as bundles
+from common.audit import replay as replays
 from common.audit import show as shows
 from common.audit import verify as verifier
 from common.audit.show import printable
@@ -83,6 +84,29 @@ def show(
     table = Table("entry", "time (UTC)", "type", "what it says")
     for row in rows:
         table.add_row(str(row.seq), row.time, row.kind, escape(row.says))
+    Console().print(table)
+
+
+@app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as the coordinator keeps it.")],
+    *,
+    roster_hash: Annotated[str | None, typer.Option(help="The approved roster's hash, 64 hex digits.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Add a run's signed uploads again and compare every sum, bit for bit, with the coordinator's journal."""
+    try:
+        rounds = list(replays.replay(folder, roster_hash=roster_hash))
+    except MotetError as error:
+        Console(stderr=True, highlight=False).print(escape(printable(str(error))), soft_wrap=True)
+        raise typer.Exit(_exit_code(error)) from None
+    if as_json:
+        _print_json([asdict(one) for one in rounds])
+        return
+    table = Table("round", "task", "hospitals", "sum", box=box.SIMPLE)
+    for one in rounds:
+        outcome = f"{one.sum_sha256[:16]}…, as in the journal" if one.sum_sha256 else f"void: {', '.join(one.missing)} missing"
+        table.add_row(str(one.round), one.task, ", ".join(one.hospitals), escape(printable(outcome)))
     Console().print(table)
 
 

@@ -14,11 +14,11 @@ from common import announcement as announcements
 from common import files, wire
 from common.announcement import Announcement
 from common.crypto import keys, ring
+from common.crypto.adding import add
 from common.errors import BadEnvelope, ContextMismatch, HospitalMissing, MotetError
 from common.roster import Roster
 from common.study import Study
 from common.wire import Envelope
-from server.add import add
 from server.journal import Journal
 
 EXACT_ATTEMPTS: Final = 3  # the identical request, sent again to a hospital that is late

@@ -8,10 +8,10 @@ import pytest
 
 from common.announcement import Announcement
 from common.crypto import masking, ring
+from common.crypto.adding import add
 from common.errors import BadEnvelope, ContextMismatch, HospitalMissing
 from common.mechanism import Exact
 from common.wire import Envelope
-from server.add import add
 
 NAMES = ("aalen", "berlin", "cadiz")
 TRANSCRIPT = b"t" * 32
