@@ -101,8 +101,10 @@ def decode(words: ring.Words, *, encoding: Encoding, dtype: Any = np.float64) ->
     if words.ndim != 1 or not len(words) or words.dtype != ring.zeros(0, bits=encoding.bits).dtype:
         raise ValueError("a sum of updates is one vector of the ring with a count at its end")
     integers = words.view(_SIGNED[encoding.bits])
-    values = integers[:-1].astype(dtype)
+    values = np.empty(len(integers) - 1, dtype)
     inverse, rows = values.dtype.type(1 / encoding.scale), ring.chunk_rows(bits=encoding.bits)
     for start in range(0, len(values), rows):
-        values[start : start + rows] *= inverse
+        part = values[start : start + rows]
+        np.copyto(part, integers[start : start + len(part)], casting="unsafe")
+        np.multiply(part, inverse, out=part)
     return values, int(integers[-1])

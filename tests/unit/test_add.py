@@ -1,5 +1,6 @@
 """Uploads to one sum: it opens only if everybody named uploaded in the same context."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -126,3 +127,23 @@ def test_a_refused_upload_is_found_before_any_vector_is_read():
     made = told("aalen", context="0" * 64)
     with pytest.raises(ContextMismatch):
         opened({**made, "berlin": replace(made["berlin"], blob=b"short")})
+
+
+@pytest.mark.parametrize("bits", ring.RINGS)
+def test_adding_takes_one_accumulator_and_no_copy_of_the_uploads(bits):
+    dimension = 3 * ring.chunk_rows(bits=bits) + 1
+    announced = replace(ROUND, dimension=dimension, mechanism=Exact(statistic="gram", ring_bits=bits))
+    ctx = masking.context(TRANSCRIPT, announcement=announced.bytes())
+    made = uploads(announced=announced)
+    for me in NAMES:
+        seeds = {peer: masking.seed(b"k" * 32, ctx=ctx, pair=(me, peer)) for peer in NAMES if peer != me}
+        words = masking.mask(ring.zeros(dimension, bits=bits), me=me, seeds=seeds, bits=bits)
+        made[me] = replace(made[me], blob=ring.to_bytes(words))
+    tracemalloc.start()
+    try:
+        total = add(made, announcement=announced, transcript=TRANSCRIPT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not total.any()  # every mask cancelled, in every chunk
+    assert peak <= total.nbytes + ring.CHUNK_BYTES

@@ -57,6 +57,17 @@ def test_an_exact_statistic_is_masked_and_nothing_else(bits):
     assert data != ring.to_bytes(ring.encode(values, bits=bits))
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_vector_of_many_chunks_is_masked_throughout(bits):
+    mechanism = Exact(statistic="gram", ring_bits=bits)
+    values = np.arange(-50_000, 50_000, dtype=np.int64)
+    data = masked(values, mechanism)
+    assert (unmasked(data, mechanism, dimension=len(values)) == values).all()
+    raw = np.frombuffer(data, np.uint8) == np.frombuffer(ring.to_bytes(ring.encode(values, bits=bits)), np.uint8)
+    assert raw.mean() < 0.01  # one byte in 256 stays by chance
+    assert values[0] == -50_000
+
+
 @pytest.mark.parametrize(
     "other",
     [

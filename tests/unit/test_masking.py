@@ -102,6 +102,68 @@ def test_a_vector_is_not_changed_in_place():
     assert not words.any()
 
 
+def plainly(words, *, me, seeds, bits):
+    """Masks one whole key stream after the other."""
+    for peer, seed in seeds.items():
+        stream = masking.stream(seed, dimension=len(words), bits=bits)
+        words = ring.add(words, stream) if me < peer else ring.subtract(words, stream)
+    return words
+
+
+@pytest.mark.parametrize("bits", ring.RINGS)
+@pytest.mark.parametrize("past", [-1, 0, 1, 4321])
+def test_chunks_and_threads_make_the_same_bytes(bits, past):
+    size = 3 * ring.chunk_rows(bits=bits) + past
+    of_me = {peer: peer.encode() * 32 for peer in "acde"}
+    words = masking.stream(b"w" * 32, dimension=size, bits=bits)
+    wanted = ring.to_bytes(plainly(words, me="b", seeds=of_me, bits=bits))
+    for threads in (None, 1, 2, 3, 4, 7, 100):
+        assert ring.to_bytes(masking.mask(words, me="b", seeds=of_me, bits=bits, threads=threads)) == wanted
+
+
+@pytest.mark.parametrize("bits", ring.RINGS)
+def test_a_large_vector_uses_the_cores_and_makes_the_same_bytes(bits, monkeypatch):
+    words = ring.zeros(5 * ring.chunk_rows(bits=bits), bits=bits)
+    alone = ring.to_bytes(masking.mask(words, me="b", seeds={"a": b"1" * 32}, bits=bits, threads=1))
+    monkeypatch.setattr(masking, "THREADED_BYTES", 1)
+    assert ring.to_bytes(masking.mask(words, me="b", seeds={"a": b"1" * 32}, bits=bits)) == alone
+
+
+@pytest.mark.parametrize("bits", ring.RINGS)
+def test_the_second_implementation_agrees_beyond_the_first_chunk(bits):
+    size = 2 * ring.chunk_rows(bits=bits) + 5
+    masked = masking.mask(ring.zeros(size, bits=bits), me="a", seeds={"b": b"s" * 32}, bits=bits, threads=2)
+    assert ring.to_bytes(masked) == reference_masking.to_bytes(reference_masking.stream(b"s" * 32, size, bits), bits)
+
+
+@pytest.mark.parametrize("blocks_left", [1, 2, 3, 8192, 8193])
+def test_a_counter_wraps_alike_at_an_offset_and_from_the_start(blocks_left):
+    key = b"k" * 32 + (2**128 - blocks_left).to_bytes(16, "big")
+    whole = masking._encryptor(key, start=0).update(bytes(3 * ring.CHUNK_BYTES))
+    for start in (16, 32, ring.CHUNK_BYTES, 2 * ring.CHUNK_BYTES):
+        assert masking._encryptor(key, start=start).update(bytes(len(whole) - start)) == whole[start:]
+
+
+@pytest.mark.parametrize("bits", ring.RINGS)
+def test_words_of_another_ring_are_not_masked(bits):
+    for other in [one for one in ring.RINGS if one != bits]:
+        with pytest.raises(ValueError, match="another ring"):
+            masking.mask(ring.zeros(4, bits=other), me="a", seeds={"b": b"s" * 32}, bits=bits)
+    with pytest.raises(ValueError, match="another ring"):
+        masking.mask(np.zeros(4, np.float32), me="a", seeds={"b": b"s" * 32}, bits=bits)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_without_a_thread_nothing_is_masked(threads):
+    with pytest.raises(ValueError, match="thread"):
+        masking.mask(ring.zeros(4, bits=32), me="a", seeds={"b": b"s" * 32}, bits=32, threads=threads)
+
+
+@pytest.mark.parametrize("bits", ring.RINGS)
+def test_an_empty_vector_is_masked_to_an_empty_vector(bits):
+    assert len(masking.mask(ring.zeros(0, bits=bits), me="a", seeds={"b": b"s" * 32}, bits=bits)) == 0
+
+
 def product_labels():
     """Every domain separation label of the product, with the file that it stands in."""
     for folder in ("common", "client", "server"):
