@@ -54,40 +54,19 @@ def seal(envelope: Envelope, *, key: Ed25519PrivateKey) -> bytes:
 
 
 def peek(data: bytes) -> Envelope:
-    """Parse an envelope without checking its signature; raises BadEnvelope. Use it to learn whose key to ask for."""
+    """Parse an envelope without checking its signature; raises BadEnvelope. For envelopes whose signature was checked."""
     head, _, blob = _split(data)
-    try:
-        plain = canonical.decode(head)
-        if set(plain) != {"kind", "sender", "recipient", "run", "body", "blob_bytes", "blob_sha256"}:
-            raise ValueError("unknown keys")
-        texts = [plain[key] for key in ("kind", "sender", "recipient", "run")]
-        if not all(isinstance(text, str) and len(text) <= 128 for text in texts) or not isinstance(plain["body"], dict):
-            raise ValueError("wrong types")
-        envelope = Envelope(
-            kind=plain["kind"],
-            sender=plain["sender"],
-            recipient=plain["recipient"],
-            run=plain["run"],
-            body=plain["body"],
-            blob=blob,
-        )
-        if envelope.kind not in KINDS:
-            raise ValueError("unknown kind")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise BadEnvelope("An envelope cannot be parsed.", action="Check that both sides run the same version.") from None
-    if plain["blob_bytes"] != len(blob) or plain["blob_sha256"] != hashlib.sha256(blob).hexdigest():
-        raise BadEnvelope("An envelope's blob is not the one that was signed.", action="Send it again.")
-    return envelope
+    return _parse(head, blob)
 
 
 def open_envelope(data: bytes, *, key: Ed25519PublicKey, sender: str, recipient: str) -> Envelope:
-    """Parse an envelope and check signature, sender and recipient; raises BadEnvelope."""
-    head, signature, _ = _split(data)
+    """Check an envelope's signature, parse it, check sender and recipient; raises BadEnvelope."""
+    head, signature, blob = _split(data)
     try:
         key.verify(signature, DOMAIN + head)
     except InvalidSignature:
         raise BadEnvelope("An envelope's signature does not hold.", action="Check the roster.") from None
-    envelope = peek(data)
+    envelope = _parse(head, blob)
     if envelope.sender != sender or envelope.recipient != recipient:
         raise BadEnvelope("An envelope is from or for somebody else.", action="Check the roster.")
     return envelope
@@ -116,6 +95,31 @@ def unpack(data: bytes, *, count: int) -> tuple[bytes, ...]:
     if at != len(data) or len(parts) != count:
         raise BadEnvelope("A blob does not hold the announced parts.", action="Check that both sides run the same version.")
     return tuple(parts)
+
+
+def _parse(head: bytes, blob: bytes) -> Envelope:
+    try:
+        plain = canonical.decode(head)
+        if set(plain) != {"kind", "sender", "recipient", "run", "body", "blob_bytes", "blob_sha256"}:
+            raise ValueError("unknown keys")
+        texts = [plain[key] for key in ("kind", "sender", "recipient", "run")]
+        if not all(isinstance(text, str) and len(text) <= 128 for text in texts) or not isinstance(plain["body"], dict):
+            raise ValueError("wrong types")
+        envelope = Envelope(
+            kind=plain["kind"],
+            sender=plain["sender"],
+            recipient=plain["recipient"],
+            run=plain["run"],
+            body=plain["body"],
+            blob=blob,
+        )
+        if envelope.kind not in KINDS:
+            raise ValueError("unknown kind")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BadEnvelope("An envelope cannot be parsed.", action="Check that both sides run the same version.") from None
+    if plain["blob_bytes"] != len(blob) or plain["blob_sha256"] != hashlib.sha256(blob).hexdigest():
+        raise BadEnvelope("An envelope's blob is not the one that was signed.", action="Send it again.")
+    return envelope
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
