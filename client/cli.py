@@ -90,6 +90,9 @@ def init(
         patients_min=patients_min,
         exact_releases_max=exact_releases_max,
     )
+    for path in (scans, clinical):
+        if not path.exists():
+            out.print(f"[yellow]{path} is not there yet.[/]", soft_wrap=True)
     out.print(f"Made {home}. Next: `motet-hospital enrol --home {home} FILE`.", soft_wrap=True)
 
 
@@ -216,10 +219,10 @@ def status(home: Folder, as_json: AsJson = False) -> None:
         "vault": "runs" if running else "does not run",
         "approved roster": site.policy.approved_roster or "none",
         "approved studies": str(len(site.policy.allowed_studies)),
-        "epsilon spent / cap": f"{spent.epsilon_rdp if spent else 0} / {site.policy.epsilon_cap}",
+        "epsilon spent / cap (RDP)": f"{spent.epsilon_rdp if spent else 0} / {site.policy.epsilon_cap}",
         "delta cap": str(site.policy.delta_cap),
         "releases with noise": str(spent.releases_private if spent else 0),
-        "exact releases (epsilon = infinity)": str(spent.releases_exact if spent else 0),
+        "exact releases / most": f"{spent.releases_exact if spent else 0} / {site.policy.exact_releases_max}",
         "refusals": str(spent.refusals if spent else 0),
     }
     for path, counts in _cohorts(made):
@@ -228,6 +231,8 @@ def status(home: Folder, as_json: AsJson = False) -> None:
         out.print_json(json.dumps(facts))
         return
     table = Table(show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
     out.print(table)

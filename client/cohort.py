@@ -85,6 +85,11 @@ def join(
     )
 
 
+def check_clinical(path: Path, *, study: Study) -> None:
+    """Raise ClinicalTableWrong, as `join` would, when the table cannot be used."""
+    _clinical_rows(path, study=study, pseudonym=lambda _kind, raw: raw)
+
+
 def _clinical_rows(path: Path, *, study: Study, pseudonym: Callable[[str, str], str]) -> dict[str, Row]:
     """Return the clinical rows by pseudonym; only the study's columns are kept."""
     wanted = [variable.name for variable in study.variables if variable.source == "clinical"]

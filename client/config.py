@@ -36,7 +36,6 @@ class Policy(BaseModel):
     colluders_min: Annotated[int, Field(ge=0, le=63)]
     patients_min: Annotated[int, Field(ge=1)]
     exact_releases_max: Annotated[int, Field(ge=0, le=1_000_000)]
-    roster_difference_min: Annotated[int, Field(ge=1, le=64)]
     allowed_studies: tuple[HashText, ...]
     approved_roster: HashText | None = None
 
@@ -131,7 +130,6 @@ hospitals_min = {hospitals_min}          # fewer in a round: refused
 colluders_min = {colluders_min}          # a study must assume at least so many colluding hospitals
 patients_min = {patients_min}           # fewer in the cohort: refused
 exact_releases_max = {exact_releases_max}     # exact sums that may ever leave; each is listed as epsilon = infinity
-roster_difference_min = 3  # no combination of exact statistics may leave fewer hospitals than this
 allowed_studies = []       # by SHA-256, added by `motet-hospital approve`
 """
 
@@ -253,7 +251,7 @@ def approve_roster(home: Home, *, data: bytes, expected_hash: str) -> Roster:
     approved = roster.parse(data)
     if approved.hash() != expected_hash:
         raise RosterNotApproved(
-            f"The roster's hash is {approved.hash()}, not the one you gave.", action="Compare it with the coordinator."
+            "The roster's hash is not the one you gave.", action="Ask the coordinator for the hash again, by another way."
         )
     mine = identity_key(home).public_key().public_bytes_raw().hex()
     if site.name not in approved.names or approved.member(site.name).identity != mine:
@@ -269,7 +267,7 @@ def approve_study(home: Home, *, data: bytes, expected_hash: str) -> Study:
     approved = study.parse(data)
     if approved.hash() != expected_hash:
         raise StudyNotApproved(
-            f"The study's hash is {approved.hash()}, not the one you gave.", action="Compare it with the coordinator."
+            "The study's hash is not the one you gave.", action="Ask the coordinator for the hash again, by another way."
         )
     files.write(home.approved / f"{expected_hash}.study.json", data)
     if expected_hash not in site.policy.allowed_studies:

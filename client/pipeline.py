@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from client.imaging.tensor import to_tensor
 from client.imaging.volume import assemble
 from client.inside import Cohort, Measured, Scan, SetAside, View
 from client.measure import angle, depth, intensity, length, shape
-from common import model, moments, wire
+from common import canonical, model, moments, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import GeometryRefused
@@ -32,6 +33,7 @@ def read_cohort(
     *, scans: Path, clinical: Path, study: Study, pseudonym: Callable[[str, str], str], progress: Progress
 ) -> Cohort:
     """DICOM -> Scan -> Volume -> Parameters and View -> Cohort. One bad series is set aside with its reason."""
+    cohort_step.check_clinical(clinical, study=study)  # before hours of reading scans
     measured: list[Measured] = []
     views: list[View] = []
     aside: list[SetAside] = []
@@ -74,21 +76,32 @@ def training_rows(cohort: Cohort, *, study: Study) -> tuple[NDArray[np.int64], N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entering:
-    """What enters an exact sum: how many patients, and their data as bytes, to be hashed and nothing else."""
+    """What enters an exact sum: how many patients, and per question their data as bytes, to be hashed and nothing else."""
 
     patients: int
-    data: bytes
+    questions: dict[str, bytes]
 
 
 def entering(announcement: Announcement, *, study: Study, cohort: Cohort) -> Entering:
-    """Return the rows of a Gram, or the held-out patients of an evaluation with their labels and views."""
+    """Return what a task asks: of a Gram, every pair of columns as prepared; of an evaluation, the held-out patients."""
+    prepared = study.recipe.model_dump(mode="python")
     if announcement.task == "gram":
         values = summarise.complete_rows(cohort, study)
-        return Entering(patients=len(values), data=values.tobytes())
+        columns = {name: values[:, at].tobytes() for at, name in enumerate(study.columns())}
+        asked = {name: study.variable(name).model_dump(mode="python") for name in columns}
+        return Entering(
+            patients=len(values),
+            questions={
+                canonical.digest({"gram": [asked[one], asked[other]], "recipe": prepared}): columns[one] + columns[other]
+                for one, other in combinations_with_replacement(sorted(columns), 2)
+            },
+        )
     _, rows = training_rows(cohort, study=study)
     label = cohort.columns.index(study.training.label)
     views = [view for row in rows for view in cohort.bags[row][: study.training.views_per_patient_max]]
-    return Entering(patients=len(rows), data=cohort.table[rows, label].tobytes() + cohort.views[views].tobytes())
+    scored = {"scores": study.training.model_dump(mode="python"), "recipe": prepared}
+    data = cohort.table[rows, label].tobytes() + cohort.views[views].tobytes()
+    return Entering(patients=len(rows), questions={canonical.digest(scored): data})
 
 
 def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Contribution:

@@ -1,5 +1,7 @@
 """What this hospital refuses, whatever the coordinator says. Every check raises a named refusal; none returns a verdict."""
 
+import hashlib
+
 from client.config import Policy
 from common.announcement import Announcement, mechanism_for
 from common.errors import OutsidePolicy, RosterNotApproved, RosterTooSmall, TooFewPatients
@@ -7,6 +9,7 @@ from common.mechanism import Exact, GaussianShare
 from common.roster import Roster
 from common.study import Study
 
+NOTHING_SHA256 = hashlib.sha256(b"").hexdigest()
 ROUNDING_SLACK_MOST = 0.01
 COLLUDERS_BESIDE = 2  # honest hospitals that must remain in a sum
 
@@ -37,6 +40,8 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise RosterTooSmall("The round names too few hospitals.", action="Wait until more hospitals are back.")
     if len(named) - study.privacy.colluders < COLLUDERS_BESIDE:
         raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
+    if announcement.task == "gram" and (announcement.index != 0 or announcement.blob_sha256 != NOTHING_SHA256):
+        raise OutsidePolicy("A Gram is asked with nothing beside it.", action="Check the coordinator's version.")
     expected = mechanism_for(study, task=announcement.task, hospitals=len(named), dimension=announcement.dimension)
     if announcement.mechanism != expected:
         raise OutsidePolicy("The round's mechanism is not the study's.", action="Check the coordinator's version.")

@@ -102,7 +102,7 @@ class Vault:
     def _invite(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:
         study_hash, roster_hash = request.body["study"], request.body["roster"]
         if roster_hash != roster.hash():
-            raise OutsidePolicy("The run is over another roster.", action="Approve the new roster.")
+            raise RosterNotApproved("The run is over another roster.", action="Approve the new roster.")
         study = approved_study(self.home, site, study_hash=study_hash)
         policy.check_study(site.policy, study=study, roster=roster)
         self.prepare(study_hash)
@@ -144,6 +144,7 @@ class Vault:
             raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
         if not state.keyed():
             state = state.with_sealed(self._inbox(request, roster), me=self.name)
+            state.save(self.home.state)  # the ephemeral secrets are gone from disk, whatever follows
         if isinstance(announced.mechanism, Exact):
             answered = self._check_exact(announced, request, state, study, cohort, site)
         else:
@@ -178,13 +179,7 @@ class Vault:
         rows = pipeline.entering(announced, study=study, cohort=cohort)
         policy.check_cohort(site.policy, patients=rows.patients)
         return exact.check(
-            self._exact_file,
-            statistic=announced.mechanism.entry()["statistic"],
-            study=study,
-            roster=announced.hospitals,
-            rows=rows.data,
-            difference_min=site.policy.roster_difference_min,
-            secret=pseudonym_key(self.home),
+            self._exact_file, questions=rows.questions, roster=announced.hospitals, secret=pseudonym_key(self.home)
         )
 
     def _inbox(self, request: Envelope, roster: Roster) -> dict[str, bytes]:

@@ -146,18 +146,15 @@ def _print_table(results: list[tuple[Path, Verdict | MotetError]], *, pinned: bo
     console = Console()
     table = Table(box=box.SIMPLE)
     table.add_column("hospital", overflow="fold", min_width=8)
-    for title in ("entries", "exact", "private", "epsilon PLD", "epsilon RDP", "delta", "cap"):
-        table.add_column(title, justify="right")
+    for title in ("epsilon (PLD)", "(RDP)", "delta", "cap"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for path, result in results:
         if isinstance(result, MotetError):
-            table.add_row(escape(printable(path.name)), *["-"] * 7, f"[red]{VERDICTS[_exit_code(result)]}[/red]")
+            table.add_row(escape(printable(path.name)), *["-"] * 4, f"[red]{VERDICTS[_exit_code(result)]}[/red]")
             continue
         table.add_row(
             result.hospital,
-            str(result.entries),
-            str(len(result.exact)),
-            str(result.releases_private),
             "withheld" if result.epsilon_pld is None else f"{result.epsilon_pld:f}",
             f"{result.epsilon_rdp:f}",
             _or_dash(result.delta),
@@ -176,6 +173,8 @@ def _print_table(results: list[tuple[Path, Verdict | MotetError]], *, pinned: bo
 
 def _print_remarks(console: Console, verdict: Verdict) -> None:
     name = verdict.hospital
+    counts = f"{verdict.entries} entries, {verdict.releases_private} releases with noise, {len(verdict.exact)} exact"
+    console.print(escape(printable(f"{name}: {counts}.")), highlight=False)
     for release in verdict.exact:
         console.print(escape(printable(f"{name}: entry {release.sequence}, EXACT {release.statistic}, epsilon infinite.")))
     if verdict.pld_withheld:

@@ -17,6 +17,7 @@ from server.journal import Journal
 from server.run import run_study
 
 POLL_S = 0.2
+OFFLINE = "E-OFFLINE"
 MARGIN_S = 5.0  # a relay gives up a little before the coordinator does
 
 log = logging.getLogger("motet.coordinator")
@@ -37,16 +38,23 @@ class GridCarrier:
     def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:
         """Carry one envelope to each hospital; see server.rounds.Carrier."""
         nodes = self._nodes()
-        replies: dict[str, bytes | str] = {name: "E-OFFLINE" for name in envelopes if name not in nodes}
-        messages = [self._message(data, nodes[name], deadline_s) for name, data in envelopes.items() if name in nodes]
-        by_node = {node: name for name, node in nodes.items()}
-        waiting = set(self._grid.push_messages(messages))
+        replies: dict[str, bytes | str] = {}
+        names: dict[str, str] = {}
+        for name, data in envelopes.items():
+            pushed = list(self._grid.push_messages([self._message(data, nodes[name], deadline_s)])) if name in nodes else []
+            if pushed:
+                names[pushed[0]] = name
+            else:
+                replies[name] = OFFLINE
+        waiting = set(names)
         end = time.monotonic() + deadline_s
         while waiting and time.monotonic() < end:
             for message in self._grid.pull_messages(waiting):
-                waiting.discard(message.metadata.reply_to_message_id)
-                name = by_node[message.metadata.src_node_id]
-                replies[name] = str(message.error.reason) if message.has_error() else _envelope(message)
+                sent = message.metadata.reply_to_message_id  # an error about a node that is gone names no node
+                if sent not in waiting:
+                    continue
+                waiting.discard(sent)
+                replies[names[sent]] = _error(message) if message.has_error() else _envelope(message)
             if waiting:
                 time.sleep(POLL_S)
         return replies
@@ -67,6 +75,12 @@ class GridCarrier:
             }
         )
         return Message(content, dst_node_id=node, message_type="query.envelope", ttl=deadline_s + 60)
+
+
+def _error(message: Message) -> str:
+    """Return the relay's own code, or OFFLINE for what Flower says of a node that is gone or crashed."""
+    reason = str(message.error.reason)
+    return reason if reason.startswith("E-") else OFFLINE
 
 
 def _envelope(message: Message) -> bytes | str:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from common import commands, enrolment, files, roster
 from common import study as studies
-from common.errors import ConfigError, NotSetUp
+from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.processes import end
 from common.study import Study
@@ -54,6 +54,9 @@ def init(
 def enrol(
     home: Folder,
     requests: Annotated[list[Path], typer.Argument(help="Every hospital's file from `motet-hospital enrol`, all in one call.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an earlier roster; every hospital approves anew.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Sign the roster of these hospitals, and print the hash that each of them approves."""
@@ -62,6 +65,8 @@ def enrol(
     signed = roster.sign(
         federation=settings.federation, coordinator=settings.name, key=config.identity_key(made), members=members
     )
+    if made.roster_file.exists() and not replace and config.read_roster(made).body() != signed.body():
+        raise AlreadyExists("There is another roster already.", action="Give --replace; every hospital then approves anew.")
     files.write(made.roster_file, signed.bytes())
     if as_json:
         out.print_json(json.dumps({"roster": str(made.roster_file), "hash": signed.hash(), "hospitals": list(signed.names)}))

@@ -24,7 +24,7 @@ def follow(journal: Journal, *, study: Study, alive: Callable[[], bool], console
     total = study.training.steps + BESIDE_TRAINING
     with Progress(
         TextColumn("{task.description}", justify="left"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         TextColumn("{task.completed:.0f}/{task.total:.0f} waves"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
@@ -53,7 +53,7 @@ def _show(progress: Progress, shown: TaskID, event: dict[str, Any]) -> bool:
     if kind == "failed":
         raise HospitalMissing(f"The run failed: {event['what']}", action="See the journal for each hospital's code.")
     if kind == "missing":
-        progress.console.print(f"[yellow]not there:[/] {event['codes']}")
+        progress.console.print(f"[yellow]not there:[/] {_codes(event['codes'])}")
     if kind == "stage":
         progress.update(shown, description=str(event["stage"]), advance=1)
     if kind == "round":
@@ -61,8 +61,12 @@ def _show(progress: Progress, shown: TaskID, event: dict[str, Any]) -> bool:
         if event["state"] == "opened":
             progress.update(shown, description=f"round {event['round']}: {what}", advance=1)
         else:
-            progress.console.print(f"[yellow]round {event['round']} ({what}) is void:[/] {event['missing']}")
+            progress.console.print(f"[yellow]round {event['round']} ({what}) is void:[/] {_codes(event['missing'])}")
     return bool(kind == "done")
+
+
+def _codes(codes: dict[str, str]) -> str:
+    return ", ".join(f"{name or 'round'} {code}" for name, code in sorted(codes.items()))
 
 
 def _estimate(progress: Progress, shown: TaskID, times: list[float]) -> None:

@@ -14,8 +14,8 @@ from common import announcement as announcements
 from common import files, wire
 from common.announcement import Announcement
 from common.crypto import keys, ring
-from common.crypto.adding import add
-from common.errors import BadEnvelope, ContextMismatch, HospitalMissing, MotetError
+from common.crypto.adding import add, check_upload
+from common.errors import BadEnvelope, ContextMismatch, HospitalMissing, MotetError, ReservationConflict
 from common.roster import Roster
 from common.study import Study
 from common.wire import Envelope
@@ -173,7 +173,13 @@ class Rounds:
             waiting = {name: request for name, request in requests.items() if name not in uploads}
             replies, codes = self._replies(waiting, kind="upload")
             self._store(f"{announced.round:06d}", replies)
-            uploads |= {name: self._peek(data) for name, data in replies.items()}
+            for name, data in replies.items():
+                upload = self._peek(data)
+                try:
+                    check_upload(upload, name=name, announcement=announced, transcript=self.transcript)
+                    uploads[name] = upload
+                except (ContextMismatch, BadEnvelope) as error:  # this hospital's doing: the round is void because of it
+                    codes[name] = error.code
             if not set(codes.values()) & ANSWERS_LATER:
                 break
         return uploads, codes
@@ -202,7 +208,9 @@ class Rounds:
                 del self._away[name]
         for name, code in codes.items():
             if name:
-                self._away[name] = _Away(code=code, rounds=None if code.startswith("E-REFUSED") else AWAY_ROUNDS)
+                self._away[name] = _Away(
+                    code=code, rounds=None if code.startswith("E-REFUSED") and code != ReservationConflict.code else AWAY_ROUNDS
+                )
         self._say(
             "round",
             round=announced.round,
@@ -232,7 +240,8 @@ class Rounds:
         return replies
 
     def _replies(self, requests: Mapping[str, bytes], *, kind: str) -> tuple[dict[str, bytes], dict[str, str]]:
-        answers = self.carrier.wave(requests, deadline_s=self.study.patience_s)
+        carried = self.carrier.wave(requests, deadline_s=self.study.patience_s)
+        answers = {name: carried[name] for name in requests if name in carried}  # a carrier is not trusted
         good: dict[str, bytes] = {}
         codes = {name: "E-LATE" for name in requests if name not in answers}
         for name, answer in answers.items():

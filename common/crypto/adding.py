@@ -19,10 +19,8 @@ def add(uploads: Mapping[str, Envelope], *, announcement: Announcement, transcri
     named = announcement.hospitals
     if set(uploads) != set(named):  # (1)
         raise HospitalMissing("Not every hospital of the round uploaded.", action="Announce the next round without it.")
-    ctx = masking.context(transcript, announcement=announcement.bytes()).hex()
     for name in named:  # (2)
-        if uploads[name].body.get("context") != ctx or uploads[name].body.get("round") != announcement.round:
-            raise ContextMismatch(f"{name} answered in another context.", action="Void the round.")
+        check_upload(uploads[name], name=name, announcement=announcement, transcript=transcript)
     for name in named:  # (3)
         for peer in named:
             if name < peer and _commitment(uploads[name], peer) != _commitment(uploads[peer], name):
@@ -30,6 +28,21 @@ def add(uploads: Mapping[str, Envelope], *, announcement: Announcement, transcri
     bits = announcement.mechanism.ring_bits
     vectors = [ring.from_bytes(uploads[name].blob, dimension=announcement.dimension, bits=bits) for name in named]  # (4)
     return ring.total(vectors, dimension=announcement.dimension, bits=bits)
+
+
+def check_upload(upload: Envelope, *, name: str, announcement: Announcement, transcript: bytes) -> None:
+    """Check one hospital's upload by itself: context, round, a commitment for every peer, length.
+
+    Raises ContextMismatch or BadEnvelope that names the hospital.
+    """
+    ctx = masking.context(transcript, announcement=announcement.bytes()).hex()
+    if upload.body.get("context") != ctx or upload.body.get("round") != announcement.round:
+        raise ContextMismatch(f"{name} answered in another context.", action="Void the round.")
+    for peer in announcement.hospitals:
+        if peer != name:
+            _commitment(upload, peer)
+    if len(upload.blob) != ring.size_bytes(announcement.dimension, bits=announcement.mechanism.ring_bits):
+        raise BadEnvelope(f"{name} sent a vector of another length.", action="Void the round.")
 
 
 def _commitment(upload: Envelope, peer: str) -> str:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+
 from common.errors import ConfigError
 from common.processes import end, program
 
@@ -55,11 +57,14 @@ class Children:
 
 
 @contextmanager
-def children(logs: Path) -> Iterator[Children]:
+def children(logs: Path, *, console: Console) -> Iterator[Children]:
     """Give a place for children, and end them all on success, failure and Ctrl-C."""
     kept = Children(logs=logs)
     try:
         yield kept
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted: ending {len(kept.running)} processes. Results of earlier runs stay where they are.")
+        raise
     finally:
         kept.end_all()
 

@@ -55,26 +55,29 @@ def demo(folder: Path, *, study_file: Path, patients: int, seed: int) -> None:
     """Run everything into `folder`; an earlier result there is moved aside, not overwritten."""
     started = time.monotonic()
     study = studies.read_toml(study_file)
+    if folder.exists() and not (folder / "report.html").exists():
+        shutil.rmtree(folder)
+        out.print(f"An unfinished run in {os.path.relpath(folder)} was removed.")
     if folder.exists():
         kept = folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         folder.rename(kept)
-        out.print(f"An earlier result was moved to {kept}.")
+        out.print(f"An earlier result was moved to {os.path.relpath(kept)}.")
     (folder / "logs").mkdir(parents=True)
     scans = folder.parent / f"{folder.name}-scans" / f"{cohort.VERSION}-{patients}-{seed}"
-    with children(folder / "logs") as running:
-        with _stage("1 of 6  scans of four hospitals, rendered from LIDC lesions", total=4 * patients) as progress:
+    with children(folder / "logs", console=out) as running:
+        with _stage("1 of 6  scans, rendered from LIDC lesions", total=4 * patients) as progress:
             _render(scans, patients=patients, seed=seed, progress=progress)
-        with _stage("2 of 6  enrolment: keys, certificates, roster, approvals", total=5) as progress:
+        with _stage("2 of 6  enrolment, approvals", total=5) as progress:
             coordinator = folder / "coordinator"
             address = f"127.0.0.1:{_free_port()}"
             study_hash = _enrol(coordinator, scans, study, study_file=study_file, address=address, progress=progress)
-        with _stage("3 of 6  SuperLink, vaults read their scans, SuperNodes", total=100) as progress:
+        with _stage("3 of 6  vaults read the scans, SuperNodes", total=100) as progress:
             _start(running, coordinator, address=address, progress=progress)
         out.print("4 of 6  the study: pair keys, statistics, training, evaluation")
         _run(coordinator, study_hash)
         with _stage("5 of 6  bundles, report", total=5) as progress:
             _collect(coordinator, folder, progress=progress)
-    with _stage("6 of 6  proof against the pooled table, audit", total=2) as progress:
+    with _stage("6 of 6  proof against pooled data, audit", total=2) as progress:
         verdict = _prove(folder, study, progress=progress, started=started)
     out.print(_summary(folder))
     sys.exit(0 if verdict else 1)
@@ -82,7 +85,7 @@ def demo(folder: Path, *, study_file: Path, patients: int, seed: int) -> None:
 
 @contextmanager
 def _stage(title: str, *, total: int) -> Iterator["_Bar"]:
-    columns = (TextColumn(title), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (TextColumn(title), BarColumn(bar_width=16), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[left]}"), console=out) as shown:
         bar = _Bar(shown, total)
         yield bar

@@ -11,7 +11,7 @@ from client import config, exact, session
 from client.vault import Vault
 from common import model, moments, roster, wire
 from common.crypto import masking, ring
-from common.errors import HospitalMissing, MotetError
+from common.errors import AlreadyAnswered, HospitalMissing, MotetError, RecordDamaged
 from server.journal import Journal
 from server.rounds import Rounds
 from tests import federation
@@ -106,19 +106,33 @@ def test_an_exact_statistic_is_not_answered_over_other_rows(approved, tmp_path):
     assert refusals(one) == ["E-REFUSED-REPEAT"]
 
 
-@pytest.mark.parametrize(
-    ("rosters", "isolated"),
-    [
-        (["abcdef"], False),
-        (["abcdef", "abcde"], True),
-        (["abcdef", "abc"], False),
-        (["abcdef", "abc", "deg"], True),  # pairwise they differ by three or more
-        (["abcdef", "abcghi", "defghi"], False),
-        (["abcd", "abcd"], False),
-    ],
-)
-def test_no_linear_combination_of_answered_rosters_isolates_fewer_than_three(rosters, isolated):
-    assert exact.isolates([tuple(one) for one in rosters], fewer_than=3) is isolated
+def test_another_study_that_shares_columns_cannot_ask_over_another_roster(approved):
+    one, wanted = approved
+    one.run(wanted)
+    regression = {"outcome": "malignancy", "predictors": ["mean_hu"]}
+    other = federation.study(statistics={**federation.STUDY["statistics"], "regression": regression}, title="another study")
+    one.approve(other)
+    one.before = lambda name, data: data if name in ABC else None
+    second = coordinator(one, other)
+    second.set_up()
+    with pytest.raises(HospitalMissing):
+        gram(second, other)
+    assert {name: refusals(one, name) for name in ABC} == {name: ["E-REFUSED-REPEAT"] for name in ABC}
+
+
+def test_an_exact_sum_is_answered_over_one_roster_only(tmp_path):
+    path = tmp_path / "exact.json"
+    asked = {"q1": b"rows", "q2": b"rows"}
+    exact.save(path, exact.check(path, questions=asked, roster=("a", "b", "c"), secret=b"k"))
+    exact.check(path, questions={"q1": b"rows", "q3": b"other"}, roster=("a", "b", "c"), secret=b"k")
+    for other in (("a", "b"), ("a", "b", "c", "d", "e", "f", "g"), ("a", "d", "e")):
+        with pytest.raises(AlreadyAnswered, match="roster"):
+            exact.check(path, questions={"q2": b"rows"}, roster=other, secret=b"k")
+    with pytest.raises(AlreadyAnswered, match="rows"):
+        exact.check(path, questions={"q2": b"rows and one more"}, roster=("a", "b", "c"), secret=b"k")
+    path.write_bytes(b"[]")
+    with pytest.raises(RecordDamaged):
+        exact.check(path, questions=asked, roster=("a",), secret=b"k")
 
 
 def test_models_that_training_did_not_pass_through_are_not_scored(approved):

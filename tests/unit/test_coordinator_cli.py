@@ -24,13 +24,17 @@ STUDY_FILE = Path(federation.__file__).parents[1] / "deploy" / "demo" / "study.t
 CHOICES = ("--name", "hub", "--federation", "fed", "--address", "127.0.0.1:1")
 OPTIONS = {
     "init": {"--home", "--name", "--federation", "--address"},
-    "enrol": {"--home", "--json", "REQUESTS"},
+    "enrol": {"--home", "--json", "--replace", "REQUESTS"},
     "serve": {"--home"},
     "propose": {"--home", "--json", "STUDY_FILE"},
     "run": {"--home", "STUDY_HASH"},
     "report": {"--home", "--json", "RUN_NAME"},
 }
-AUDIT_OPTIONS = {"verify": {"--roster-hash", "--json", "BUNDLE"}, "show": {"--json", "BUNDLE"}}
+AUDIT_OPTIONS = {
+    "replay": {"--roster-hash", "--json", "RUN"},
+    "verify": {"--roster-hash", "--json", "BUNDLE"},
+    "show": {"--json", "BUNDLE"},
+}
 
 
 MAINS = {"motet-coordinator": cli.main, "motet-audit": audit.main}

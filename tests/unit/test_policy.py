@@ -21,7 +21,6 @@ MINE = Policy(
     colluders_min=1,
     patients_min=5,
     exact_releases_max=10,
-    roster_difference_min=3,
     allowed_studies=(),
 )
 
