@@ -130,7 +130,7 @@ class Rounds:
         return {name: _text(self._peek(text), "checkpoint") for name, text in replies.items()}
 
     def _announcement(self, task: str, index: int, dimension: int, blob: bytes) -> Announcement:
-        present = self._present()
+        present = self._present(exact=task != "train")
         self.number += 1
         return Announcement(
             run=self.run,
@@ -145,17 +145,18 @@ class Rounds:
             mechanism=announcements.mechanism_for(self.study, task=task, hospitals=len(present), dimension=dimension),
         )
 
-    def _present(self) -> tuple[str, ...]:
+    def _present(self, *, exact: bool) -> tuple[str, ...]:
         """Return who is announced: reachable, and not left out; waits for patience_s while there are too few.
 
-        A hospital that missed a round is left out for a while, unless the round cannot do without it.
+        A hospital that missed a round is left out for a while, unless the round cannot do without it: an exact statistic is
+        answered over one roster only.
         """
         end = time.monotonic() + self.study.patience_s
         while True:
             reachable = self.carrier.present()
             able = [name for name in self.members if name in reachable]
             present = tuple(name for name in able if name not in self._away)
-            if len(present) < self._fewest:
+            if exact or len(present) < self._fewest:
                 present = tuple(name for name in able if name not in self._away or self._away[name].rounds is not None)
             if len(present) >= self._fewest or time.monotonic() > end:
                 self._enough(present)
@@ -172,11 +173,11 @@ class Rounds:
         for _ in range(EXACT_ATTEMPTS if exact else 1):
             waiting = {name: request for name, request in requests.items() if name not in uploads}
             replies, codes = self._replies(waiting, kind="upload")
-            self._store(f"{announced.round:06d}", replies)
             for name, data in replies.items():
                 upload = self._peek(data)
                 try:
                     check_upload(upload, name=name, announcement=announced, transcript=self.transcript)
+                    self._store(f"{announced.round:06d}", {name: data})
                     uploads[name] = upload
                 except (ContextMismatch, BadEnvelope) as error:  # this hospital's doing: the round is void because of it
                     codes[name] = error.code

@@ -112,7 +112,7 @@ def test_killed_processes_cost_a_round_each_and_the_study_ends_well(tmp_path):
     def nothing(_done, _total):
         return None
 
-    with children(folder / "logs") as running:
+    with children(folder / "logs", console=demo.out) as running:
         scans, coordinator, address = tmp_path / "scans", folder / "coordinator", f"127.0.0.1:{demo._free_port()}"
         demo._render(scans, patients=PATIENTS, seed=2, progress=nothing)
         study_hash = demo._enrol(coordinator, scans, study, study_file=study_file, address=address, progress=nothing)

@@ -119,7 +119,7 @@ def test_an_upload_without_commitments_is_refused(commitments):
 @pytest.mark.parametrize("blob", [b"", b"\0" * 47, b"\0" * 49, b"\0" * 96])
 def test_a_vector_of_another_length_is_refused(blob):
     made = uploads()
-    with pytest.raises(BadEnvelope, match="wrong length"):
+    with pytest.raises(BadEnvelope, match="another length"):
         opened({**made, "cadiz": replace(made["cadiz"], blob=blob)})
 
 

@@ -1,5 +1,6 @@
 """The hospital's policy: every refusal by name, whatever the coordinator says."""
 
+import hashlib
 from dataclasses import replace
 from decimal import Decimal
 
@@ -42,7 +43,7 @@ FOUR = make_roster(4)
 ME = "hosp-1"
 
 
-def announced(task="train", *, plan=STUDY, hospitals=FOUR.names, dimension=10, index=1, **changes):
+def announced(task="train", *, plan=STUDY, hospitals=FOUR.names, dimension=10, index=None, **changes):
     one = Announcement(
         run="r",
         study=plan.hash(),
@@ -50,9 +51,9 @@ def announced(task="train", *, plan=STUDY, hospitals=FOUR.names, dimension=10, i
         round=1,
         hospitals=hospitals,
         task=task,
-        index=index,
+        index=(0 if task == "gram" else 1) if index is None else index,
         dimension=dimension,
-        blob_sha256="0" * 64,
+        blob_sha256=hashlib.sha256(b"").hexdigest(),
         mechanism=announcement.mechanism_for(plan, task=task, hospitals=max(len(hospitals), 3), dimension=dimension),
     )
     return replace(one, **changes)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client import config
 from client.mask import mask
 from common import announcement as announcements
-from common import moments, roster, wire
+from common import model, moments, roster, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.crypto import masking, ring
@@ -278,7 +278,7 @@ def test_roster_not_approved(hospitals):
     refused(hospitals, envelope(rounds, announced(rounds, hospitals=named)), RosterNotApproved, "E-REFUSED-ROSTER")
     body = {"study": STUDY.hash(), "roster": "0" * 64}
     invite = wire.Envelope(kind="invite", sender=federation.COORDINATOR, recipient=ME, run="another", body=body)
-    refused(hospitals, wire.seal(invite, key=one.key), OutsidePolicy, "E-REFUSED-PARAMETERS")
+    refused(hospitals, wire.seal(invite, key=one.key), RosterNotApproved, "E-REFUSED-ROSTER")
 
 
 def test_roster_too_small(hospitals):
@@ -376,12 +376,26 @@ def test_context_mismatch_at_the_coordinator(hospitals):
     """Two hospitals were told different things: the coordinator's own rule finds it before any sum exists."""
     one, _ = hospitals
     rounds = coordinator(one)
-    one.before = lambda name, data: envelope(rounds, announced(rounds, index=1), name=name) if name == "hosp-b" else data
-    voided(rounds, {"": ContextMismatch.code})
+
+    def lie(name, data):
+        if name != "hosp-b":
+            return data
+        told = wire.peek(data)
+        other = {**told.body, "announcement": {**told.body["announcement"], "index": 2}}
+        return wire.seal(replace(told, body=other), key=one.key)
+
+    one.before = lie
+    before = len(one.sent)
+    blob = model.initial(STUDY.training, channels=1, patch_voxels=STUDY.recipe.patch_voxels)
+    with pytest.raises(HospitalMissing):
+        rounds.secure_sum(task="train", index=1, dimension=13, blob=blob, attempts=1)
+    event = [event for event in rounds.journal.events() if event["type"] == "round"][-1]
+    assert (event["state"], event["missing"]) == ("void", {"hosp-b": "E-CONTEXT"})
     assert ContextMismatch.code == "E-CONTEXT"
-    uploads = {name: wire.peek((rounds.folder / "000001" / f"{name}.envelope").read_bytes()) for name in HOSPITALS}
+    uploads = {name: wire.peek(data) for name, data in one.sent[before:]}
+    honest = announcements.parse(json.loads((rounds.folder / "000001" / "announcement.json").read_bytes()))
     with pytest.raises(ContextMismatch, match=r"^hosp-b answered in another context"):
-        add(uploads, announcement=announced(rounds), transcript=rounds.transcript)
+        add(uploads, announcement=honest, transcript=rounds.transcript)
 
 
 @pytest.mark.parametrize("dimension", [1, GRAM - 1, GRAM + 1, 1 << 28])
@@ -396,7 +410,7 @@ def test_wrong_length_at_the_coordinator(hospitals):
     rounds = coordinator(one)
     key = config.identity_key(one.homes["hosp-b"])
     one.after = lambda name, data: again(data, key=key, blob=wire.peek(data).blob[:-16]) if name == "hosp-b" else data
-    voided(rounds, {"": "E-ENVELOPE"})
+    voided(rounds, {"hosp-b": "E-ENVELOPE"}, uploaded={*HOSPITALS} - {"hosp-b"})
 
 
 def test_wrong_dtype():
@@ -415,7 +429,7 @@ def test_wrong_dtype_at_the_coordinator(hospitals):
     rounds = coordinator(one)
     key = config.identity_key(one.homes["hosp-b"])
     one.after = lambda name, data: again(data, key=key, blob=wire.peek(data).blob[::2]) if name == "hosp-b" else data
-    voided(rounds, {"": "E-ENVELOPE"})
+    voided(rounds, {"hosp-b": "E-ENVELOPE"}, uploaded={*HOSPITALS} - {"hosp-b"})
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -512,8 +526,7 @@ def test_late_upload(hospitals):
     rounds = coordinator(one)
     late(one, 1, at=2)
     voided(rounds, {"hosp-b": "E-LATE"}, uploaded={*HOSPITALS} - {"hosp-b"})
-    rounds._away.clear()
-    voided(rounds, {"": "E-CONTEXT"})
+    voided(rounds, {"hosp-b": "E-CONTEXT"}, uploaded={*HOSPITALS} - {"hosp-b"})
     opened, words = rounds.secure_sum(task="gram", index=0, dimension=GRAM, blob=b"", attempts=1)
     assert opened.round == 3
     assert ring.decode(words, bits=128)[0] == len(opened.hospitals) * federation.PATIENTS
@@ -526,7 +539,7 @@ def test_upload_of_another_round_replayed(hospitals):
     rounds.secure_sum(task="gram", index=0, dimension=GRAM, blob=b"", attempts=1)
     old = next(data for name, data in reversed(one.sent) if name == "hosp-b")
     one.after = lambda name, data: old if name == "hosp-b" else data
-    voided(rounds, {"": "E-CONTEXT"})
+    voided(rounds, {"hosp-b": "E-CONTEXT"}, uploaded={*HOSPITALS} - {"hosp-b"})
 
 
 def test_upload_of_another_run_replayed(hospitals):
