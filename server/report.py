@@ -128,7 +128,17 @@ def _training(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
         line = [(float(p["step"]), value) for p in points if (value := number(p[key])) is not None]
         if line:
             drawn.append(figures.curve(line, key=key, label=label, bounds=bounds))
-    keys = ("steps", "auc", "auc_ci", "accuracy", "log_loss", "held_out_patients", "diagnosis", "releases")
+    keys = (
+        "steps",
+        "auc",
+        "auc_ci",
+        "accuracy",
+        "log_loss",
+        "held_out_patients",
+        "diagnosis",
+        "releases",
+        "rolled_back_to_step",
+    )
     privacy = ("epsilon", "epsilon_rdp", "delta", "noise_multiplier", "clip_norm", "sampling_rate", "colluders")
     thresholds = _thresholds(part.get("histogram") or ((), ()))
     return {
