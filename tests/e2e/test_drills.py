@@ -74,6 +74,7 @@ class Drill:
         time.sleep(2.0)
 
     def start_vault(self, name):
+        self.running.running[f"{name}-vault"].wait(10)
         self.running.start(f"{name}-vault", "motet-hospital", "vault", "--home", self.folder / name)
         self.running.wait_for(f"{name}-vault", "vault ready", timeout_s=60)
 
@@ -81,6 +82,7 @@ class Drill:
         """Start a relay, again and again as a supervisor would: Flower lets a killed node in after up to a minute."""
         until = time.monotonic() + 120
         while time.monotonic() < until:
+            self.running.running[f"{name}-relay"].wait(60)
             self.running.start(
                 f"{name}-relay", "motet-hospital", "relay", "--home", self.folder / name, "--superlink", self.address,
                 "--ca", self.coordinator / "certificates" / "ca.crt",
