@@ -123,7 +123,7 @@ def approve(
     made = Home(home)
     if (roster is None) == (study is None):
         raise click.UsageError("give either --roster or --study")
-    data = _read(roster or study or Path())
+    data = files.read(roster or study or Path())
     if expected_hash is None:
         read = rosters.parse(data) if roster is not None else studies.parse(data)
         out.print_json(data.decode())
@@ -177,7 +177,7 @@ def relay(
     made = Home(home)
     site = config.read_site(made)
     vault_socket = made.socket(site)
-    _read(ca)
+    files.read(ca)
     if not _answers(vault_socket):
         raise VaultNotRunning("No vault answers on this folder.", action="Start `motet-hospital vault` first.")
     os.umask(0o077)
@@ -299,13 +299,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
 
 
 def main() -> None:

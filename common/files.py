@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import AlreadyExists
+from common.errors import AlreadyExists, ConfigError
 
 
 def write(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -35,6 +35,14 @@ def write_new(path: Path, data: bytes, *, private: bool = False) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def read(path: Path) -> bytes:
+    """Return what a file that the user named holds; raises ConfigError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
 
 
 def refuse_remains(folder: Path, *, names: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ def enrol(
 ) -> None:
     """Sign the roster of these hospitals, and print the hash that each of them approves."""
     made, settings = Home(home), config.read_settings(Home(home))
-    members = tuple(enrolment.parse(_read(path)) for path in requests)
+    members = tuple(enrolment.parse(files.read(path)) for path in requests)
     signed = roster.sign(
         federation=settings.federation, coordinator=settings.name, key=config.identity_key(made), members=members
     )
@@ -178,13 +178,6 @@ def _proposed(home: Home, study_hash: str) -> Study:
     if not study_hash.isalnum() or not path.exists():
         raise NotSetUp("No such study was proposed.", action="Run `motet-coordinator propose study.toml` first.")
     return studies.parse(path.read_bytes())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
 
 
 def main() -> None:
