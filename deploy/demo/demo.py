@@ -151,17 +151,17 @@ def _start(running: Children, coordinator: Path, *, address: str, progress: _Bar
     waiting = list(HOSPITALS)
     until = time.monotonic() + READY_S
     while waiting:
-        for name in [name for name in waiting if "vault ready" in running.said(f"{name}-vault")]:
+        enrolled = "SuperLink ready" in running.said("superlink")  # before that it knows no hospital's node key
+        for name in [name for name in waiting if enrolled and "vault ready" in running.said(f"{name}-vault")]:
             running.start(
                 f"{name}-relay", "motet-hospital", "relay", "--home", folder / name, "--superlink", address,
                 "--ca", coordinator / "certificates" / "ca.crt",
             )  # fmt: skip
             waiting.remove(name)
         progress(sum(_read_part(running.said(f"{name}-vault")) for name in HOSPITALS) * 24, 100)
-        for name in waiting:
-            running.wait_for(f"{name}-vault", "", timeout_s=max(0.1, until - time.monotonic()))
-            if running.running[f"{name}-vault"].poll() is not None:
-                running.wait_for(f"{name}-vault", "vault ready", timeout_s=0.1)
+        for name in ("superlink", *(f"{name}-vault" for name in waiting)):
+            if running.running[name].poll() is not None or time.monotonic() > until:
+                running.wait_for(name, "ready", timeout_s=0.1)
         time.sleep(0.2)
     running.wait_for("superlink", "SuperLink ready", timeout_s=READY_S)
 
