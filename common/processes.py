@@ -1,11 +1,12 @@
-"""Children: Flower's environment, and an end for every process that was started."""
+"""Children: Flower's environment, a start that no signal tears, and an end for every process that was started."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 END_S = 10.0
@@ -27,6 +28,21 @@ def flower_environment(home: Path, *, extra: Mapping[str, str]) -> dict[str, str
 def program(name: str) -> Path:
     """Return a program of this installation."""
     return Path(sys.executable).parent / name
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM until the end of the block, so that no child is started without being noted. Main thread only."""
+    kept: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: kept.append(number)) for number in stops}
+    try:
+        yield
+    finally:
+        for number in stops:
+            signal.signal(number, before[number])
+    if kept:
+        signal.raise_signal(kept[0])
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.errors import ConfigError
-from common.processes import end, program
+from common.processes import end, program, uninterrupted
 
 POLL_S = 0.1
 COMMAND_S = 120
@@ -25,7 +25,7 @@ class Children:
 
     def start(self, name: str, command: str, *arguments: object) -> None:
         """Start one of Motet's commands that keeps running."""
-        with (self.logs / f"{name}.log").open("wb") as log:
+        with (self.logs / f"{name}.log").open("wb") as log, uninterrupted():
             self.running[name] = subprocess.Popen(
                 [program(command), *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
@@ -79,14 +79,19 @@ def command(name: str, *arguments: object) -> str:
 
 def together(calls: Sequence[Sequence[object]]) -> None:
     """Run several of Motet's commands side by side; raises ConfigError when one fails."""
-    started = [
-        (
-            call,
-            subprocess.Popen([program(str(call[0])), *map(str, call[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE),
-        )
-        for call in calls
-    ]
-    for call, child in started:
-        _, error = child.communicate(timeout=COMMAND_S)
-        if child.returncode != 0:
-            raise ConfigError(f"{call[0]} {call[1]} failed: {error.decode().strip()}", action="See above.")
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for call in calls:
+            with uninterrupted():
+                started.append(
+                    subprocess.Popen(
+                        [program(str(call[0])), *map(str, call[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                    )
+                )
+        for call, child in zip(calls, started, strict=True):
+            _, error = child.communicate(timeout=COMMAND_S)
+            if child.returncode != 0:
+                raise ConfigError(f"{call[0]} {call[1]} failed: {error.decode().strip()}", action="See above.")
+    finally:
+        for child in started:
+            child.kill()
