@@ -108,7 +108,9 @@ class Training(Part):
 class Study(Part):
     """Everything that a study does. Its hash is what a hospital approves.
 
-    `patience_s` is the study's one time-out: the deadline of every round.
+    `patience_s` is the study's one time-out: the deadline of every round, how long a lost link may take to come back, and when
+    a relay that hears nothing more of the study gives up. `carrier` says what carries the envelopes: a gRPC stream that stays
+    open, or one Flower message each.
     """
 
     name: Name
@@ -116,6 +118,7 @@ class Study(Part):
     purpose: Name
     hospitals_min: Annotated[int, Field(ge=2, le=64)]
     patience_s: Annotated[int, Field(ge=1, le=86_400)]
+    carrier: Literal["stream", "message"]
     variables: Annotated[tuple[Variable, ...], Field(min_length=2, max_length=128)]
     statistics: Statistics
     recipe: Recipe

@@ -32,6 +32,7 @@ STUDY: dict[str, Any] = {
     "purpose": "phantoms",
     "hospitals_min": 3,
     "patience_s": 60,
+    "carrier": "stream",
     "variables": [
         {"name": "longest_diameter_mm", "source": "image", "unit": "mm", "lower": Decimal(0), "upper": Decimal(128)},
         {"name": "mean_hu", "source": "image", "unit": "HU", "lower": Decimal(-1024), "upper": Decimal(1024)},

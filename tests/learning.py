@@ -44,6 +44,7 @@ def study(*, side=SIDE, edge=False, **changes):
             "purpose": "research",
             "hospitals_min": 3,
             "patience_s": 60,
+            "carrier": "stream",
             "variables": [
                 {"name": "length_mm", "source": "image", "unit": "mm", "lower": "0", "upper": "200"},
                 {"name": "malignancy", "source": "clinical", "unit": "1", "lower": "1", "upper": "5"},

@@ -39,6 +39,7 @@ def study(*, steps: int = 30, noise: str = "1.5", rate: str = "0.25", delta: str
             "purpose": "lesion-cnn",
             "hospitals_min": 2,
             "patience_s": 60,
+            "carrier": "stream",
             "variables": [{"name": "length_mm", **number}, {"name": "depth_mm", **number}, {"name": "grade", **number}],
             "statistics": {
                 "correlation": ["length_mm", "depth_mm"],

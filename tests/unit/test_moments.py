@@ -20,6 +20,7 @@ def study_of(bounds: dict[str, tuple[str, str]]) -> Study:
             "purpose": "test",
             "hospitals_min": 2,
             "patience_s": 60,
+            "carrier": "stream",
             "variables": [
                 {"name": name, "source": "clinical", "unit": "1", "lower": Decimal(low), "upper": Decimal(high)}
                 for name, (low, high) in bounds.items()
