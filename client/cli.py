@@ -7,9 +7,10 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
@@ -26,6 +27,7 @@ from common import commands, enrolment, files
 from common import roster as rosters
 from common import study as studies
 from common.audit import bundle
+from common.canonical import decimal_text
 from common.errors import ConfigError, NotSetUp, VaultNotRunning
 from common.ledger import note
 from common.locks import held
@@ -39,6 +41,7 @@ app = typer.Typer(
     "Order: init, enrol (send the file to the coordinator), approve --roster, approve --study, vault (keeps running), "
     "relay (keeps running), status.\n\n" + commands.EXIT_CODES,
 )
+commands.with_version(app)
 out = Console(highlight=False)
 
 
@@ -214,6 +217,9 @@ def status(home: Folder, as_json: AsJson = False) -> None:
     site = config.read_site(made)
     spent = _spent(made, site)
     running = held(made.lock)
+    if as_json:
+        out.print_json(json.dumps(_typed(site, spent, running=running, cohorts=_cohorts(made))))
+        return
     facts: dict[str, str] = {
         "hospital": site.name,
         "vault": "runs" if running else "does not run",
@@ -225,11 +231,9 @@ def status(home: Folder, as_json: AsJson = False) -> None:
         "exact releases / most": f"{spent.releases_exact if spent else 0} / {site.policy.exact_releases_max}",
         "refusals": str(spent.refusals if spent else 0),
     }
-    for path, counts in _cohorts(made):
-        facts[f"cohort {path}"] = counts
-    if as_json:
-        out.print_json(json.dumps(facts))
-        return
+    for cohort in _cohorts(made):
+        aside = ", ".join(f"{count} {reason}" for reason, count in sorted(cohort["set_aside"].items())) or "nothing"
+        facts[f"cohort {cohort['cohort']}"] = f"{cohort['patients']} patients, {cohort['views']} views; set aside: {aside}"
     table = Table(show_header=False)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
@@ -271,17 +275,34 @@ def _spent(home: Home, site: Site) -> Spent | None:
         return ledger.spent(delta=site.policy.delta_cap)
 
 
-def _cohorts(home: Home) -> list[tuple[str, str]]:
+def _typed(site: Site, spent: Spent | None, *, running: bool, cohorts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state for programs: counts are numbers, epsilon and delta exact decimals as text, absent is null."""
+    return {
+        "hospital": site.name,
+        "vault_runs": running,
+        "approved_roster": site.policy.approved_roster,
+        "approved_studies": list(site.policy.allowed_studies),
+        "epsilon_spent_rdp": decimal_text(spent.epsilon_rdp) if spent else "0",
+        "epsilon_cap": decimal_text(site.policy.epsilon_cap),
+        "delta_cap": decimal_text(site.policy.delta_cap),
+        "releases_private": spent.releases_private if spent else 0,
+        "releases_exact": spent.releases_exact if spent else 0,
+        "exact_releases_max": site.policy.exact_releases_max,
+        "refusals": spent.refusals if spent else 0,
+        "cohorts": cohorts,
+    }
+
+
+def _cohorts(home: Home) -> list[dict[str, Any]]:
     from client import shelf  # noqa: PLC0415  (pulls numpy and the steps in; only this command counts patients)
 
     found = []
     for path in sorted(home.cohorts.glob("*.npz")):
         cohort = shelf.load(path)
-        reasons: dict[str, int] = {}
-        for item in cohort.set_aside:
-            reasons[item.reason] = reasons.get(item.reason, 0) + 1
-        aside = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "nothing"
-        found.append((path.stem[:8], f"{len(cohort.patients)} patients, {len(cohort.views)} views; set aside: {aside}"))
+        aside = dict(Counter(item.reason for item in cohort.set_aside))
+        found.append(
+            {"cohort": path.stem[:8], "patients": len(cohort.patients), "views": len(cohort.views), "set_aside": aside}
+        )
     return found
 
 

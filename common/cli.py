@@ -43,7 +43,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions
 
 
 @app.callback()
-def _root() -> None:
+def _root(*, version: commands.Version = False) -> None:
     """Verify and show what hospitals exported; needs no network and trusts nobody."""
 
 

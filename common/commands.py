@@ -1,15 +1,16 @@
 """How a command line ends: a clear error and its exit code, never a traceback for a user's mistake."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from importlib import metadata
+from typing import Annotated, NoReturn
 
 import click
 import typer
 from rich.console import Console
 
+from common import logs
 from common.errors import ConfigError, MotetError
 
 USAGE = 64
@@ -21,6 +22,25 @@ Exit codes: 0 done · 10-19 a file or option is wrong · 20-29 refused by policy
 40-49 the other side misbehaved · 50-59 a record does not hold · 64 usage · 70 our bug · 130 interrupted."""
 
 
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001  (typer's callback)
+    if wanted:
+        click.echo(f"motet {metadata.version('motet')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_tell_version)]
+
+
+def with_version(app: typer.Typer) -> typer.Typer:
+    """Give a command line the option --version."""
+
+    @app.callback()
+    def _root(*, version: Version = False) -> None:
+        pass
+
+    return app
+
+
 def run(app: typer.Typer) -> NoReturn:
     """Run a command line to its end and leave with the documented exit code."""
     run_function(lambda: app(standalone_mode=False))
@@ -28,7 +48,7 @@ def run(app: typer.Typer) -> NoReturn:
 
 def run_function(main: Callable[[], object]) -> NoReturn:
     """Run `main` and leave with 0, with the integer it returns, or with the exit code of the error that it raises."""
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
+    logs.start("motet")
     errors = Console(stderr=True, highlight=False)
     try:
         code = main()

@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Run a federation: hospitals upload masked vectors, you see sums.\n\n"
     "Order: init, enrol (each hospital's request), serve (keeps running), propose, run, report.\n\n" + commands.EXIT_CODES,
 )
+commands.with_version(app)
 Folder = Annotated[Path, typer.Option("--home", help="The coordinator's folder.", envvar="MOTET_COORDINATOR_HOME")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 out = Console(highlight=False)

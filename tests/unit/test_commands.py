@@ -2,13 +2,18 @@
 
 import inspect
 import logging
+from importlib import metadata
 
 import click
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from client import cli as client_cli
+from common import cli as audit_cli
 from common import commands, errors
 from common.errors import MotetError
+from server import cli as server_cli
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +82,12 @@ def test_a_result_that_is_an_integer_is_the_code(result, code):
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), click.exceptions.Abort()])
 def test_an_interruption_is_130(interruption):
     assert ended(raised(interruption)) == 130
+
+
+@pytest.mark.parametrize("app", [client_cli.app, server_cli.app, audit_cli.app], ids=["hospital", "coordinator", "audit"])
+def test_each_command_line_tells_its_version(app):
+    told = CliRunner().invoke(app, ["--version"])
+    assert (told.exit_code, told.output) == (0, f"motet {metadata.version('motet')}\n")
 
 
 def test_a_wrong_option_is_64(capsys):

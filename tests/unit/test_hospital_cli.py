@@ -119,9 +119,20 @@ def test_a_hospital_enrols_approves_and_shows_its_state(home, tmp_path):
     assert "phantom-study" in ask("approve", "--home", home, "--study", tmp_path / "study.json", "--hash", STUDY.hash())
     shown = json.loads(ask("status", "--home", home, "--json"))
     assert shown["hospital"] == "hosp-a"
-    assert shown["vault"] == "does not run"
-    assert shown["approved roster"] == made.hash()
-    assert shown["approved studies"] == "1"
+    assert shown == {
+        "hospital": "hosp-a",
+        "vault_runs": False,
+        "approved_roster": made.hash(),
+        "approved_studies": [STUDY.hash()],
+        "epsilon_spent_rdp": "0",
+        "epsilon_cap": "3",
+        "delta_cap": "0.000001",
+        "releases_private": 0,
+        "releases_exact": 0,
+        "exact_releases_max": 9,
+        "refusals": 0,
+        "cohorts": [],
+    }
 
 
 def test_the_same_commands_end_alike_as_processes(tmp_path):
