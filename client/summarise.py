@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.inside import Cohort
-from common import moments
+from common import moments, terms
 from common.contribution import Contribution
 from common.errors import DataError
 from common.mechanism import Exact
@@ -17,13 +17,20 @@ RING_BITS = 128
 def complete_rows(cohort: Cohort, study: Study) -> NDArray[np.int64]:
     """Return the patients who have a value in every column of the study's Gram, on its integer grid.
 
-    Shape (patients, len(study.columns())), int64, in the cohort's order. No complete patient gives no rows.
-    Raises DataError when the cohort lacks a column, or holds a value outside its declared bounds.
+    Shape (patients, len(study.columns())), int64, in the cohort's order. No complete patient gives no rows. Columns of terms
+    (indicators of levels, transformations, products) are made here, from the study's dictionary alone.
+    Raises DataError when the cohort lacks a variable, or holds a value outside its declared bounds.
     """
-    missing = [name for name in study.columns() if name not in cohort.columns]
+    design = study.design()
+    needed = dict.fromkeys(piece.variable for column in design for piece in column.pieces)
+    missing = [name for name in needed if name not in cohort.columns]
     if missing:
         raise DataError(f"The cohort has no column {', '.join(missing)}.", action="Make the cohort with this study.")
-    table = cohort.table[:, [cohort.columns.index(name) for name in study.columns()]]
+    raw = {name: cohort.table[:, cohort.columns.index(name)] for name in needed}
+    dictionary = {name: study.variable(name) for name in needed}
+    table = np.empty((len(cohort.patients), len(design)))
+    for at, column in enumerate(design):
+        table[:, at] = terms.values(column, of=raw.__getitem__, bounds_of=study.declared_bounds, dictionary=dictionary)
     return moments.fixed_point(table[~np.isnan(table).any(axis=1)], study=study)
 
 

@@ -70,7 +70,7 @@ def scales(study: Study) -> tuple[Scale, ...]:
     k = 52 - ceil(log2(half)) and C = rint(c * 2**k), all in rational arithmetic.
     Raises ConfigError when float64 cannot tell the two bounds apart.
     """
-    return tuple(_scale(study, name) for name in study.columns())
+    return tuple(_scale(column.name, study.bounds(column)) for column in study.design())
 
 
 def size(p: int) -> int:
@@ -167,9 +167,8 @@ def from_total(total: Sequence[int], *, study: Study) -> Moments:
     )
 
 
-def _scale(study: Study, name: str) -> Scale:
-    variable = study.variable(name)
-    lower, upper = float(variable.lower), float(variable.upper)
+def _scale(name: str, bounds: tuple[float, float]) -> Scale:
+    lower, upper = bounds
     if lower >= upper:
         raise ConfigError(f"The bounds of {name} are the same number in float64.", action="Declare wider bounds.")
     centre = Fraction(float((Fraction(lower) + Fraction(upper)) / 2))

@@ -3,17 +3,19 @@
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from common import canonical
+from common import canonical, formula, terms
 from common.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Positive = Annotated[Decimal, Field(gt=0, max_digits=24)]
 Probability = Annotated[Decimal, Field(gt=0, le=1, max_digits=24)]
 Number = Annotated[Decimal, Field(max_digits=24)]
+Level = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+<>=/-]{0,63}$")]
+Text = Annotated[str, Field(min_length=1, max_length=formula.LENGTH_MOST)]
 
 
 class Part(BaseModel):
@@ -42,6 +44,8 @@ class Variable(Part):
 
     An image variable's name is the name of a measured parameter (client/measure); a clinical variable's name is a column of
     the clinical table. Bounds are public constants of the dictionary; a value outside is missing, never clipped.
+    A variable with `levels` is a factor: its value is the position of a level, the first level is the reference, and its
+    bounds are 0 and the last position. `transforms` are the transformations under which a formula may name it.
     """
 
     name: Name
@@ -49,11 +53,30 @@ class Variable(Part):
     unit: Annotated[str, Field(max_length=32)]
     lower: Number
     upper: Number
+    levels: Annotated[tuple[Level, ...], Field(max_length=32)] = ()
+    transforms: Annotated[tuple[Literal["log", "log1p", "sqrt", "square"], ...], Field(max_length=4)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounds_of_levels(cls, given: Any) -> Any:  # noqa: ANN401
+        if isinstance(given, dict) and isinstance(given.get("levels"), list | tuple) and given["levels"]:
+            return {"lower": Decimal(0), "upper": Decimal(len(given["levels"]) - 1), **given}
+        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if self.levels and (len(set(self.levels)) != len(self.levels) or len(self.levels) < 2):
+            raise ValueError("levels must be at least two, each once")
         if self.lower >= self.upper:
             raise ValueError("lower must be below upper")
+        if self.levels and (self.transforms or self.lower != 0 or self.upper != len(self.levels) - 1):
+            raise ValueError("a variable with levels has no transforms, and the bounds 0 and the last position")
+        ends = float(self.lower), float(self.upper)
+        for transform in self.transforms:
+            try:
+                terms.bounds(terms.column(terms.Piece(variable=self.name, transform=transform)), of=lambda _: ends)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         return self
 
 
@@ -64,11 +87,44 @@ class Regression(Part):
     predictors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)]
 
 
+class Grouping(Part):
+    """A comparison of the means of `outcome` between the levels of `factor`, each group with its own variance."""
+
+    outcome: Name
+    factor: Name
+
+
+class Ancova(Part):
+    """A comparison of `outcome` between the levels of `factor`, adjusted for numeric `covariates`, with their slopes."""
+
+    outcome: Name
+    factor: Name
+    covariates: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]
+
+    @property
+    def formula(self) -> str:
+        """Return the model with common slopes."""
+        return f"{self.outcome} ~ {' + '.join((self.factor, *self.covariates))}"
+
+    @property
+    def formula_of_slopes(self) -> str:
+        """Return the model in which each group has its own slopes."""
+        return f"{self.outcome} ~ {self.factor} * ({' + '.join(self.covariates)})"
+
+
 class Statistics(Part):
-    """Which variables enter the one wide Gram of the study, and what is read from it."""
+    """Which variables enter the one wide Gram of the study, and what is read from it.
+
+    `models` are formulas (common/formula.py), `descriptive` names the variables of Table 1. All of it is read from the one
+    Gram: a wish here costs columns, never another release.
+    """
 
     correlation: Annotated[tuple[Name, ...], Field(min_length=2, max_length=128)]
     regression: Regression
+    models: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    groups: Annotated[tuple[Grouping, ...], Field(max_length=32)] = ()
+    ancova: Annotated[tuple[Ancova, ...], Field(max_length=32)] = ()
+    descriptive: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
 
 
 class Recipe(Part):
@@ -136,17 +192,71 @@ class Study(Part):
                 raise ValueError(f"{name} is not among the variables")
         if regression.outcome in regression.predictors:
             raise ValueError("the outcome is among the predictors")
+        self._check_analyses()
         return self
+
+    def _check_analyses(self) -> None:
+        wanted, declared = self.statistics, {variable.name: variable for variable in self.variables}
+        numbers = {*wanted.correlation, wanted.regression.outcome, *wanted.regression.predictors}
+        numbers |= {one.outcome for one in wanted.groups} | {one.outcome for one in wanted.ancova}
+        numbers |= {name for one in wanted.ancova for name in one.covariates}
+        factors = {one.factor for one in wanted.groups} | {one.factor for one in wanted.ancova}
+        for name in sorted(numbers | factors | set(wanted.descriptive)):
+            if name not in declared:
+                raise ValueError(f"{name} is not among the variables")
+            if name in numbers and declared[name].levels:
+                raise ValueError(f"{name} has levels; name it in a formula, or as a factor")
+            if name in factors and not declared[name].levels:
+                raise ValueError(f"{name} has no levels and cannot be a factor")
+        if declared[self.training.label].levels:
+            raise ValueError("the label of training has levels")
+        try:
+            count = len(self.design())
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if count > terms.COLUMNS_MOST:
+            raise ValueError(f"the statistics need {count} columns; at most {terms.COLUMNS_MOST} fit one Gram")
 
     def variable(self, name: str) -> Variable:
         """Return the variable called `name`; raises KeyError."""
         return {variable.name: variable for variable in self.variables}[name]
 
     def columns(self) -> tuple[str, ...]:
-        """Return the columns of the wide Gram, in the order in which they travel."""
-        regression = self.statistics.regression
-        wanted = {*self.statistics.correlation, regression.outcome, *regression.predictors}
-        return tuple(variable.name for variable in self.variables if variable.name in wanted)
+        """Return the names of the columns of the wide Gram, in the order in which they travel."""
+        return tuple(column.name for column in self.design())
+
+    def model(self, text: str) -> terms.Model:
+        """Return a formula bound to this study's dictionary; raises ConfigError."""
+        return terms.expand(formula.parse(text), dictionary={variable.name: variable for variable in self.variables})
+
+    def design(self) -> tuple[terms.Column, ...]:
+        """Return the columns of the wide Gram: plain variables in the dictionary's order, then what the analyses add.
+
+        Known from the study alone. Raises ConfigError when a formula does not fit the dictionary.
+        """
+        wanted, regression = self.statistics, self.statistics.regression
+        named = {*wanted.correlation, regression.outcome, *regression.predictors, *wanted.descriptive}
+        named |= {one.outcome for one in wanted.groups}
+        plain = [terms.column(terms.Piece(variable=v.name)) for v in self.variables if v.name in named and not v.levels]
+        added: list[terms.Column] = []
+        for text in (*wanted.models, *(one.formula_of_slopes for one in wanted.ancova)):
+            added += self.model(text).columns
+        for variable in self.variables:
+            if variable.name in wanted.descriptive and variable.levels:
+                added += terms.indicators(variable.name, levels=variable.levels)
+        for one in wanted.groups:
+            for indicator in terms.indicators(one.factor, levels=self.variable(one.factor).levels):
+                added += [indicator, terms.column(terms.Piece(variable=one.outcome), *indicator.pieces)]
+        return tuple(dict.fromkeys((*plain, *added)))
+
+    def bounds(self, column: terms.Column) -> tuple[float, float]:
+        """Return the least and greatest value of a column of the Gram, from the declared bounds; raises ConfigError."""
+        return terms.bounds(column, of=self.declared_bounds)
+
+    def declared_bounds(self, name: str) -> tuple[float, float]:
+        """Return the declared bounds of the variable `name` as float64; raises KeyError."""
+        variable = self.variable(name)
+        return float(variable.lower), float(variable.upper)
 
     def canonical_bytes(self) -> bytes:
         """Return the bytes that are hashed, signed and sent."""
