@@ -205,6 +205,30 @@ class HospitalMissing(ProtocolError):
     exit_code, code = 45, "E-MISSING"
 
 
+class LateUpload(ProtocolError):
+    """An upload that came after its round was over."""
+
+    exit_code, code = 46, "E-LATE"
+
+
+class SecondUpload(ProtocolError):
+    """A hospital sent a second, different upload, or more bytes than it signed."""
+
+    exit_code, code = 47, "E-SECOND"
+
+
+class LinkLost(ProtocolError):
+    """The other end of the lane was not heard of for the plan's patience."""
+
+    exit_code, code = 48, "E-LINK"
+
+
+class BadQuery(ProtocolError):
+    """A query of an analysis cannot be parsed, is too large, or asks what its kernel does not answer."""
+
+    exit_code, code = 49, "E-QUERY"
+
+
 class RecordDamaged(AuditError):
     """A ledger, checkpoint or bundle was changed after it was written."""
 

@@ -1,0 +1,89 @@
+"""One round of k-means or of a diagonal Gaussian mixture: sums per cluster, no label of any row."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.kernels.rows import BLOCK_ROWS, Answer, Rows, smallest
+from common import fixed_point
+from common.query import Query, dimension
+
+
+def lloyd(rows: Rows, query: Query) -> Answer:
+    """Return per cluster: rows, sums, squared distance to its centre; then the sum of simplified silhouettes.
+
+    A row belongs to the nearest of `centres` in units of `scale`, the first where two are equally near. Its simplified
+    silhouette is 1 - a / b, a and b the distances to the nearest and the next centre. Source: Lloyd 1982; Hruschka et al. 2004.
+    """
+    z = _scaled(rows, query)
+    p = z.shape[1]
+    centres = query.array("centres").reshape(-1, p)
+    k = len(centres)
+    total = np.zeros(dimension(query), dtype=object)
+    members = np.zeros(k, dtype=np.int64)
+    for start in range(0, len(z), BLOCK_ROWS):
+        block = z[start : start + BLOCK_ROWS]
+        distance = _square_distances(block, centres)
+        nearest = distance.argmin(axis=1)
+        near = distance[np.arange(len(block)), nearest]
+        distance[np.arange(len(block)), nearest] = math.inf
+        other = distance.min(axis=1) if k > 1 else np.full(len(block), math.inf)
+        silhouette = (
+            np.where(other > 0, 1 - np.sqrt(near / np.where(other > 0, other, 1.0)), 0.0) if k > 1 else np.zeros(len(block))
+        )
+        row = np.concatenate([np.ones((len(block), 1)), block, near[:, None]], axis=1)
+        for cluster in range(k):
+            here = nearest == cluster
+            total[cluster * (p + 2) : (cluster + 1) * (p + 2)] += fixed_point.total(row[here])
+            members[cluster] += int(here.sum())
+        total[-1:] += fixed_point.total(silhouette[:, None])
+    return Answer(values=total, patients=len(z), smallest_cell=smallest(members), parameters=k * p, statistic="")
+
+
+def mixture(rows: Rows, query: Query) -> Answer:
+    """Return n, log-likelihood, then per component: sum of responsibilities r, sums of r z, sums of r z**2.
+
+    Source: Dempster, Laird, Rubin 1977, for diagonal Gaussians.
+    """
+    z = _scaled(rows, query)
+    p = z.shape[1]
+    weights, means = query.array("weights"), query.array("means").reshape(-1, p)
+    variances = query.array("variances").reshape(-1, p)
+    k = len(weights)
+    total = np.zeros(dimension(query), dtype=object)
+    hard = np.zeros(k, dtype=np.int64)
+    for start in range(0, len(z), BLOCK_ROWS):
+        block = z[start : start + BLOCK_ROWS]
+        density = np.empty((len(block), k))
+        for c in range(k):
+            density[:, c] = math.log(weights[c])
+            for j in range(p):
+                density[:, c] -= 0.5 * (
+                    (block[:, j] - means[c, j]) ** 2 / variances[c, j] + math.log(2 * math.pi * variances[c, j])
+                )
+        top = density.max(axis=1)
+        shares = np.exp(density - top[:, None])
+        norm = np.zeros(len(block))
+        for c in range(k):
+            norm += shares[:, c]
+        parts = [np.ones(len(block)), top + np.log(norm)]
+        for c in range(k):
+            r = shares[:, c] / norm
+            parts += [r, *(r * block[:, j] for j in range(p)), *(r * block[:, j] ** 2 for j in range(p))]
+        total += fixed_point.total(np.stack(parts, axis=1))
+        hard += np.bincount(density.argmax(axis=1), minlength=k)
+    return Answer(values=total, patients=len(z), smallest_cell=smallest(hard), parameters=2 * k * p, statistic="")
+
+
+def _scaled(rows: Rows, query: Query) -> NDArray[np.float64]:
+    z: NDArray[np.float64] = (rows.complete(query.variables) - query.array("centre")) / query.array("scale")
+    return z
+
+
+def _square_distances(z: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
+    distance = np.zeros((len(z), len(centres)))
+    for c, centre in enumerate(centres.tolist()):
+        for j, at in enumerate(centre):
+            distance[:, c] += (z[:, j] - at) ** 2
+    return distance

@@ -1,0 +1,212 @@
+"""Logistic regression by Newton sums, with Firth's penalty where the classes are separated."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from common import fixed_point
+from common.errors import ConfigError, NotEstimable, ProtocolError
+from common.query import Analysis, Column, Query, ask
+from server.infer import newton, wald
+from server.infer.newton import Evaluation, Vector
+from server.infer.wald import Coefficient
+
+INTERCEPT = "(intercept)"
+EVENTS_LEAST = 5
+FIRTH_STEPS_MOST = 60
+FIRTH_STEP_LARGEST = 5.0  # on the scale of z
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """Logit P(outcome = 1) = intercept + predictors; raises ConfigError on a repeated name or no predictor."""
+
+    outcome: str
+    predictors: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        names = [self.outcome, *(column.name for column in self.predictors)]
+        if len(set(names)) != len(names) or not self.predictors:
+            raise ConfigError("A model names each column once, and at least one predictor.", action="Mend the study.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logistic:
+    """A fit: odds ratios are `ratio` of each row. `method` says whether Firth's penalty was needed and what its p values are.
+
+    likelihood: rows' p is Wald's, `chi2` the likelihood ratio against the intercept alone. firth: rows' p is the penalised
+    profile likelihood ratio, intervals are Wald's, `log_likelihood` is penalised, `chi2` compares with all slopes at zero.
+    """
+
+    outcome: str
+    method: Literal["likelihood", "firth"]
+    rows: tuple[Coefficient, ...]
+    n: int
+    events: int
+    log_likelihood: float
+    chi2: float
+    chi2_df: int
+    chi2_p: float
+    pseudo_r_squared: float
+    queries: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+
+def fit(spec: Spec) -> Analysis[Logistic]:
+    """Fit by Newton; where the likelihood has no maximum, fit again with Firth's penalty.
+
+    Raises NotEstimable: "too few events" below 5 in a class, "too few rows", "constant", "aliased", "no convergence".
+    Source: McCullagh, Nelder 1989; Firth 1993; Heinze, Schemper 2002 (profile tests).
+    """
+    try:
+        best = yield from newton.maximise(
+            lambda b: _logistic(spec, b),
+            start=np.zeros(len(spec.predictors) + 1),
+            names=_names(spec),
+            counts=2,
+            check=lambda first: _check(spec, first),
+        )
+    except NotEstimable as error:
+        if error.diagnosis != "separated":
+            raise
+        return (yield from firth(spec))
+    n, events = best.last.counts
+    transform = newton.unscaled(spec.predictors, intercept=True)
+    null = events * math.log(events / n) + (n - events) * math.log((n - events) / n)
+    return _result(
+        spec,
+        method="likelihood",
+        rows=wald.table(
+            _names(spec), estimates=transform @ best.coefficients, covariance=transform @ best.covariance @ transform.T
+        ),
+        counts=(n, events),
+        likelihood=best.last.likelihood,
+        null=null,
+        queries=best.evaluations,
+    )
+
+
+def firth(spec: Spec) -> Analysis[Logistic]:
+    """Fit with Firth's penalty half log det information; two sums a step, and one profile fit a coefficient for its p."""
+    names, size = _names(spec), len(spec.predictors) + 1
+    transform = newton.unscaled(spec.predictors, intercept=True)
+    full = yield from _climb(spec, constraints=np.zeros((0, size)), start=np.zeros(size))
+    asked = full.asked
+    tests: list[float] = []
+    for row in transform:
+        fixed = yield from _climb(spec, constraints=row[None, :], start=full.at - row * (row @ full.at) / (row @ row))
+        asked += fixed.asked
+        tests.append(float(stats.chi2.sf(max(0.0, 2 * (full.penalised - fixed.penalised)), 1)))
+    slopes = np.eye(size)[1:]
+    null = yield from _climb(spec, constraints=slopes, start=np.zeros(size))
+    estimates, covariance = transform @ full.at, transform @ full.covariance @ transform.T
+    return _result(
+        spec,
+        method="firth",
+        rows=tuple(
+            wald.coefficient(name, estimate=float(estimates[i]), error=math.sqrt(covariance[i, i]), p=tests[i])
+            for i, name in enumerate(names)
+        ),
+        counts=(full.counts[0], full.counts[1]),
+        likelihood=full.penalised,
+        null=null.penalised,
+        queries=asked + null.asked,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Climbed:
+    at: Vector
+    covariance: Vector
+    penalised: float
+    counts: tuple[int, ...]
+    asked: int
+
+
+def _climb(spec: Spec, *, constraints: Vector, start: Vector) -> Analysis[_Climbed]:
+    """Maximise the penalised likelihood where `constraints` times the point is zero; the penalty stays the full one."""
+    names, size = _names(spec), len(start)
+    free = np.linalg.svd(constraints)[2][len(constraints) :].T if len(constraints) else np.eye(size)
+    at, asked, before = start, 0, -math.inf
+    origin, scale, relative = start, 1.0, math.inf
+    for _ in range(FIRTH_STEPS_MOST):
+        now = newton.read((yield _logistic(spec, at)), counts=2, size=size)
+        asked += 1
+        if asked == 1:
+            _check(spec, now)
+        covariance = newton.invert(now.information, names=names, diagnosis="aliased")
+        penalised = now.likelihood + float(np.linalg.slogdet(now.information)[1]) / 2
+        if penalised < before - 1e-9 * (1 + abs(before)) and scale > 2.0**-10:
+            scale /= 2
+            at = origin + (at - origin) / 2
+            continue
+        inverse = covariance[np.triu_indices(size)]
+        answer = yield ask(
+            "firth", responses=[spec.outcome], predictors=_columns(spec), numbers={"coefficients": at, "inverse": inverse}
+        )
+        asked += 1
+        score = fixed_point.read(answer)[1:]
+        if fixed_point.counts(answer[:1])[0] != now.counts[0]:
+            raise ProtocolError("The rows changed between two sums.", action="Run the analysis again.")
+        step = free @ newton.solve(free.T @ now.information @ free, free.T @ score)
+        last, relative = relative, float(np.max(np.abs(step) / np.sqrt(np.diag(covariance))))
+        if relative < newton.STEP_SMALLEST or (relative < 1e-9 and relative > last / 2):
+            return _Climbed(at=at, covariance=covariance, penalised=penalised, counts=now.counts, asked=asked)
+        before, origin, scale = penalised, at, 1.0
+        at = at + step * min(1.0, FIRTH_STEP_LARGEST / float(np.max(np.abs(step))))
+    raise NotEstimable("no convergence", term=spec.outcome, action="Leave out predictors.")
+
+
+def _logistic(spec: Spec, b: Vector) -> Query:
+    return ask("logistic", responses=[spec.outcome], predictors=_columns(spec), numbers={"coefficients": b})
+
+
+def _columns(spec: Spec) -> tuple[str, ...]:
+    return tuple(column.name for column in spec.predictors)
+
+
+def _names(spec: Spec) -> Sequence[str]:
+    return (INTERCEPT, *_columns(spec))
+
+
+def _check(spec: Spec, first: Evaluation) -> None:
+    n, events = first.counts
+    if n <= len(spec.predictors) + 1:
+        raise NotEstimable("too few rows", term=spec.outcome, action="Leave out predictors.")
+    if min(events, n - events) == 0:
+        raise NotEstimable("constant", term=spec.outcome, action="Every patient has the same outcome.")
+    if min(events, n - events) < EVENTS_LEAST:
+        raise NotEstimable("too few events", term=spec.outcome, action=f"Each class needs at least {EVENTS_LEAST} patients.")
+
+
+def _result(
+    spec: Spec,
+    *,
+    method: Literal["likelihood", "firth"],
+    rows: tuple[Coefficient, ...],
+    counts: tuple[int, int],
+    likelihood: float,
+    null: float,
+    queries: int,
+) -> Logistic:
+    chi2 = max(0.0, 2 * (likelihood - null))
+    return Logistic(
+        outcome=spec.outcome,
+        method=method,
+        rows=rows,
+        n=counts[0],
+        events=counts[1],
+        log_likelihood=likelihood,
+        chi2=chi2,
+        chi2_df=len(spec.predictors),
+        chi2_p=float(stats.chi2.sf(chi2, len(spec.predictors))),
+        pseudo_r_squared=1 - likelihood / null,
+        queries=queries,
+    )
