@@ -15,6 +15,8 @@ import pytest
 
 from client import config, session
 from client import vault as vault_module
+from client.ledger import Ledger
+from client.origin import ledger_origin
 from client.session import Session
 from common import announcement as announcements
 from common import model, wire
@@ -34,6 +36,7 @@ CUTS = (
     "A2 cut at save",
     "B3 cut at release",
 )  # the power is cut before the state is saved, or before the ledger has the upload
+LEDGER_MOST = 200  # entries
 ALPHABET = (*SET_UP, *STORIES, *CUTS, "restart", "close")
 
 
@@ -102,7 +105,7 @@ class Bench:
         self.names = {}  # SHA-256 of a message -> which it was
         self.under = defaultdict(set)  # seed -> masked vectors made under it
         self.left = defaultdict(set)  # (run, round) and context -> uploads that left
-        self.disk = sqlite3.connect(f"file:{one.homes[ME].ledger}?mode=ro", uri=True)
+        self.disk = self.opened()
         self.cut = ""
         real_mask, real_save, release = vault_module.mask, Session.save, type(one.vaults[ME].ledger).release
 
@@ -125,6 +128,21 @@ class Bench:
         monkeypatch.setattr(vault_module, "mask", mask)
         monkeypatch.setattr(Session, "save", save)
         monkeypatch.setattr(type(one.vaults[ME].ledger), "release", write_down)
+
+    def opened(self):
+        return sqlite3.connect(f"file:{self.one.homes[ME].ledger}?mode=ro", uri=True)
+
+    def renew(self):
+        """Put an empty ledger in the place of a long one: a restart replays all of it, and the runs to come do not need it."""
+        if self.one.vaults[ME].ledger.size() <= LEDGER_MOST:
+            return
+        home, vault = self.one.homes[ME], self.one.vaults[ME]
+        self.disk.close()
+        vault.close()
+        for path in home.folder.glob("ledger.sqlite*"):
+            path.unlink()
+        Ledger.create(home.ledger, origin=ledger_origin(ME), key=config.ledger_key(home), clock=lambda: 0).close()
+        self.one.vaults[ME], self.disk = self.one.open(ME), self.opened()
 
     def run(self):
         self.count += 1
@@ -210,6 +228,7 @@ class Bench:
             path, at = todo.pop(), None
             for number, message in enumerate(alphabet):
                 if at is None:
+                    self.renew()
                     liars = [self.run() for _ in range(runs)]
                     for run in range(runs):
                         for label in start:
