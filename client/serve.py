@@ -12,10 +12,12 @@ import grpc
 import torch
 from typing_extensions import override
 
-from client import vault_pb2, vault_pb2_grpc
+from client import metrics, vault_pb2, vault_pb2_grpc
 from client.config import Home, read_site
+from client.metrics import Metrics
 from client.pipeline import Progress
 from client.vault import Vault
+from common import logs
 from common.errors import BadEnvelope, MotetError
 from common.locks import hold
 from common.wire import BLOB_BYTES_MOST, HEAD_BYTES_MOST
@@ -29,8 +31,8 @@ log = logging.getLogger("motet.vault")
 class _Service(vault_pb2_grpc.VaultServicer):
     """Hands envelopes to the vault, one at a time; an error leaves as its code, its text stays in this log."""
 
-    def __init__(self, vault: Vault) -> None:
-        self._vault, self._one_at_a_time = vault, threading.Lock()
+    def __init__(self, vault: Vault, metrics: Metrics) -> None:
+        self._vault, self._metrics, self._one_at_a_time = vault, metrics, threading.Lock()
 
     @override
     def Answer(self, request_iterator: Iterator[vault_pb2.Chunk], context: grpc.ServicerContext) -> Iterator[Any]:
@@ -39,12 +41,15 @@ class _Service(vault_pb2_grpc.VaultServicer):
             with self._one_at_a_time:
                 reply = self._vault.answer(data)
         except MotetError as error:
-            log.warning("refused: %s %s", error.code, error)
+            log.warning("turned-away", extra={"code": error.code})
+            self._metrics.turned_away(error.code)
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.code)
-        except Exception as error:  # noqa: BLE001  (nothing but a code may leave; the type is enough to find the bug)
-            log.error("internal error: %s", type(error).__name__)  # noqa: TRY400  (a traceback could show a patient's value)
+        except Exception as error:  # noqa: BLE001  (nothing but a code may leave)
+            logs.internal_error(log, error)
+            self._metrics.turned_away("E-INTERNAL")
             context.abort(grpc.StatusCode.INTERNAL, "E-INTERNAL")
         else:
+            self._metrics.answered()
             for start in range(0, len(reply), CHUNK_BYTES):
                 yield vault_pb2.Chunk(data=reply[start : start + CHUNK_BYTES])
 
@@ -75,12 +80,15 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
                 vault.prepare(study_hash)
             socket.unlink(missing_ok=True)
             server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-            vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault), server)  # type: ignore[no-untyped-call]
-            server.add_insecure_port(f"unix:{socket}")  # a Unix socket: the folder's 0700 is the lock on it
-            server.start()
-            ready.set()
-            stop.wait()
-            server.stop(grace=5).wait()
+            with metrics.kept(home.folder, ledger=vault.ledger, policy=site.policy) as kept:
+                vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault, kept), server)  # type: ignore[no-untyped-call]
+                server.add_insecure_port(f"unix:{socket}")  # a Unix socket: the folder's 0700 is the lock on it
+                server.start()
+                log.info("vault-ready")
+                ready.set()
+                stop.wait()
+                server.stop(grace=5).wait()
+                log.info("vault-stopped")
         finally:
             vault.close()
             socket.unlink(missing_ok=True)

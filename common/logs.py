@@ -16,7 +16,22 @@ from typing_extensions import override
 from common.errors import MotetError
 
 FIELDS: Final = frozenset(  # what `extra` may carry; anything else is left out
-    {"attempt", "bytes", "code", "hospital", "hospitals", "index", "port", "round", "run", "seconds", "state", "status"}
+    {
+        "at",
+        "attempt",
+        "bytes",
+        "code",
+        "error",
+        "hospital",
+        "hospitals",
+        "index",
+        "port",
+        "round",
+        "run",
+        "seconds",
+        "state",
+        "status",
+    }
     | {"step", "study", "task"}
 )
 EVENT: Final = re.compile(r"[a-z][a-z0-9-]{1,39}\Z")
@@ -45,6 +60,11 @@ def start(name: str) -> logging.Logger:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     return logging.getLogger(name)
+
+
+def internal_error(log: logging.Logger, error: BaseException) -> None:
+    """Log a bug of ours by its type and place, never by its text or traceback, whoever formats the record."""
+    log.error("internal-error", extra={"error": type(error).__name__, "at": _place(error.__traceback__)})
 
 
 class Stderr(logging.Handler):

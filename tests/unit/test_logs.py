@@ -57,6 +57,16 @@ def test_of_an_exception_there_is_its_type_and_place_and_no_text(lines):
     assert "Mustermann" not in json.dumps(line)
 
 
+def test_an_internal_error_is_told_by_type_and_place_whoever_formats_it(lines, caplog):
+    try:
+        raise ValueError(SECRET)
+    except ValueError as error:
+        logs.internal_error(logging.getLogger("motet.test"), error)
+    (line,) = lines()
+    assert (line["event"], line["error"], line["at"].partition(":")[0]) == ("internal-error", "ValueError", "test_logs.py")
+    assert "Mustermann" not in caplog.text
+
+
 def test_our_own_errors_say_what_happened_and_what_to_do(lines):
     logging.getLogger("motet.coordinator").error("%s", HospitalMissing("Two are missing.", action="Start them."))
     assert lines()[0]["text"] == "Two are missing. Start them."
