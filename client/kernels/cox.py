@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from client.kernels.histogram import bins_of
 from client.kernels.rows import Answer, Rows, binary, linear, products, smallest
-from common import fixed_point
+from common import efron, fixed_point
 from common.errors import BadQuery
 from common.query import Query, dimension, triangle
 
@@ -77,7 +77,7 @@ def stratified(rows: Rows, query: Query) -> Answer:
         at_risk = fresh
         dead = here[event[here] == 1]
         if dead.size:
-            parts.append(efron(at_risk + carry, terms[dead].sum(axis=0), deaths=dead.size, p=p))
+            parts.append(efron.share(at_risk + carry, terms[dead].sum(axis=0), deaths=dead.size, p=p))
             parts[-1][0] += math.fsum(eta[dead])
             parts[-1][1 : 1 + p] += z[dead].sum(axis=0)
     sums = [math.fsum(column) for column in np.array(parts).T] if parts else [0.0] * (1 + p + triangle(p))
@@ -85,19 +85,6 @@ def stratified(rows: Rows, query: Query) -> Answer:
     values = fixed_point.once(np.array([float(len(time)), float(events), *sums]))
     cell = smallest(np.array([events, len(time) - events]))
     return Answer(values=values, patients=len(time), smallest_cell=cell, parameters=p, statistic="")
-
-
-def efron(risk: NDArray[np.float64], dead: NDArray[np.float64], *, deaths: int, p: int) -> NDArray[np.float64]:
-    """Return one tie's share of (log-likelihood, score, information) without the deaths' own terms."""
-    out = np.zeros(1 + p + triangle(p))
-    rows, columns = np.triu_indices(p)
-    for step in range(deaths):
-        a = risk - step / deaths * dead
-        mean = a[1 : 1 + p] / a[0]
-        out[0] -= math.log(a[0])
-        out[1 : 1 + p] -= mean
-        out[1 + p :] += a[1 + p :] / a[0] - mean[rows] * mean[columns]
-    return out
 
 
 def _columns(rows: Rows, query: Query) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

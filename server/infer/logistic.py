@@ -70,7 +70,7 @@ def fit(spec: Spec) -> Analysis[Logistic]:
             lambda b: _logistic(spec, b),
             start=np.zeros(len(spec.predictors) + 1),
             names=_names(spec),
-            counts=2,
+            reader=lambda _, sums: newton.read(sums, counts=2, size=len(spec.predictors) + 1),
             check=lambda first: _check(spec, first),
         )
     except NotEstimable as error:

@@ -59,7 +59,7 @@ def maximise(
     *,
     start: Vector,
     names: Sequence[str],
-    counts: int,
+    reader: Callable[[Vector, Sequence[int]], Evaluation],
     check: Callable[[Evaluation], None],
     allowed: Callable[[Vector], bool] = lambda _: True,
 ) -> Analysis[Optimum]:
@@ -68,7 +68,7 @@ def maximise(
     Raises NotEstimable: "aliased" at the start, "separated" when the likelihood has no maximum, "no convergence" after 40 sums.
     """
     at = np.array(start, dtype=np.float64)
-    now = first = read((yield evaluate(at)), counts=counts, size=len(at))
+    now = first = reader(at, (yield evaluate(at)))
     check(first)
     invert(first.information, names=names, diagnosis="aliased")
     asked, halvings, sizes = 1, 0, [math.inf]
@@ -93,7 +93,7 @@ def maximise(
                 reach = at + scale * step
             if asked >= ITERATIONS_MOST:
                 break
-            after = read((yield evaluate(reach)), counts=counts, size=len(at))
+            after = reader(reach, (yield evaluate(reach)))
             asked += 1
             if after.counts != now.counts:
                 raise ProtocolError("The rows changed between two sums.", action="Run the analysis again.")

@@ -1,0 +1,144 @@
+"""Cox regression: one baseline hazard on a public time grid, or one for each hospital on its own exact times; Efron's ties."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from common import efron, fixed_point
+from common.errors import ConfigError, NotEstimable, ProtocolError
+from common.query import Analysis, Column, Query, ask, symmetric, triangle
+from server.infer import newton, wald
+from server.infer.newton import Evaluation, Vector
+from server.infer.wald import Coefficient
+
+EVENTS_LEAST = 5
+EXPONENT_LARGEST = 26.0  # below what a hospital answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """Hazard of `event` (0 or 1) at `time` by predictors. `grid`: edges of the time intervals of the pooled model.
+
+    An empty grid stratifies by hospital. Raises ConfigError on a repeated name or no predictor.
+    """
+
+    time: str
+    event: str
+    predictors: tuple[Column, ...]
+    grid: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [self.time, self.event, *(column.name for column in self.predictors)]
+        if len(set(names)) != len(names) or not self.predictors:
+            raise ConfigError("A model names each column once, and at least one predictor.", action="Mend the study.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cox:
+    """A fit: hazard ratios are `ratio` of each row; `chi2` is the likelihood ratio against no predictor.
+
+    `stratified` by hospital, or pooled on the grid, where times of one interval are ties and `outside` lie outside it.
+    """
+
+    stratified: bool
+    rows: tuple[Coefficient, ...]
+    n: int
+    events: int
+    outside: int
+    log_likelihood: float
+    chi2: float
+    chi2_df: int
+    chi2_p: float
+    queries: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+
+def fit(spec: Spec) -> Analysis[Cox]:
+    """Climb the partial likelihood. The pooled fit is exact where the grid tells event times apart.
+
+    Raises NotEstimable: "too few events" below 5, "constant", "aliased", "separated" (a hazard ratio without bound),
+    "no convergence". Source: Cox 1972; Efron 1977.
+    """
+    size = len(spec.predictors)
+    names = tuple(column.name for column in spec.predictors)
+    best = yield from newton.maximise(
+        lambda b: _question(spec, b),
+        start=np.zeros(size),
+        names=names,
+        reader=lambda b, sums: _read(spec, b, sums),
+        check=lambda first: _check(spec, first),
+        allowed=lambda b: float(np.abs(b).sum()) <= EXPONENT_LARGEST,
+    )
+    transform = newton.unscaled(spec.predictors, intercept=False)
+    chi2 = max(0.0, 2 * (best.last.likelihood - best.first.likelihood))
+    n, events, outside = best.last.counts
+    return Cox(
+        stratified=not spec.grid,
+        rows=wald.table(names, estimates=transform @ best.coefficients, covariance=transform @ best.covariance @ transform.T),
+        n=n,
+        events=events,
+        outside=outside,
+        log_likelihood=best.last.likelihood,
+        chi2=chi2,
+        chi2_df=size,
+        chi2_p=float(stats.chi2.sf(chi2, size)),
+        queries=best.evaluations,
+    )
+
+
+def _question(spec: Spec, b: Vector) -> Query:
+    columns = [column.name for column in spec.predictors]
+    if spec.grid:
+        numbers: dict[str, Vector] = {"coefficients": b, "grid.0": np.array(spec.grid)}
+        return ask("cox", responses=[spec.time, spec.event], predictors=columns, numbers=numbers)
+    return ask("cox_stratified", responses=[spec.time, spec.event], predictors=columns, numbers={"coefficients": b})
+
+
+def _check(spec: Spec, first: Evaluation) -> None:
+    if first.counts[1] < EVENTS_LEAST:
+        raise NotEstimable("too few events", term=spec.event, action=f"A Cox model needs at least {EVENTS_LEAST} events.")
+
+
+def _read(spec: Spec, b: Vector, sums: Sequence[int]) -> Evaluation:
+    p = len(spec.predictors)
+    if not spec.grid:
+        own = newton.read(sums, counts=2, size=p)
+        return Evaluation(counts=(*own.counts, 0), likelihood=own.likelihood, score=own.score, information=own.information)
+    return _pooled(spec, b, sums)
+
+
+def _pooled(spec: Spec, b: Vector, sums: Sequence[int]) -> Evaluation:
+    """Add the intervals from the last to the first, in integers: each sum is then the set at risk when its interval starts."""
+    p, count = len(spec.predictors), len(spec.grid) - 1
+    risk = 1 + p + triangle(p)
+    per = 2 * risk + 1 + p
+    if len(sums) != 2 + count * per:
+        raise ProtocolError("An opened sum has the wrong length.", action="Check that both sides run the same version.")
+    n, outside = fixed_point.counts(sums[:2]).tolist()
+    at_risk = [0] * risk
+    parts: list[Vector] = []
+    events = 0
+    for interval in range(count - 1, -1, -1):
+        here = [int(value) for value in sums[2 + interval * per : 2 + (interval + 1) * per]]
+        at_risk = [total + own for total, own in zip(at_risk, here[:risk], strict=True)]
+        deaths = int(fixed_point.counts(here[2 * risk : 2 * risk + 1])[0])
+        if deaths:
+            parts.append(efron.share(fixed_point.read(at_risk), fixed_point.read(here[risk : 2 * risk]), deaths=deaths, p=p))
+            died = fixed_point.read(here[2 * risk + 1 :])
+            parts[-1][0] += float(died @ b)
+            parts[-1][1 : 1 + p] += died
+            events += deaths
+    totals = np.array([math.fsum(column) for column in np.array(parts).T]) if parts else np.zeros(risk)
+    return Evaluation(
+        counts=(n, events, outside),
+        likelihood=float(totals[0]),
+        score=totals[1 : 1 + p],
+        information=symmetric(totals[1 + p :], size=p),
+    )
