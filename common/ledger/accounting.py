@@ -15,6 +15,7 @@ from common.mechanism import GaussianShare
 Float = NDArray[np.float64]
 
 INTEGER_ORDERS = np.array([*range(2, 64), 128, 256, 512, 1024], dtype=np.float64)
+SMALL_ORDERS = 62  # of INTEGER_ORDERS, the consecutive ones
 FRACTIONAL_ORDERS = np.array([tenth / 10 for tenth in range(11, 110) if tenth % 10], dtype=np.float64)
 FRACTIONS_FROM = 0.3  # below this noise multiplier the quadrature is long and epsilon is hopeless anyway
 NOISE_STEP = Decimal("1e-9")  # effective noise multipliers are rounded down to this, so that equal steps group
@@ -205,17 +206,34 @@ def one_step_rdp(noise_multiplier: float, sampling_rate: float) -> tuple[Float, 
 
 
 def _integer_orders(sigma: float, rate: float) -> Float:
-    from scipy.special import gammaln, logsumexp  # noqa: PLC0415  (the hospital's relay starts without scipy)
+    from scipy.special import logsumexp  # noqa: PLC0415  (the hospital's relay starts without scipy)
 
-    result = np.empty(len(INTEGER_ORDERS))
-    for at, order in enumerate(INTEGER_ORDERS):
-        j = np.arange(order + 1)
-        terms = (
-            gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1) + j * math.log(rate) + (order - j) * math.log1p(-rate)
-        )
-        terms += j * (j - 1) / 2 / sigma / sigma
-        result[at] = math.inf if np.isinf(terms).any() else logsumexp(terms) / (order - 1)
-    return np.maximum(result, 0.0)
+    parts = []
+    for orders, binomials in _log_binomials():
+        j = np.arange(binomials.shape[1])
+        terms = binomials + j * math.log(rate) + (orders - j) * math.log1p(-rate)
+        terms += np.where(j <= orders, j * (j - 1) / 2 / sigma / sigma, 0.0)
+        too_large = np.isposinf(terms).any(axis=1)
+        terms[too_large] = 0.0
+        parts.append(np.where(too_large, math.inf, logsumexp(terms, axis=1) / (orders[:, 0] - 1)))
+    return np.asarray(np.maximum(np.concatenate(parts), 0.0))
+
+
+@lru_cache(maxsize=1)
+def _log_binomials() -> tuple[tuple[Float, Float], ...]:
+    """Return INTEGER_ORDERS, (order, 1), with the logarithms of their binomial coefficients, (order, j), -inf where j > order.
+
+    The small orders are one table, each large one is a table of its own.
+    """
+    from scipy.special import gammaln  # noqa: PLC0415
+
+    tables = []
+    for part in np.split(INTEGER_ORDERS, range(SMALL_ORDERS, len(INTEGER_ORDERS))):
+        orders, j = part[:, None], np.arange(part.max() + 1)
+        below = np.maximum(orders - j, 0.0)
+        logarithms = np.where(j <= orders, gammaln(orders + 1) - gammaln(j + 1) - gammaln(below + 1), -math.inf)
+        tables.append((orders, logarithms))
+    return tuple(tables)
 
 
 def _fractional_orders(sigma: float, rate: float) -> Float:

@@ -102,6 +102,29 @@ def test_renyi_divergence_of_one_step(rate, sigma, order, value):
     assert integer[list(accounting.INTEGER_ORDERS).index(order)] == pytest.approx(value, rel=1e-11)
 
 
+@pytest.mark.parametrize(("sigma", "rate"), [(0.5, 0.01), (1.0, 0.05), (4.0, 0.5), (40.0, 0.25), (1.0, 1e-12)])
+def test_every_integer_order_equals_the_binomial_sum_in_high_precision(sigma, rate):
+    integer, _ = accounting.one_step_rdp(sigma, rate)
+    mp.dps = 40
+    for order, value in zip(accounting.INTEGER_ORDERS, integer, strict=True):
+        q, n = mp.mpf(rate), int(order)
+        moment = mp.fsum(
+            mp.binomial(n, j) * q**j * (1 - q) ** (n - j) * mp.exp(mp.mpf(j * (j - 1)) / (2 * mp.mpf(sigma) ** 2))
+            for j in range(n + 1)
+        )
+        assert value == pytest.approx(float(mp.log(moment) / (n - 1)), rel=1e-12, abs=2e-14)
+
+
+def test_an_order_at_which_floats_overflow_is_infinite_and_the_others_stand():
+    integer, fractional = accounting.one_step_rdp(1e-155, 0.5)
+    assert np.isinf(integer[1:]).all()
+    assert np.isinf(fractional).all()
+    below, _ = accounting.one_step_rdp(4e-152, 0.5)
+    assert np.isfinite(below[:10]).all()
+    assert np.isinf(below[-1])
+    assert not np.isnan(below).any()
+
+
 @pytest.mark.parametrize(("sigma", "rate"), [(0.7, 0.05), (1.5, 0.25), (5.0, 0.5)])
 def test_fractional_orders_equal_the_integral_in_high_precision(sigma, rate):
     _, fractional = accounting.one_step_rdp(sigma, rate)
@@ -153,6 +176,17 @@ def test_effective_noise_is_rounded_down():
     exact = 1.5 * math.sqrt(1 - 1 / (12 * 2 * 4**8))
     assert Decimal(exact) - Decimal("1e-9") <= accounting.effective_noise_multiplier(share(bits=8)) <= Decimal(exact)
     assert accounting.effective_noise_multiplier(share(bits=24)) == Decimal("1.499999999")
+
+
+def test_one_more_release_of_a_known_mechanism_costs_the_same_however_many_there_are():
+    tally = Tally([share()] * 1000 + [share(noise="3")] * 1000)
+    tally.epsilon_rdp(delta=Decimal("1e-5"))
+    computed = accounting.one_step_rdp.cache_info().misses
+    more = tally.copy()
+    more.add(share())
+    assert more.epsilon_rdp(delta=Decimal("1e-5")) > tally.epsilon_rdp(delta=Decimal("1e-5"))
+    assert accounting.one_step_rdp.cache_info().misses == computed
+    assert [group.count for group in more.groups] == [1001, 1000]
 
 
 def test_discreteness_of_the_noise_costs_delta():
