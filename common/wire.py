@@ -2,15 +2,15 @@
 
 import hashlib
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from common import canonical
-from common.errors import BadEnvelope
+from common.errors import BadEnvelope, SecondUpload
 
 MAGIC: Final = b"MOTET\x01"
 DOMAIN: Final = b"motet/envelope/v1\0"
@@ -33,8 +33,36 @@ class Envelope:
     blob: bytes = b""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A signed envelope in two parts, so that envelopes to many hospitals share one blob."""
+
+    front: bytes
+    blob: bytes
+
+    def __len__(self) -> int:
+        """Return the envelope's length in bytes."""
+        return len(self.front) + len(self.blob)
+
+    def whole(self) -> bytes:
+        """Return the whole envelope."""
+        return self.front + self.blob
+
+    def piece(self, start: int, *, size: int) -> bytes:
+        """Return up to `size` bytes from `start`."""
+        at = len(self.front)
+        if start >= at:
+            return self.blob[start - at : start - at + size]
+        return self.front[start : start + size] + self.blob[: max(0, start + size - at)]
+
+
 def seal(envelope: Envelope, *, key: Ed25519PrivateKey) -> bytes:
     """Return the signed bytes of `envelope`; raises ValueError for an unknown kind or an oversized part."""
+    return seal_parts(envelope, key=key, blob_sha256=hashlib.sha256(envelope.blob).hexdigest()).whole()
+
+
+def seal_parts(envelope: Envelope, *, key: Ed25519PrivateKey, blob_sha256: str) -> Sealed:
+    """Sign `envelope` without copying its blob, whose SHA-256 the caller knows; raises ValueError as `seal` does."""
     if envelope.kind not in KINDS:
         raise ValueError("unknown kind of envelope")
     head = canonical.encode(
@@ -45,12 +73,12 @@ def seal(envelope: Envelope, *, key: Ed25519PrivateKey) -> bytes:
             "run": envelope.run,
             "body": envelope.body,
             "blob_bytes": len(envelope.blob),
-            "blob_sha256": hashlib.sha256(envelope.blob).hexdigest(),
+            "blob_sha256": blob_sha256,
         }
     )
     if len(head) > HEAD_BYTES_MOST or len(envelope.blob) > BLOB_BYTES_MOST:
         raise ValueError("envelope too large")
-    return MAGIC + struct.pack(">I", len(head)) + head + key.sign(DOMAIN + head) + envelope.blob
+    return Sealed(front=MAGIC + struct.pack(">I", len(head)) + head + key.sign(DOMAIN + head), blob=envelope.blob)
 
 
 def peek(data: bytes) -> Envelope:
@@ -61,15 +89,64 @@ def peek(data: bytes) -> Envelope:
 
 def open_envelope(data: bytes, *, key: Ed25519PublicKey, sender: str, recipient: str) -> Envelope:
     """Check an envelope's signature, parse it, check sender and recipient; raises BadEnvelope."""
-    head, signature, blob = _split(data)
-    try:
-        key.verify(signature, DOMAIN + head)
-    except InvalidSignature:
-        raise BadEnvelope("An envelope's signature does not hold.", action="Check the roster.") from None
-    envelope = _parse(head, blob)
-    if envelope.sender != sender or envelope.recipient != recipient:
-        raise BadEnvelope("An envelope is from or for somebody else.", action="Check the roster.")
-    return envelope
+    front = _front_bytes(data) or len(data)
+    _check_head(data[:front], key=key, sender=sender, recipient=recipient)
+    return peek(data)
+
+
+Begin = Callable[[Envelope, int], Callable[[memoryview], None]]
+
+
+class Incoming:
+    """An envelope that arrives in pieces: its signed head is checked before any of its blob is passed on.
+
+    `begin` gets the envelope without its blob, and the blob's length; it returns what takes the blob, piece by piece.
+    Memory: the head and one piece.
+    """
+
+    def __init__(self, *, key: Ed25519PublicKey, sender: str, recipient: str, begin: Begin) -> None:
+        """Expect one envelope from `sender`, signed by `key`."""
+        self._key, self._sender, self._recipient, self._begin = key, sender, recipient, begin
+        self._front = bytearray()
+        self._head: _Head | None = None
+        self._pass_on: Callable[[memoryview], None] = _nowhere
+        self._hash, self._left = hashlib.sha256(), 0
+
+    def take(self, data: bytes | memoryview) -> None:
+        """Take the next bytes; raises BadEnvelope, also for bytes after the end, and whatever `begin` raises."""
+        if self._head is None:
+            self._front += data
+            size = _front_bytes(self._front)
+            if size is None or len(self._front) < size:
+                return
+            head = _check_head(bytes(self._front[:size]), key=self._key, sender=self._sender, recipient=self._recipient)
+            data = bytes(self._front[size:])
+            self._front.clear()
+            self._head, self._left = head, head.blob_bytes
+            self._pass_on = self._begin(head.envelope, head.blob_bytes)
+        piece = memoryview(data)
+        if len(piece) > self._left:
+            raise SecondUpload(f"{self._sender} sent more than it signed.", action="Void the round.")
+        self._left -= len(piece)
+        self._hash.update(piece)
+        self._pass_on(piece)
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether as many bytes came as the head announced."""
+        return self._head is not None and self._left == 0
+
+    def end(self) -> Envelope:
+        """Return the envelope without its blob; raises BadEnvelope unless all of it came, as it was signed."""
+        if self._head is None or not self.whole:
+            raise BadEnvelope("An envelope is truncated.", action="Send it again.")
+        if self._hash.hexdigest() != self._head.blob_sha256:
+            raise BadEnvelope("An envelope's blob is not the one that was signed.", action="Send it again.")
+        return self._head.envelope
+
+
+def _nowhere(_piece: memoryview) -> None:
+    """Take nothing: no head was checked yet."""
 
 
 def head_hash(data: bytes) -> str:
@@ -97,7 +174,23 @@ def unpack(data: bytes, *, count: int) -> tuple[bytes, ...]:
     return tuple(parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """A parsed head: the envelope without its blob, and what it says of the blob."""
+
+    envelope: Envelope
+    blob_bytes: int
+    blob_sha256: str
+
+
 def _parse(head: bytes, blob: bytes) -> Envelope:
+    parsed = _parse_head(head)
+    if parsed.blob_bytes != len(blob) or parsed.blob_sha256 != hashlib.sha256(blob).hexdigest():
+        raise BadEnvelope("An envelope's blob is not the one that was signed.", action="Send it again.")
+    return replace(parsed.envelope, blob=blob)
+
+
+def _parse_head(head: bytes) -> _Head:
     try:
         plain = canonical.decode(head)
         if set(plain) != {"kind", "sender", "recipient", "run", "body", "blob_bytes", "blob_sha256"}:
@@ -105,28 +198,49 @@ def _parse(head: bytes, blob: bytes) -> Envelope:
         texts = [plain[key] for key in ("kind", "sender", "recipient", "run")]
         if not all(isinstance(text, str) and len(text) <= 128 for text in texts) or not isinstance(plain["body"], dict):
             raise ValueError("wrong types")
+        if type(plain["blob_bytes"]) is not int or not 0 <= plain["blob_bytes"] <= BLOB_BYTES_MOST:
+            raise ValueError("wrong size")
         envelope = Envelope(
             kind=plain["kind"],
             sender=plain["sender"],
             recipient=plain["recipient"],
             run=plain["run"],
             body=plain["body"],
-            blob=blob,
         )
         if envelope.kind not in KINDS:
             raise ValueError("unknown kind")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadEnvelope("An envelope cannot be parsed.", action="Check that both sides run the same version.") from None
-    if plain["blob_bytes"] != len(blob) or plain["blob_sha256"] != hashlib.sha256(blob).hexdigest():
-        raise BadEnvelope("An envelope's blob is not the one that was signed.", action="Send it again.")
-    return envelope
+    return _Head(envelope=envelope, blob_bytes=plain["blob_bytes"], blob_sha256=str(plain["blob_sha256"]))
+
+
+def _check_head(front: bytes, *, key: Ed25519PublicKey, sender: str, recipient: str) -> _Head:
+    head, signature, _ = _split(front)
+    try:
+        key.verify(signature, DOMAIN + head)
+    except InvalidSignature:
+        raise BadEnvelope("An envelope's signature does not hold.", action="Check the roster.") from None
+    parsed = _parse_head(head)
+    if parsed.envelope.sender != sender or parsed.envelope.recipient != recipient:
+        raise BadEnvelope("An envelope is from or for somebody else.", action="Check the roster.")
+    return parsed
+
+
+def _front_bytes(data: bytes | bytearray) -> int | None:
+    """Return how long an envelope's front is, or None while its first bytes do not tell; raises BadEnvelope."""
+    start = len(MAGIC) + 4
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise BadEnvelope("Not an envelope.", action="Check that both sides run the same version.")
+    if len(data) < start:
+        return None
+    (size,) = struct.unpack(">I", data[len(MAGIC) : start])
+    if size > HEAD_BYTES_MOST:
+        raise BadEnvelope("An envelope is truncated or too large.", action="Send it again.")
+    return start + int(size) + 64
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
-    start = len(MAGIC) + 4
-    if data[: len(MAGIC)] != MAGIC or len(data) < start:
-        raise BadEnvelope("Not an envelope.", action="Check that both sides run the same version.")
-    (size,) = struct.unpack(">I", data[len(MAGIC) : start])
-    if size > HEAD_BYTES_MOST or len(data) < start + size + 64 or len(data) > start + size + 64 + BLOB_BYTES_MOST:
+    end = _front_bytes(data)
+    if end is None or len(data) < end or len(data) > end + BLOB_BYTES_MOST:
         raise BadEnvelope("An envelope is truncated or too large.", action="Send it again.")
-    return data[start : start + size], data[start + size : start + size + 64], data[start + size + 64 :]
+    return data[len(MAGIC) + 4 : end - 64], data[end - 64 : end], data[end:]

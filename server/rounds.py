@@ -1,41 +1,31 @@
-"""One run's rounds: pair keys once, then announce, collect, open or void. Knows nothing of what the sums mean."""
+"""One run's rounds: announce, collect, open or void; and the same again from disk. Knows nothing of what the sums mean."""
 
 import hashlib
-import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import Any, Final
 
 from common import announcement as announcements
-from common import files, wire
+from common import canonical, files
 from common.announcement import Announcement
-from common.crypto import keys, ring
-from common.crypto.adding import add, check_upload
-from common.errors import BadEnvelope, ContextMismatch, HospitalMissing, MotetError, ReservationConflict
-from common.roster import Roster
-from common.study import Study
-from common.wire import Envelope
-from server.journal import Journal
+from common.crypto import ring
+from common.crypto.adding import Adder
+from common.errors import (
+    BadEnvelope,
+    ContextMismatch,
+    HospitalMissing,
+    LateUpload,
+    MotetError,
+    RecordDamaged,
+    ReservationConflict,
+)
+from common.wire import Envelope, Sealed
+from server.exchange import ANSWERS_LATER, ATTEMPTS, Exchange
+from server.setup import SetUp
 
-EXACT_ATTEMPTS: Final = 3  # the identical request, sent again to a hospital that is late
-CODE: Final = re.compile(r"E-[A-Z-]{1,40}")
-ANSWERS_LATER: Final = frozenset({"E-LATE", "E-OFFLINE", "E-VAULT", "E-RELAY"})  # worth asking again for the same
-POLL_S: Final = 0.5
+POLL_S: Final = 0.05
 AWAY_ROUNDS: Final = 2  # rounds without a hospital that missed one, before it is asked again
-
-
-class Carrier(Protocol):
-    """Carries envelopes to hospitals and back; neither trusted nor known to what it carries."""
-
-    def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:
-        """Send one envelope to each; return replies by hospital, a code where one failed, nothing where one is late."""
-
-    def present(self) -> frozenset[str]:
-        """Return the hospitals that can be reached now, as far as the carrier knows."""
 
 
 @dataclass(slots=True)
@@ -48,54 +38,28 @@ class _Away:
 
 @dataclass(slots=True, kw_only=True)
 class Rounds:
-    """The coordinator's side of the secure sum in one run. `outcomes` tells hospitals which rounds opened."""
+    """The coordinator's side of the secure sum in one run. `outcomes` tells hospitals which rounds opened.
 
-    run: str
-    study: Study
-    roster: Roster
-    key: Ed25519PrivateKey
-    carrier: Carrier
-    journal: Journal
-    folder: Path  # uploads are kept here, signed, so that anybody can add them again
+    A coordinator that was killed makes its rounds again in the same order: those that its journal knows are read from disk, bit
+    for bit; the one that was under way is announced with the same bytes, which costs no hospital a second charge.
+    """
+
+    exchange: Exchange
+    keys: SetUp
     number: int = 0
-    transcript: bytes = b""
-    members: tuple[str, ...] = ()
     outcomes: dict[str, str] = field(default_factory=dict)
-    _sealed: dict[str, bytes] = field(default_factory=dict)
+    _past: dict[int, dict[str, Any]] = field(default_factory=dict)
     _keyed: set[str] = field(default_factory=set)
     _away: dict[str, _Away] = field(default_factory=dict)
 
-    def set_up(self) -> None:
-        """Agree on pair keys with every hospital that answers; raises HospitalMissing when too few do."""
-        self._say("stage", stage="set-up 1 of 2: hospitals open the study")
-        body = {"study": self.study.hash(), "roster": self.roster.hash()}
-        answered = self._ask("invite", dict.fromkeys(self.roster.names, body), kind="bundle")
-        setup_keys = {name: key for name, data in answered.items() if (key := self._setup_key(name, data))}
-        bundles = {name: answered[name] for name in setup_keys}
-        self._store("setup", bundles)
-        self._enough(bundles)
-        self.transcript = keys.transcript(setup_keys, roster_hash=self.roster.hash(), run=self.run)
-        self._say("stage", stage="set-up 2 of 2: pair keys")
-        shown = {"bundles": {name: data.hex() for name, data in bundles.items()}}
-        sealed = self._ask("keys", dict.fromkeys(bundles, shown), kind="sealed")
-        self._sealed = {name: data for name, data in sealed.items() if self._seals_for_all(data, set(bundles) - {name})}
-        if set(self._sealed) != set(bundles):
-            late = sorted(set(bundles) - set(self._sealed))
-            raise HospitalMissing(f"Set-up did not finish: {', '.join(late)}.", action="Start the study again.")
-        self.members = tuple(sorted(self._sealed))
+    def __post_init__(self) -> None:
+        """Read the rounds of an earlier life."""
+        self._past = {event["round"]: event for event in self.exchange.journal.events() if event["type"] == "round"}
 
-    def _setup_key(self, name: str, data: bytes) -> bytes | None:
-        try:
-            public = bytes.fromhex(_text(self._peek(data), "setup_key"))
-            keys.public_key(public)
-        except (ValueError, BadEnvelope):
-            self._say("missing", step="invite", codes={name: BadEnvelope.code})
-            return None
-        return public
-
-    def _seals_for_all(self, data: bytes, peers: set[str]) -> bool:
-        sealed = self._peek(data).body.get("sealed")
-        return isinstance(sealed, dict) and set(sealed) == peers
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Return the hospitals that have pair keys, sorted."""
+        return self.keys.members
 
     def secure_sum(
         self, *, task: str, index: int, dimension: int, blob: bytes, attempts: int
@@ -105,18 +69,17 @@ class Rounds:
         An exact statistic is not announced over another roster: its identical request is sent again to those who are late.
         Raises HospitalMissing after `attempts` void rounds, or when too few hospitals are left.
         """
+        exact = task != "train"
         for _ in range(attempts):
-            announced = self._announcement(task, index, dimension, blob)
-            started = time.monotonic()
-            uploads, codes = self._collect(announced, blob, exact=task != "train")
-            try:
-                opened: ring.Words | None = add(uploads, announcement=announced, transcript=self.transcript)
-            except (HospitalMissing, ContextMismatch, BadEnvelope) as error:
-                opened, codes = None, codes or {"": error.code}
-            self._finish(announced, opened=opened, codes=codes, uploads=uploads, seconds=time.monotonic() - started)
+            announced = self._next(task, index, dimension, hashlib.sha256(blob).hexdigest())
+            past = self._past.get(announced.round)
+            if past is not None and not (exact and past["state"] == "void"):
+                opened = self._opened_before(announced, past)
+            else:
+                opened = self._live(announced, blob, exact=exact)
             if opened is not None:
                 return announced, opened
-            if task != "train":
+            if exact:
                 break
         lost = ", ".join(f"{name}: {away.code}" for name, away in sorted(self._away.items())) or "contexts differ"
         raise HospitalMissing(
@@ -125,25 +88,44 @@ class Rounds:
 
     def close(self) -> dict[str, str]:
         """Tell the hospitals that the run is over and let them erase its keys; return their ledgers' checkpoints."""
-        self._say("stage", stage="hospitals close the study")
-        replies = self._ask("close", {name: {"outcomes": dict(self.outcomes)} for name in self.members}, kind="closed")
-        return {name: _text(self._peek(text), "checkpoint") for name, text in replies.items()}
+        self.exchange.say("stage", stage="hospitals close the study")
+        bodies = {name: {"outcomes": dict(self.outcomes)} for name in self.members}
+        replies = self.exchange.ask("close", bodies, kind="closed", part="closed")
+        return {name: _text(reply, "checkpoint") for name, reply in replies.items()}
 
-    def _announcement(self, task: str, index: int, dimension: int, blob: bytes) -> Announcement:
-        present = self._present(exact=task != "train")
+    def _next(self, task: str, index: int, dimension: int, blob_sha256: str) -> Announcement:
+        """Return the next round's announcement: the one on disk where there is one, else a new one over who is present."""
         self.number += 1
-        return Announcement(
-            run=self.run,
-            study=self.study.hash(),
-            roster=self.roster.hash(),
+        path = self.exchange.folder / f"{self.number:06d}" / "announcement.json"
+        if path.exists():
+            announced = _parse(path)
+            if (announced.task, announced.index, announced.dimension, announced.blob_sha256) != (
+                task,
+                index,
+                dimension,
+                blob_sha256,
+            ):
+                raise RecordDamaged(
+                    f"Round {self.number} on disk is another one than the study comes to.",
+                    action="Continue with the version of Motet that began the run, or start a new one.",
+                )
+            return announced
+        hospitals = self._present(exact=task != "train")
+        exchange = self.exchange
+        announced = Announcement(
+            run=exchange.run,
+            study=exchange.study.hash(),
+            roster=exchange.roster.hash(),
             round=self.number,
-            hospitals=present,
+            hospitals=hospitals,
             task=task,
             index=index,
             dimension=dimension,
-            blob_sha256=hashlib.sha256(blob).hexdigest(),
-            mechanism=announcements.mechanism_for(self.study, task=task, hospitals=len(present), dimension=dimension),
+            blob_sha256=blob_sha256,
+            mechanism=announcements.mechanism_for(exchange.study, task=task, hospitals=len(hospitals), dimension=dimension),
         )
+        files.write(exchange.place(f"{self.number:06d}") / "announcement.json", announced.bytes())
+        return announced
 
     def _present(self, *, exact: bool) -> tuple[str, ...]:
         """Return who is announced: reachable, and not left out; waits for patience_s while there are too few.
@@ -151,150 +133,112 @@ class Rounds:
         A hospital that missed a round is left out for a while, unless the round cannot do without it: an exact statistic is
         answered over one roster only.
         """
-        end = time.monotonic() + self.study.patience_s
+        end = time.monotonic() + self.exchange.study.patience_s
         while True:
-            reachable = self.carrier.present()
+            reachable = self.exchange.carrier.present()
             able = [name for name in self.members if name in reachable]
             present = tuple(name for name in able if name not in self._away)
-            if exact or len(present) < self._fewest:
+            if exact or len(present) < self.exchange.fewest:
                 present = tuple(name for name in able if name not in self._away or self._away[name].rounds is not None)
-            if len(present) >= self._fewest or time.monotonic() > end:
-                self._enough(present)
+            if len(present) >= self.exchange.fewest or time.monotonic() > end:
+                self.exchange.enough(present)
                 return present
             time.sleep(POLL_S)
 
-    def _collect(self, announced: Announcement, blob: bytes, *, exact: bool) -> tuple[dict[str, Envelope], dict[str, str]]:
+    def _live(self, announced: Announcement, blob: bytes, *, exact: bool) -> ring.Words | None:
+        started = time.monotonic()
         requests = {name: self._request(announced, name, blob) for name in announced.hospitals}
-        uploads: dict[str, Envelope] = {}
+        adder, heads = self._kept(announced)
         codes: dict[str, str] = {}
-        place = self.folder / f"{announced.round:06d}"
-        place.mkdir(mode=0o700, exist_ok=True)
-        files.write(place / "announcement.json", announced.bytes())
-        for _ in range(EXACT_ATTEMPTS if exact else 1):
-            waiting = {name: request for name, request in requests.items() if name not in uploads}
-            replies, codes = self._replies(waiting, kind="upload")
-            for name, data in replies.items():
-                upload = self._peek(data)
-                try:
-                    check_upload(upload, name=name, announcement=announced, transcript=self.transcript)
-                    self._store(f"{announced.round:06d}", {name: data})
-                    uploads[name] = upload
-                except (ContextMismatch, BadEnvelope) as error:  # this hospital's doing: the round is void because of it
-                    codes[name] = error.code
+        for _ in range(ATTEMPTS if exact else 1):
+            waiting = {name: request for name, request in requests.items() if name not in heads}
+            if not waiting:
+                break
+            answered, codes = self.exchange.wave(waiting, kind="upload", part=f"{announced.round:06d}", begin=adder.begin)
+            heads |= answered
             if not set(codes.values()) & ANSWERS_LATER:
                 break
-        return uploads, codes
+            if exact:
+                adder, heads = self._kept(announced)  # half of a late vector may have been added: again, from what is whole
+        try:
+            opened: ring.Words | None = adder.total(heads)
+        except (HospitalMissing, ContextMismatch, BadEnvelope) as error:
+            opened, codes = None, codes or {"": error.code}
+        self._apply(
+            self.exchange.say(
+                "round",
+                round=announced.round,
+                task=announced.task,
+                index=announced.index,
+                mechanism=announced.mechanism.entry(),
+                hospitals=list(announced.hospitals),
+                uploaded=sorted(heads),
+                state="void" if opened is None else "opened",
+                sum_sha256=None if opened is None else hashlib.sha256(ring.to_bytes(opened)).hexdigest(),
+                missing=codes,
+                seconds=round(time.monotonic() - started, 3),
+            )
+        )
+        return opened
 
-    def _request(self, announced: Announcement, name: str, blob: bytes) -> bytes:
-        inbox = {} if name in self._keyed else {peer: text.hex() for peer, text in self._sealed.items() if peer != name}
+    def _opened_before(self, announced: Announcement, past: dict[str, Any]) -> ring.Words | None:
+        """Return the sum of a round of an earlier life, added again from the kept uploads; None when it was void."""
+        opened = None
+        if past["state"] == "opened":
+            adder, heads = self._kept(announced)
+            try:
+                opened = adder.total(heads)
+            except MotetError:
+                opened = None
+            if opened is None or hashlib.sha256(ring.to_bytes(opened)).hexdigest() != past["sum_sha256"]:
+                raise RecordDamaged(
+                    f"The kept uploads of round {announced.round} do not give its sum.", action="Restore the run's folder."
+                )
+        self._apply(past)
+        return opened
+
+    def _kept(self, announced: Announcement) -> tuple[Adder, dict[str, Envelope]]:
+        """Add the round's uploads that are on disk; one that is damaged, as a power cut leaves it, is asked for again."""
+        place = self.exchange.place(f"{announced.round:06d}")
+        while True:
+            adder = Adder(announcement=announced, transcript=self.keys.transcript)
+            heads: dict[str, Envelope] = {}
+            for path in sorted(place.glob("*.envelope")):
+                try:
+                    heads[path.stem] = self.exchange.kept(path, kind="upload", begin=adder.begin)
+                except (BadEnvelope, ContextMismatch, LateUpload):
+                    path.unlink()
+                    break
+            else:
+                return adder, heads
+
+    def _request(self, announced: Announcement, name: str, blob: bytes) -> Sealed:
+        sealed = self.keys.sealed
+        inbox = {} if name in self._keyed else {peer: text.hex() for peer, text in sealed.items() if peer != name}
         body = {"announcement": announced.plain(), "inbox": inbox, "outcomes": dict(self.outcomes)}
-        return self._seal("announce", name, body, blob)
+        return self.exchange.seal("announce", name, body, blob=blob, blob_sha256=announced.blob_sha256)
 
-    def _finish(
-        self,
-        announced: Announcement,
-        *,
-        opened: ring.Words | None,
-        codes: dict[str, str],
-        uploads: dict[str, Envelope],
-        seconds: float,
-    ) -> None:
-        self._keyed |= set(uploads)
-        self.outcomes[str(announced.round)] = "void" if opened is None else "opened"
+    def _apply(self, event: dict[str, Any]) -> None:
+        """Take the consequences of a round: who holds pair keys now, who is left out next, what hospitals are told of it."""
+        self._keyed |= set(event["uploaded"])
+        self.outcomes[str(event["round"])] = event["state"]
         for name in [name for name, away in self._away.items() if away.rounds is not None]:
             left = (self._away[name].rounds or 0) - 1
             if left > 0:
                 self._away[name].rounds = left
             else:
                 del self._away[name]
-        for name, code in codes.items():
+        for name, code in event["missing"].items():
             if name:
-                self._away[name] = _Away(
-                    code=code, rounds=None if code.startswith("E-REFUSED") and code != ReservationConflict.code else AWAY_ROUNDS
-                )
-        self._say(
-            "round",
-            round=announced.round,
-            task=announced.task,
-            index=announced.index,
-            mechanism=announced.mechanism.entry(),
-            hospitals=list(announced.hospitals),
-            uploaded=sorted(uploads),
-            state="void" if opened is None else "opened",
-            sum_sha256=None if opened is None else hashlib.sha256(ring.to_bytes(opened)).hexdigest(),
-            missing=codes,
-            seconds=round(seconds, 3),
-        )
-
-    def _store(self, part: str, envelopes: Mapping[str, bytes]) -> None:
-        """Keep signed envelopes, so that anybody can add them again (`motet-audit replay`)."""
-        place = self.folder / part
-        place.mkdir(mode=0o700, exist_ok=True)
-        for name, data in envelopes.items():
-            files.write(place / f"{name}.envelope", data)
-
-    def _ask(self, kind_sent: str, bodies: Mapping[str, dict[str, Any]], *, kind: str) -> dict[str, bytes]:
-        requests = {name: self._seal(kind_sent, name, body) for name, body in bodies.items()}
-        replies: dict[str, bytes] = {}
-        for _ in range(EXACT_ATTEMPTS):  # the identical request: who answered it before answers with the same bytes
-            waiting = {name: request for name, request in requests.items() if name not in replies}
-            answered, codes = self._replies(waiting, kind=kind)
-            replies |= answered
-            if codes:
-                self._say("missing", step=kind_sent, codes=codes)
-            if not set(codes.values()) & ANSWERS_LATER:
-                break
-        return replies
-
-    def _replies(self, requests: Mapping[str, bytes], *, kind: str) -> tuple[dict[str, bytes], dict[str, str]]:
-        carried = self.carrier.wave(requests, deadline_s=self.study.patience_s)
-        answers = {name: carried[name] for name in requests if name in carried}  # a carrier is not trusted
-        good: dict[str, bytes] = {}
-        codes = {name: "E-LATE" for name in requests if name not in answers}
-        for name, answer in answers.items():
-            if isinstance(answer, str):
-                codes[name] = _code(answer)
-                continue
-            try:
-                reply = wire.open_envelope(
-                    answer, key=self.roster.identity(name), sender=name, recipient=self.roster.coordinator
-                )
-                if reply.run != self.run or reply.kind not in {kind, "refusal"}:
-                    raise BadEnvelope("A reply is from another run or step.", action="Start the study again.")
-            except MotetError as error:
-                codes[name] = error.code
-                continue
-            if reply.kind == "refusal":
-                codes[name] = _code(reply.body.get("code"))
-            else:
-                good[name] = answer
-        return good, codes
-
-    def _seal(self, kind: str, recipient: str, body: dict[str, Any], blob: bytes = b"") -> bytes:
-        envelope = Envelope(kind=kind, sender=self.roster.coordinator, recipient=recipient, run=self.run, body=body, blob=blob)
-        return wire.seal(envelope, key=self.key)
-
-    @staticmethod
-    def _peek(data: bytes) -> Envelope:
-        return wire.peek(data)  # its signature was checked when it came in
-
-    @property
-    def _fewest(self) -> int:
-        return max(self.study.hospitals_min, self.study.privacy.colluders + 2)
-
-    def _enough(self, hospitals: Mapping[str, object] | tuple[str, ...]) -> None:
-        if len(hospitals) < self._fewest:
-            raise HospitalMissing(
-                f"{len(hospitals)} hospitals take part, the study needs {self._fewest}.",
-                action="Start the vaults and relays that are missing; `motet-coordinator run` shows each one's code.",
-            )
-
-    def _say(self, kind: str, **facts: object) -> None:
-        self.journal.write({"type": kind, "time": round(time.time(), 3), **facts})
+                for_good = code.startswith("E-REFUSED") and code != ReservationConflict.code
+                self._away[name] = _Away(code=code, rounds=None if for_good else AWAY_ROUNDS)
 
 
-def _code(said: object) -> str:
-    return said if isinstance(said, str) and CODE.fullmatch(said) else "E-UNKNOWN"
+def _parse(path: Path) -> Announcement:
+    try:
+        return announcements.parse(canonical.decode(path.read_bytes()))
+    except (ValueError, BadEnvelope):
+        raise RecordDamaged(f"{path} is damaged.", action="Restore the run's folder, or start a new run.") from None
 
 
 def _text(envelope: Envelope, key: str) -> str:

@@ -20,9 +20,11 @@ from common.mechanism import GaussianShare
 from common.roster import Roster
 from common.study import Study
 from server import accept, evaluate, report, step
+from server.exchange import Carrier, Exchange
 from server.infer import correlation, regression
 from server.journal import Journal
-from server.rounds import Carrier, Rounds
+from server.rounds import Rounds
+from server.setup import set_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +54,10 @@ def run_study(
     uploads = folder / "rounds"
     uploads.mkdir(mode=0o700, exist_ok=True)
     files.write(folder / "roster.json", roster.bytes())
-    rounds = Rounds(run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=uploads)
-    journal.write({"type": "start", "time": round(time.time(), 3), "run": run, "study": study.hash(), "roster": roster.hash()})
-    rounds.set_up()
+    exchange = Exchange(run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=uploads)
+    before = [event for event in journal.events() if event["type"] == "start"]
+    exchange.say("resumed" if before else "start", run=run, study=study.hash(), roster=roster.hash())
+    rounds = Rounds(exchange=exchange, keys=set_up(exchange))
     statistics_part = _statistics(rounds, study)
     trained = _train(rounds, study, folder)
     evaluation = _evaluate(rounds, study, trained)

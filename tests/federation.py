@@ -19,6 +19,11 @@ from common.errors import MotetError
 from common.ledger import note
 from common.roster import Member, Roster
 from common.study import Study
+from common.wire import Sealed
+from server import setup
+from server.exchange import Exchange
+from server.journal import Journal
+from server.rounds import Rounds
 from server.run import run_study
 from tests import phantoms
 
@@ -186,22 +191,25 @@ class Federation:
         for home in self.homes.values():
             config.approve_study(home, data=wanted.canonical_bytes(), expected_hash=wanted.hash())
 
-    def wave(self, envelopes: Mapping[str, bytes], *, deadline_s: float) -> dict[str, bytes | str]:
+    def wave(
+        self, envelopes: Mapping[str, Sealed], *, deadline_s: float, receive: Callable[[str, bytes], None]
+    ) -> dict[str, str]:
         """Carry envelopes to the vaults and back, through `before` and `after`."""
-        replies: dict[str, bytes | str] = {}
-        for name, data in envelopes.items():
-            arrived = self.before(name, data)
-            if isinstance(arrived, bytes):
-                try:
+        failed: dict[str, str] = {}
+        for name, sealed in envelopes.items():
+            arrived = self.before(name, sealed.whole())
+            try:
+                if isinstance(arrived, bytes):
                     left = self.vaults[name].answer(arrived)
-                except MotetError as error:
-                    replies[name] = error.code
-                    continue
-                self.sent.append((name, left))
-                arrived = self.after(name, left)
-            if arrived is not None:
-                replies[name] = arrived
-        return replies
+                    self.sent.append((name, left))
+                    arrived = self.after(name, left)
+                if isinstance(arrived, str):
+                    failed[name] = arrived
+                if isinstance(arrived, bytes):
+                    receive(name, arrived)
+            except MotetError as error:
+                failed[name] = error.code
+        return failed
 
     def present(self) -> frozenset[str]:
         """Return the hospitals that can be reached: all of them."""
@@ -218,6 +226,34 @@ class Federation:
         """End every vault."""
         for vault in self.vaults.values():
             vault.close()
+
+
+class Coordinator:
+    """A coordinator that can ask for anything, step by step; before `set_up` it knows no keys."""
+
+    def __init__(self, one: Federation, wanted: Study, *, run: str) -> None:
+        self.run, self.study, self.roster, self.key, self.folder = run, wanted, one.roster, one.key, one.folder / run
+        self.folder.mkdir(exist_ok=True)
+        self.journal = Journal(self.folder / "j")
+        self.exchange = Exchange(
+            run=run, study=wanted, roster=one.roster, key=one.key, carrier=one, journal=self.journal, folder=self.folder
+        )
+
+    def set_up(self) -> None:
+        """Agree on pair keys; what follows goes on from there."""
+        self.keys = setup.set_up(self.exchange)
+        self.rounds = Rounds(exchange=self.exchange, keys=self.keys)
+        self.secure_sum, self.close = self.rounds.secure_sum, self.rounds.close
+
+    @property
+    def transcript(self) -> bytes:
+        """Return what binds every pair key."""
+        return self.keys.transcript
+
+    @property
+    def sealed(self) -> dict[str, bytes]:
+        """Return the hospitals' sealed shares for one another."""
+        return self.keys.sealed
 
 
 def kind(data: bytes) -> str:

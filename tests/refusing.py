@@ -16,8 +16,6 @@ from common import moments, wire
 from common.announcement import Announcement
 from common.errors import HospitalMissing
 from common.mechanism import Exact
-from server.journal import Journal
-from server.rounds import Rounds
 from tests import federation
 from tests.federation import HOSPITALS, kind
 
@@ -55,11 +53,7 @@ def watched(one, monkeypatch):
 def coordinator(one, *, ready=True):
     """Return the coordinator of a new run, set up."""
     run = f"refusal{next(RUNS)}"
-    folder = one.folder / run
-    folder.mkdir()
-    made = Rounds(
-        run=run, study=STUDY, roster=one.roster, key=one.key, carrier=one, journal=Journal(folder / "j"), folder=folder
-    )
+    made = federation.Coordinator(one, STUDY, run=run)
     if ready:
         made.set_up()
     return made
@@ -91,7 +85,7 @@ def trained(rounds, **changes):
 def envelope(rounds, one, *, name=ME, key=None):
     body = {
         "announcement": one if isinstance(one, dict) else one.plain(),
-        "inbox": {peer: text.hex() for peer, text in rounds._sealed.items() if peer != name},
+        "inbox": {peer: text.hex() for peer, text in rounds.sealed.items() if peer != name},
         "outcomes": {},
     }
     sent = wire.Envelope(kind="announce", sender=federation.COORDINATOR, recipient=name, run=rounds.run, body=body)

@@ -131,7 +131,7 @@ def from_bytes(data: bytes, *, dimension: int, bits: int) -> Words:
     return words.astype(words.dtype.newbyteorder("="), copy=False)
 
 
-def wire_view(data: bytes | bytearray, *, bits: int) -> Words:
+def wire_view(data: bytes | bytearray | memoryview, *, bits: int) -> Words:
     """Return the little-endian words in `data` without a copy: what is written to `data` later shows."""
     if bits == 32:
         return np.frombuffer(data, "<u4")

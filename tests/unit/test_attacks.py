@@ -12,8 +12,6 @@ from client.vault import Vault
 from common import model, moments, roster, wire
 from common.crypto import masking, ring
 from common.errors import AlreadyAnswered, HospitalMissing, MotetError, RecordDamaged
-from server.journal import Journal
-from server.rounds import Rounds
 from tests import federation
 from tests.federation import HOSPITALS, kind
 
@@ -29,11 +27,7 @@ def approved(make_federation):
 
 def coordinator(one, wanted, name="attack"):
     """Return a coordinator that can ask for anything."""
-    folder = one.folder / name
-    folder.mkdir()
-    return Rounds(
-        run=name, study=wanted, roster=one.roster, key=one.key, carrier=one, journal=Journal(folder / "j"), folder=folder
-    )
+    return federation.Coordinator(one, wanted, run=name)
 
 
 def refusals(one, name="hosp-a"):
@@ -65,7 +59,7 @@ def test_two_runs_over_different_rosters_cannot_isolate_a_hospital(approved):
     one.before = lambda name, data: data if name in ABC else None
     second = coordinator(one, wanted)
     second.set_up()
-    assert second.members == ABC
+    assert second.rounds.members == ABC
     with pytest.raises(HospitalMissing):
         gram(second, wanted)
     assert {name: refusals(one, name) for name in ABC} == {name: ["E-REFUSED-REPEAT"] for name in ABC}
@@ -239,9 +233,9 @@ def test_close_erases_the_keys_whatever_else_it_says(approved):
     attack = coordinator(one, wanted)
     attack.set_up()
     gram(attack, wanted)
-    attack.outcomes = {"1": "void"}
+    attack.rounds.outcomes = {"1": "void"}
     attack.close()
-    attack.outcomes = {"1": "opened"}
+    attack.rounds.outcomes = {"1": "opened"}
     attack.close()
     for home in one.homes.values():
         assert session.load(home.state, run="attack").pair_keys == {}
@@ -262,7 +256,7 @@ def test_no_round_far_ahead_makes_a_vault_count_for_minutes(approved):
     one, wanted = approved
     attack = coordinator(one, wanted)
     attack.set_up()
-    attack.number = 500_000
+    attack.rounds.number = 500_000
     with pytest.raises(HospitalMissing):
         gram(attack, wanted)
     assert refusals(one) == ["E-ROUND"]

@@ -12,8 +12,8 @@ import statsmodels.api as sm
 from client import config
 from common import announcement, wire
 from common.audit import bundle, verify
+from common.crypto.adding import Adder
 from common.errors import BadEnvelope, HospitalMissing
-from server import rounds as rounds_module
 from server.journal import Journal
 from tests import federation, phantoms
 from tests.federation import HOSPITALS, kind
@@ -272,14 +272,14 @@ def test_hospitals_that_were_told_different_models_are_named_before_any_sum(make
     one, wanted = make_federation(), federation.study(privacy={"rounds_void_allowed": 0})
     one.approve(wanted)
     summed = []
-    real = rounds_module.add
+    real = Adder.total
 
-    def watched(uploads, **facts):
-        total = real(uploads, **facts)
-        summed.append(facts["announcement"].task)
+    def watched(adder, heads):
+        total = real(adder, heads)
+        summed.append(adder._announcement.task)
         return total
 
-    monkeypatch.setattr(rounds_module, "add", watched)
+    monkeypatch.setattr(Adder, "total", watched)
 
     def before(name, data):
         if name != "hosp-b" or kind(data) != "announce" or round_of(data) != 2:

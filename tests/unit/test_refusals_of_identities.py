@@ -8,8 +8,6 @@ from client import config
 from common import roster, wire
 from common.crypto.keys import SetupKey
 from common.errors import BadEnvelope, ContextMismatch, HospitalMissing, RosterNotApproved, RosterTooSmall, SetupMissing
-from server.journal import Journal
-from server.rounds import Rounds
 from tests import federation, refusing
 from tests.federation import HOSPITALS, kind
 from tests.refusing import ME, STRANGER, STUDY, again, announced, coordinator, envelope, refused
@@ -155,18 +153,12 @@ def test_fewer_than_two_honest_hospitals(make_federation):
     """Three of four are named, and the study assumes that two of them collude: large enough for the policy, and refused."""
     one, careful = make_federation(), federation.study(privacy={"colluders": 2})
     one.approve(careful)
-    folder = one.folder / "r"
-    folder.mkdir()
-    rounds = Rounds(
-        run="r", study=careful, roster=one.roster, key=one.key, carrier=one, journal=Journal(folder / "j"), folder=folder
-    )
+    rounds = federation.Coordinator(one, careful, run="r")
     rounds.set_up()
     wanted = announced(rounds, study=careful.hash(), hospitals=HOSPITALS[:3])
     reply = wire.peek(one.vaults[ME].answer(envelope(rounds, wanted)))
     assert reply.body == {"code": RosterTooSmall.code} == {"code": "E-REFUSED-ROSTER-SIZE"}
-    again_without_one = Rounds(
-        run="r2", study=careful, roster=one.roster, key=one.key, carrier=one, journal=Journal(folder / "j"), folder=folder
-    )
+    again_without_one = federation.Coordinator(one, careful, run="r2")
     one.before = lambda name, data: None if name == "hosp-d" else data
     with pytest.raises(HospitalMissing, match="3 hospitals take part, the study needs 4"):  # the coordinator does not go on
         again_without_one.set_up()

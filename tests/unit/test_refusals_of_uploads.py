@@ -10,7 +10,7 @@ from common import announcement as announcements
 from common import model, wire
 from common.crypto import masking, ring
 from common.crypto.adding import add
-from common.errors import BadEnvelope, ContextMismatch, HospitalMissing
+from common.errors import BadEnvelope, ContextMismatch, HospitalMissing, LateUpload, SecondUpload
 from tests import federation, refusing
 from tests.federation import HOSPITALS, kind
 from tests.refusing import GRAM, STRANGER, STUDY, again, announced, coordinator, voided
@@ -134,11 +134,11 @@ def test_late_upload(hospitals):
     rounds = coordinator(one)
     late(one, 1, at=2)
     voided(rounds, {"hosp-b": "E-LATE"}, uploaded={*HOSPITALS} - {"hosp-b"})
-    voided(rounds, {"hosp-b": "E-CONTEXT"}, uploaded={*HOSPITALS} - {"hosp-b"})
+    voided(rounds, {"hosp-b": LateUpload.code}, uploaded={*HOSPITALS} - {"hosp-b"})
     opened, words = rounds.secure_sum(task="gram", index=0, dimension=GRAM, blob=b"", attempts=1)
     assert opened.round == 3
     assert ring.decode(words, bits=128)[0] == len(opened.hospitals) * federation.PATIENTS
-    assert rounds.outcomes == {"1": "void", "2": "void", "3": "opened"}
+    assert rounds.rounds.outcomes == {"1": "void", "2": "void", "3": "opened"}
 
 
 def test_upload_of_another_round_replayed(hospitals):
@@ -147,7 +147,7 @@ def test_upload_of_another_round_replayed(hospitals):
     rounds.secure_sum(task="gram", index=0, dimension=GRAM, blob=b"", attempts=1)
     old = next(data for name, data in reversed(one.sent) if name == "hosp-b")
     one.after = lambda name, data: old if name == "hosp-b" else data
-    voided(rounds, {"hosp-b": "E-CONTEXT"}, uploaded={*HOSPITALS} - {"hosp-b"})
+    voided(rounds, {"hosp-b": LateUpload.code}, uploaded={*HOSPITALS} - {"hosp-b"})
 
 
 def test_upload_of_another_run_replayed(hospitals):
@@ -165,6 +165,14 @@ def test_upload_of_another_hospital_replayed(hospitals):
     seen = {}
     one.after = lambda name, data: seen["hosp-a"] if name == "hosp-b" else seen.setdefault(name, data)
     voided(rounds, {"hosp-b": "E-ENVELOPE"}, uploaded={*HOSPITALS} - {"hosp-b"})
+
+
+def test_more_than_one_upload_in_one_reply(hospitals):
+    """What a hospital sends after the end of what it signed voids the round, by name."""
+    one, _ = hospitals
+    rounds = coordinator(one)
+    one.after = lambda name, data: data + data if name == "hosp-b" else data
+    voided(rounds, {"hosp-b": SecondUpload.code}, uploaded={*HOSPITALS} - {"hosp-b"})
 
 
 def test_second_different_upload_at_the_coordinator(hospitals):
