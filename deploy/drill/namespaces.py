@@ -6,12 +6,8 @@ beside it: a host route decides, so open connections stay open when the link cha
 """
 
 import contextlib
-import itertools
 import json
-import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +19,7 @@ from typing import IO, Any
 
 from common.errors import ConfigError
 from common.processes import end
-from deploy.drill import link
+from deploy.drill import iproute, link
 from deploy.drill.link import PLAIN, Way
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,9 +32,6 @@ SETTINGS = {
     "ipv4/tcp_congestion_control": "reno",  # in every kernel; cubic, Linux' default, is no faster on such links (RFC 9438, 4.3)
 }
 _NET = Path("/proc/sys/net")
-_NAME = re.compile(r"motet-(\d+)-(\d+)-\d+-[a-z0-9-]+")
-_NETNS = Path("/run/netns")
-_runs = itertools.count()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +109,10 @@ class Network:
         self._ask(hospital, link.message(up, down))
         if path == "netem":
             for namespace, device, way in self._veth(hospital, up, down):
-                _run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "netem", *way.netem())
+                iproute.run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "netem", *way.netem())
         elif one.path == "netem":
             for namespace, device, _ in self._veth(hospital, up, down):
-                _run("tc", "-n", namespace, "qdisc", "del", "dev", device, "root")
+                iproute.run("tc", "-n", namespace, "qdisc", "del", "dev", device, "root")
         self._route(hospital, by_tun=path == "tun")
         one.up, one.down, one.path, one.before = up, down, path, None
 
@@ -140,6 +133,21 @@ class Network:
     def counts(self, hospital: str) -> dict[str, dict[str, int]]:
         """Return what the forwarder passed, lost and dropped, `up` and `down`; veth and netem traffic is not in it."""
         return self._ask(hospital, b"{}")
+
+    def pids(self, place: str) -> list[int]:
+        """Return the processes inside a namespace, the link's forwarder left out."""
+        forwarders = {one.forwarder.pid for one in self._links.values()}
+        found = iproute.run("ip", "netns", "pids", self._namespace(place)).split()
+        return [pid for word in found if (pid := int(word)) not in forwarders]
+
+    def listening(self, place: str) -> list[int]:
+        """Return the TCP ports on which something inside a namespace listens, beyond its loopback."""
+        rows = [
+            line.split()
+            for line in iproute.run("ip", "netns", "exec", self._namespace(place), "cat", "/proc/net/tcp").splitlines()[1:]
+        ]
+        doors = [row[1].split(":") for row in rows if row[3] == "0A"]
+        return sorted({int(port, 16) for address, port in doors if address != "0100007F"})
 
     def _until_mended(self, hospital: str, *, cut: bool, frozen: bool) -> None:
         one = self._link(hospital)
@@ -176,31 +184,33 @@ class Network:
         number, kind = self.topology.number(hospital), "tun" if by_tun else "veth"
         here, there = self.topology.address(hospital), self.topology.coordinator
         gate = "" if by_tun else f"via 10.77.{number}.1"
-        _batch(self._namespace(hospital), f"route replace {there}/32 {gate} dev {kind} src {here}")
-        _batch(self._namespace(COORDINATOR), f"route replace {here}/32 dev {kind}{number} src {there}")
+        iproute.batch(self._namespace(hospital), f"route replace {there}/32 {gate} dev {kind} src {here}")
+        iproute.batch(self._namespace(COORDINATOR), f"route replace {here}/32 dev {kind}{number} src {there}")
 
     def _make(self) -> None:
         for place in (COORDINATOR, *self.topology.hospitals):
-            _run("ip", "netns", "add", self._namespace(place))
+            iproute.run("ip", "netns", "add", self._namespace(place))
             settings = "; ".join(f"test ! -e {_NET / name} || echo {value} > {_NET / name}" for name, value in SETTINGS.items())
-            _run("ip", "netns", "exec", self._namespace(place), "sh", "-e", "-c", settings)
-            _batch(self._namespace(place), "link set lo up")
-        _batch(self._namespace(COORDINATOR), f"address add {self.topology.coordinator}/32 dev lo")
+            iproute.run("ip", "netns", "exec", self._namespace(place), "sh", "-e", "-c", settings)
+            iproute.batch(self._namespace(place), "link set lo up")
+        iproute.batch(self._namespace(COORDINATOR), f"address add {self.topology.coordinator}/32 dev lo")
         for hospital in self.topology.hospitals:
             self._make_link(hospital)
         probe = ("netem", "limit", "1")
-        self.netem = _tries("tc", "-n", self._namespace(COORDINATOR), "qdisc", "add", "dev", "lo", "root", *probe)
+        self.netem = iproute.tries("tc", "-n", self._namespace(COORDINATOR), "qdisc", "add", "dev", "lo", "root", *probe)
         if self.netem:
-            _run("tc", "-n", self._namespace(COORDINATOR), "qdisc", "del", "dev", "lo", "root")
+            iproute.run("tc", "-n", self._namespace(COORDINATOR), "qdisc", "del", "dev", "lo", "root")
 
     def _make_link(self, hospital: str) -> None:
         number = self.topology.number(hospital)
         inside, centre = self._namespace(hospital), self._namespace(COORDINATOR)
-        _run("ip", "link", "add", "veth", "netns", inside, "type", "veth", "peer", "name", f"veth{number}", "netns", centre)
+        iproute.run(
+            "ip", "link", "add", "veth", "netns", inside, "type", "veth", "peer", "name", f"veth{number}", "netns", centre
+        )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ANSWER_S)
         with theirs:
-            ends = (_NETNS / inside, "tun", _NETNS / centre, f"tun{number}")
+            ends = (iproute.NETNS / inside, "tun", iproute.NETNS / centre, f"tun{number}")
             forwarder = subprocess.Popen(
                 [sys.executable, "-m", "deploy.drill.link", str(theirs.fileno()), str(number), *ends],
                 cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
@@ -209,7 +219,7 @@ class Network:
         with contextlib.suppress(OSError):
             if ours.recv(4096):
                 for namespace, suffix, last in ((inside, "", 2), (centre, number, 1)):
-                    _batch(
+                    iproute.batch(
                         namespace,
                         f"address add 10.77.{number}.{last}/30 dev veth{suffix}",
                         f"link set veth{suffix} up",
@@ -224,7 +234,7 @@ class Network:
             one.control.close()
             end(one.forwarder)
         for place in (COORDINATOR, *self.topology.hospitals):
-            _delete(self._namespace(place))
+            iproute.delete(self._namespace(place))
 
 
 @contextmanager
@@ -233,76 +243,12 @@ def network(topology: Topology) -> Iterator[Network]:
 
     What an earlier run left behind because it was killed is removed first. Raises ConfigError where `missing` has a reason.
     """
-    if reason := missing():
+    if reason := iproute.missing():
         raise ConfigError(reason, action="Run it as root on a Linux machine with iproute2, outside of unprivileged containers.")
-    remove_leftovers()
-    made = Network(topology=topology, prefix=f"motet-{os.getpid()}-{_started(os.getpid())}-{next(_runs)}")
+    iproute.remove_leftovers()
+    made = Network(topology=topology, prefix=iproute.new_prefix())
     try:
         made._make()
         yield made
     finally:
         made._remove()  # noqa: SLF001  (this function is its maker)
-
-
-def missing() -> str:
-    """Return why no namespaces can be made here, in one sentence; empty when they can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "Network namespaces need root on Linux."
-    if not (shutil.which("ip") and shutil.which("tc")):
-        return "Network namespaces need ip and tc (iproute2)."
-    if not Path("/dev/net/tun").exists():
-        return "The link emulator needs /dev/net/tun."
-    probe = f"motet-{os.getpid()}-{_started(os.getpid())}-{next(_runs)}-probe"
-    if not _tries("ip", "netns", "add", probe):
-        return "This machine does not let root make network namespaces."
-    _delete(probe)
-    return ""
-
-
-def remove_leftovers() -> list[str]:
-    """Remove the namespaces of drills whose process is gone, end what runs in them, and return their names."""
-    listed = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line.strip()]
-    found = [
-        name for name in listed if (match := _NAME.fullmatch(name)) and _started(int(match[1])) != int(match[2])
-    ]  # fmt: skip
-    for name in found:
-        _delete(name)
-    return found
-
-
-def _started(pid: int) -> int:
-    """Return when a process was started, in clock ticks since boot; 0 when there is none."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _delete(namespace: str) -> None:
-    for _ in range(3):  # a process may start another one while it is being ended
-        asked = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
-        for pid in asked.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        if not asked.stdout.split():
-            break
-    _tries("ip", "netns", "delete", namespace)
-
-
-def _batch(namespace: str, *lines: str) -> None:
-    done = subprocess.run(
-        ["ip", "-n", namespace, "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise ConfigError(f"A drill's network could not be set: {done.stderr.strip()[:300]}.", action="Is iproute2 complete?")
-
-
-def _run(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ConfigError(f"{words[0]} failed: {done.stderr.strip()[:300]}.", action="Is iproute2 complete, and are you root?")
-    return done.stdout
-
-
-def _tries(*words: str) -> bool:
-    return subprocess.run(words, capture_output=True, check=False).returncode == 0

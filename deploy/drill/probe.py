@@ -1,7 +1,7 @@
 """A plain TCP server and client that time a link: round trips on one open connection, transfers on new ones.
 
 `python -m deploy.drill.probe serve` says `ready`. `python -m deploy.drill.probe ask ADDRESS` says `ready`, then answers each
-line of its input with seconds: `trip` for a byte there and back, `send BYTES` until all are there, `fetch BYTES` until all came.
+line of its input with seconds: `trip` for one byte forth and back, `send BYTES` until all are there, `fetch BYTES` likewise.
 """
 
 import socket

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from common.errors import ConfigError
-from deploy.drill import measure, namespaces
+from deploy.drill import iproute, measure, namespaces
 from deploy.drill.link import PLAIN, Way
 from deploy.drill.namespaces import COORDINATOR, Topology, network
 
@@ -33,7 +33,7 @@ with network(Topology(hospitals=("h",))) as net:
 
 @pytest.fixture(autouse=True)
 def can_be_made():
-    if reason := namespaces.missing():
+    if reason := iproute.missing():
         pytest.skip(reason)
 
 
@@ -133,7 +133,7 @@ def test_everything_is_gone_afterwards_also_what_a_killed_run_left():
     killed.wait()
     killed.stdout.close()
     assert prefix
-    left = namespaces.remove_leftovers()
+    left = iproute.remove_leftovers()
     assert {f"{prefix}-h", f"{prefix}-coordinator"} <= set(left)
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     assert prefix not in listed
