@@ -1,4 +1,4 @@
-"""A stranger inside a hospital's network: 50 MB of random bytes at every port of the coordinator, plain and inside TLS.
+"""A stranger inside a hospital's network: 50 MB of random bytes at every port of the coordinator, plain and posted in TLS.
 
 `python -m deploy.drill.junk ADDRESS PORT...` prints how many bytes each port took before it closed.
 """
@@ -9,7 +9,8 @@ import ssl
 import sys
 
 SIZE_BYTES = 50_000_000
-BLOCK = os.urandom(1 << 20)
+BLOCK = os.urandom(1 << 16)
+POST = b"POST /v1/fleet/push-messages HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % SIZE_BYTES
 PATIENCE_S = 10.0
 
 
@@ -27,6 +28,8 @@ def pour(address: str, port: int, *, tls: bool) -> int:
             trust = ssl.create_default_context()
             trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE  # a stranger does not care whom he pesters
             with trust.wrap_socket(plain) if tls else plain as one:
+                if tls:
+                    one.sendall(POST)  # the body is the junk
                 while sent < SIZE_BYTES:
                     one.sendall(BLOCK)
                     sent += len(BLOCK)

@@ -146,7 +146,7 @@ DRILLS: Final = (
     Drill(name="old envelopes", done="every request so far handed to a vault again", act=_old, goes_on=True, good_within_s=20),
     Drill(name="junk to a vault", done="50 MB of random bytes at a vault's socket", act=_junk_vault, good_within_s=20),
     Drill(
-        name="junk to the coordinator", done="50 MB of random bytes at each of its ports, plain and in TLS",
+        name="junk to the coordinator", done="50 MB of random bytes at each of its ports, plain and posted in TLS",
         act=_junk_coordinator, good_within_s=30,
     ),
     Drill(
