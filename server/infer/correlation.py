@@ -12,6 +12,7 @@ from scipy import stats
 
 from common.errors import NotEstimable
 from common.moments import Moments
+from server.infer import adjust
 
 CONFIDENCE = 0.95
 
@@ -20,6 +21,8 @@ CONFIDENCE = 0.95
 class Correlation:
     """A correlation matrix: `r`, `p_values`, `ci_low` and `ci_high` of shape (p, p), over `n` rows.
 
+    `p_bh` and `p_holm` are adjusted over all pairs (Benjamini-Hochberg, Holm); their diagonals are nan.
+
     `constant` names the columns that do not vary: their rows and columns are nan, and no number is made up for them.
     """
 
@@ -27,13 +30,16 @@ class Correlation:
     n: int
     r: NDArray[np.float64]
     p_values: NDArray[np.float64]
+    p_bh: NDArray[np.float64]
+    p_holm: NDArray[np.float64]
     ci_low: NDArray[np.float64]
     ci_high: NDArray[np.float64]
     constant: tuple[str, ...]
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it; nan becomes None."""
-        matrices = {"r": self.r, "p": self.p_values, "ci_low": self.ci_low, "ci_high": self.ci_high}
+        matrices = {"r": self.r, "p": self.p_values, "p_bh": self.p_bh, "p_holm": self.p_holm}
+        matrices |= {"ci_low": self.ci_low, "ci_high": self.ci_high}
         return {
             "names": list(self.names),
             "n": self.n,
@@ -55,28 +61,39 @@ def correlate(moments: Moments, *, names: Sequence[str]) -> Correlation:
     columns = [moments.index(name) for name in names]
     if moments.n < 4:
         raise NotEstimable("too few rows", term="correlation", action="A correlation needs at least 4 complete patients.")
-    p = len(columns)
+    return from_scatter([[moments.cross[i][j] for j in columns] for i in columns], names=names, n=moments.n, fixed=0)
+
+
+def from_scatter(scatter: Sequence[Sequence[int]], *, names: Sequence[str], n: int, fixed: int) -> Correlation:
+    """Return the correlations of an integer scatter matrix, of any scale; `fixed` columns were held fixed in it."""
+    p = len(names)
     r, p_values, low, high = (np.full((p, p), np.nan) for _ in range(4))
-    cross = moments.cross
-    for a, i in enumerate(columns):
-        for b, j in enumerate(columns[a:], start=a):
-            product = cross[i][i] * cross[j][j]
+    for a in range(p):
+        for b in range(a, p):
+            product = scatter[a][a] * scatter[b][b]
             if product == 0:
                 continue
-            square = Fraction(cross[i][j] ** 2, product)
-            pair = _pair(float(square), left=float(1 - square), sign=1 if cross[i][j] >= 0 else -1, n=moments.n)
+            square = Fraction(scatter[a][b] ** 2, product)
+            pair = _pair(float(square), left=float(1 - square), sign=1 if scatter[a][b] >= 0 else -1, n=n - fixed)
             r[a, b], p_values[a, b], low[a, b], high[a, b] = pair
             r[b, a], p_values[b, a], low[b, a], high[b, a] = pair
-    for matrix in (r, p_values, low, high):
+    above = np.triu_indices(p, 1)
+    bh, holm = np.full((p, p), np.nan), np.full((p, p), np.nan)
+    for matrix, adjusted in ((bh, adjust.benjamini_hochberg), (holm, adjust.holm)):
+        matrix[above] = adjusted(p_values[above].tolist())
+        matrix.T[above] = matrix[above]
+    for matrix in (r, p_values, bh, holm, low, high):
         matrix.setflags(write=False)
     return Correlation(
         names=tuple(names),
-        n=moments.n,
+        n=n,
         r=r,
         p_values=p_values,
+        p_bh=bh,
+        p_holm=holm,
         ci_low=low,
         ci_high=high,
-        constant=tuple(name for name, i in zip(names, columns, strict=True) if cross[i][i] == 0),
+        constant=tuple(name for i, name in enumerate(names) if scatter[i][i] == 0),
     )
 
 

@@ -9,6 +9,8 @@ from common.errors import NotEstimable
 from common.moments import Moments
 from common.terms import Piece
 
+FLOOR = Fraction(1, 2**44)  # of a sum of squares: what roundings to two grids of 52 bits can leave in the reference group
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -33,31 +35,28 @@ def groups(moments: Moments, *, outcome: str, factor: str, levels: Sequence[str]
     Raises NotEstimable "too few rows" where a level has one patient (its value would be seen), "constant" where a group does
     not vary, "one group" where no second level has a patient; ConfigError when a column is missing.
     """
-    found = []
+    sums: list[tuple[str, Fraction, Fraction, Fraction]] = []
     for level in levels[1:]:
         indicator = terms.column(Piece(variable=factor, level=level)).name
         product = terms.column(Piece(variable=outcome), Piece(variable=factor, level=level)).name
-        count, total, square = _sum(moments, indicator), _sum(moments, product), _square(moments, product)
-        found.append((level, int(count), total, square))
-    rest = (
-        moments.n - sum(one[1] for one in found),
-        _sum(moments, outcome) - sum(one[2] for one in found),
-        _square(moments, outcome) - sum(one[3] for one in found),
-    )
-    held = [one for one in [(levels[0], *rest), *found] if one[1] != 0]
+        sums.append((level, _sum(moments, indicator), _sum(moments, product), _square(moments, product)))
+    count, total, square = Fraction(moments.n), _sum(moments, outcome), _square(moments, outcome)
+    for _, n, s, ss in sums:
+        count, total, square = count - n, total - s, square - ss
+    held = [one for one in [(levels[0], count, total, square), *sums] if one[1] != 0]
     if len(held) < 2:
         raise NotEstimable("one group", term=factor, action="Compare levels that at least two groups of patients have.")
-    made = []
-    for level, count, total, square in held:
-        name = f"{factor}[{level}]"
-        if count < 2:
-            raise NotEstimable("too few rows", term=name, action="Join it with another level: one patient is no group.")
-        mean = Fraction(total) / count
-        squares = Fraction(square) - count * mean**2
-        if squares <= count * max(abs(mean), Fraction(1, 2**20)) ** 2 * Fraction(1, 2**90):
-            raise NotEstimable("constant", term=name, action="Leave the group out: its patients all have the same value.")
-        made.append(Group(level=level, n=count, mean=mean, squares=squares))
-    return tuple(made)
+    return tuple(_group(f"{factor}[{one[0]}]", *one) for one in held)
+
+
+def _group(name: str, level: str, n: Fraction, total: Fraction, square: Fraction) -> Group:
+    if n < 2:
+        raise NotEstimable("too few rows", term=name, action="Join it with another level: one patient is no group.")
+    mean = total / n
+    squares = square - n * mean**2
+    if squares <= square * FLOOR:
+        raise NotEstimable("constant", term=name, action="Leave the group out: its patients all have the same value.")
+    return Group(level=level, n=int(n), mean=mean, squares=squares)
 
 
 def _sum(moments: Moments, name: str) -> Fraction:

@@ -1,8 +1,10 @@
-"""Intervals of effect sizes, by inversion of the noncentral F distribution."""
+"""Intervals of effect sizes, by inversion of the noncentral F and chi-square distributions."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize, special
 
 CONFIDENCE = 0.95
@@ -14,10 +16,7 @@ def tails(f: float, *, q: float, df: float, ncp: float) -> tuple[float, float]:
 
     q, df: degrees of freedom; ncp >= 0. Source: Johnson, Kotz and Balakrishnan 1995, 30.10.
     """
-    half = ncp / 2
-    width = REACH * math.sqrt(half) + 40
-    j = np.arange(max(0, math.floor(half - width)), math.ceil(half + width) + 1, dtype=np.float64)
-    weights = np.exp(special.xlogy(j, half) - half - special.gammaln(j + 1))
+    j, weights = _poisson(ncp)
     x, rest = q * f / (q * f + df), df / (q * f + df)
     below = float(np.sum(weights * special.betainc(q / 2 + j, df / 2, x)))
     return below, float(np.sum(weights * special.betainc(df / 2, q / 2 + j, rest)))
@@ -29,7 +28,11 @@ def interval(f: float, *, q: float, df: float) -> tuple[float, float]:
     Source: Steiger 2004; Smithson 2003.
     """
     tail = (1 - CONFIDENCE) / 2
-    return _solve(f, q=q, df=df, at=0, tail=tail), _solve(f, q=q, df=df, at=1, tail=tail)
+
+    def both(ncp: float) -> tuple[float, float]:
+        return tails(f, q=q, df=df, ncp=ncp)
+
+    return _solve(both, first=2 * q * f, at=0, tail=tail), _solve(both, first=2 * q * f, at=1, tail=tail)
 
 
 def explained(f: float, *, q: float, df: float) -> tuple[float, float]:
@@ -38,17 +41,37 @@ def explained(f: float, *, q: float, df: float) -> tuple[float, float]:
     return low / (low + q + df + 1), high / (high + q + df + 1)
 
 
-def _solve(f: float, *, q: float, df: float, at: int, tail: float) -> float:
-    """Return the ncp at which F or more (at = 0), or F or less (at = 1), has probability `tail`; 0 where none has."""
+def chi_square(q: float, *, df: float) -> tuple[float, float]:
+    """Return the 95 % interval of the noncentrality from an observed chi-square."""
+    tail = (1 - CONFIDENCE) / 2
+
+    def below(ncp: float) -> tuple[float, float]:
+        j, weights = _poisson(ncp)
+        return float(weights @ special.gammainc(df / 2 + j, q / 2)), float(weights @ special.gammaincc(df / 2 + j, q / 2))
+
+    return _solve(below, first=2 * q, at=0, tail=tail), _solve(below, first=2 * q, at=1, tail=tail)
+
+
+def _poisson(ncp: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    half = ncp / 2
+    width = REACH * math.sqrt(half) + 40
+    j = np.arange(max(0, math.floor(half - width)), math.ceil(half + width) + 1, dtype=np.float64)
+    return j, np.exp(special.xlogy(j, half) - half - special.gammaln(j + 1))
+
+
+def _solve(both: Callable[[float], tuple[float, float]], *, first: float, at: int, tail: float) -> float:
+    """Return the ncp at which the statistic or more (at = 0), or it or less (at = 1), has probability `tail`; 0 where none has.
+
+    `both` returns (cdf, sf) at an ncp.
+    """
 
     def excess(ncp: float) -> float:
-        below, above = tails(f, q=q, df=df, ncp=ncp)
-        return (above if at == 0 else below) - tail
+        return both(ncp)[1 - at] - tail
 
     start = excess(0.0)
     if (at == 0 and start >= 0) or (at == 1 and start <= 0):
         return 0.0
-    high = max(1.0, 2 * q * f)
+    high = max(1.0, first)
     while (excess(high) > 0) == (at == 1):
         high *= 2
     return float(optimize.brentq(excess, 0.0, high, xtol=1e-13 * high, rtol=1e-14))

@@ -170,7 +170,7 @@ def test_plain_result_is_json_without_nan() -> None:
     x[:, 2] = 0.1
     plain = correlate(x).plain()
     assert json.loads(json.dumps(plain, allow_nan=False))["r"][2] == [None] * 5
-    assert set(plain) == {"names", "n", "constant", "r", "p", "ci_low", "ci_high"}
+    assert set(plain) == {"names", "n", "constant", "r", "p", "p_bh", "p_holm", "ci_low", "ci_high"}
 
 
 def test_three_rows_are_too_few() -> None:
