@@ -262,7 +262,7 @@ def _within(query: Query) -> Shape:
 def _mixed(query: Query) -> Shape:
     _roles(query, responses=1)
     size = len(query.predictors) + 2
-    return {"ratio": 1}, 3 + triangle(size)
+    return {"ratio": 1}, 4 + 2 * triangle(size)
 
 
 _SHAPES: dict[str, Callable[[Query], Shape]] = {

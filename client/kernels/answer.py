@@ -6,7 +6,7 @@ from typing import Final
 
 from client.kernels import cluster, cox, glm, gram, histogram
 from client.kernels.rows import Answer, Rows
-from common.errors import BadQuery
+from common.errors import BadQuery, InternalError
 from common.query import Query, dimension
 
 KERNELS: Final[dict[str, Callable[[Rows, Query], Answer]]] = {
@@ -37,5 +37,5 @@ def answer(rows: Rows, *, query: Query) -> Answer:
         raise BadQuery("A query is refused: its kernel is not answered here.", action="Run the same version.")
     result = kernel(rows, query)
     if len(result.values) != dimension(query):
-        raise BadQuery("A query is refused: its answer has another length.", action="Run the same version.")
+        raise InternalError("A kernel gave another length than its query says.", action="Report it.")
     return replace(result, statistic=query.kernel)

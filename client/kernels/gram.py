@@ -59,8 +59,9 @@ def within(rows: Rows, query: Query) -> Answer:
 
 
 def mixed(rows: Rows, query: Query) -> Answer:
-    """Return n, one, log(1 + n r), and Z'Z - r / (1 + n r) s s' of Z = [1 z y], s its column sums, for the variance ratio r.
+    """Return n, one, log(1 + n r), Z'Z - r / (1 + n r) s s', and the derivatives of the last two by the variance ratio r.
 
+    Z = [1 z y] with z and y standardised, s its column sums. The derivatives are n / (1 + n r) and - s s' / (1 + n r)**2.
     As many ratios as there are hospitals reveal each hospital's s s': answer only where the policy allows hospital aggregates.
     """
     names = query.predictors + query.responses
@@ -70,11 +71,11 @@ def mixed(rows: Rows, query: Query) -> Answer:
     if n == 0:
         return _answer(np.zeros(dimension(query), dtype=object), patients=0, parameters=size)
     sums = [math.fsum(column) for column in z.T]
-    shrink = ratio / (1 + n * ratio)
-    upper = [
-        math.fsum([*(z[:, i] * z[:, j]).tolist(), -shrink * sums[i] * sums[j]]) for i in range(size) for j in range(i, size)
-    ]
-    values = fixed_point.once(np.array([float(n), 1.0, math.log1p(n * ratio), *upper]))
+    grown = 1 + n * ratio
+    pairs = [(i, j) for i in range(size) for j in range(i, size)]
+    upper = [math.fsum([*(z[:, i] * z[:, j]).tolist(), -ratio / grown * sums[i] * sums[j]]) for i, j in pairs]
+    slope = [-sums[i] * sums[j] / grown**2 for i, j in pairs]
+    values = fixed_point.once(np.array([float(n), 1.0, math.log1p(n * ratio), *upper, n / grown, *slope]))
     return _answer(values, patients=n, parameters=size)
 
 

@@ -97,6 +97,7 @@ class _Found:
     members: NDArray[np.int64]
     within: float
     silhouette: float
+    diagnosis: str
     queries: int
 
 
@@ -111,11 +112,19 @@ def fit(spec: Spec) -> Analysis[Clusters]:
     found: dict[int, _Found] = {}
     candidates = []
     for k in spec.sizes:
-        try:
-            one = found[k] = yield from _lloyd(spec, scaled, seeds=seeds(scaled.axis, k=k))
-            candidates.append(Candidate(k=k, silhouette=one.silhouette, within=one.within, diagnosis="ok", queries=one.queries))
-        except NotEstimable as error:
-            candidates.append(Candidate(k=k, silhouette=None, within=None, diagnosis=error.diagnosis, queries=0))
+        one = yield from _lloyd(spec, scaled, seeds=seeds(scaled.axis, k=k))
+        ok = one.diagnosis == "ok"
+        if ok:
+            found[k] = one
+        candidates.append(
+            Candidate(
+                k=k,
+                silhouette=one.silhouette if ok else None,
+                within=one.within if ok else None,
+                diagnosis=one.diagnosis,
+                queries=one.queries,
+            )
+        )
     if not found:
         raise NotEstimable("no convergence", term="clusters", action="Ask for fewer clusters.")
     k = max(found, key=lambda size: found[size].silhouette)
@@ -141,6 +150,8 @@ def mixture(spec: Spec) -> Analysis[Mixture]:
     scaled = yield from _scale(spec)
     k, p = spec.sizes[0], len(spec.columns)
     start = yield from _lloyd(spec, scaled, seeds=seeds(scaled.axis, k=k))
+    if start.diagnosis != "ok":
+        raise NotEstimable(start.diagnosis, term=f"k = {k}", action="Ask for fewer components.")
     asked = start.queries + 1
     weights, means, variances = start.members / start.members.sum(), start.centres, np.ones((k, p))
     before = -math.inf
@@ -209,7 +220,9 @@ def _scale(spec: Spec) -> Analysis[_Scaled]:
 def _lloyd(spec: Spec, scaled: _Scaled, *, seeds: Matrix) -> Analysis[_Found]:
     k, p = seeds.shape
     centres, before = seeds, list[int]()
-    for asked in range(1, ROUNDS_MOST + 1):
+    asked = 0
+    while True:
+        asked += 1
         answer = yield ask(
             "lloyd",
             responses=[column.name for column in spec.columns],
@@ -220,20 +233,19 @@ def _lloyd(spec: Spec, scaled: _Scaled, *, seeds: Matrix) -> Analysis[_Found]:
         members = fixed_point.counts(per[:, 0].tolist())
         if int(members.sum()) != scaled.n:
             raise ProtocolError("The rows changed between two sums.", action="Run the analysis again.")
-        if int(members.min()) == 0:
-            raise NotEstimable("empty cluster", term=f"k = {k}", action="Ask for fewer clusters.")
         state = per[:, : p + 1].ravel().tolist()
-        if state == before:
+        empty, settled = int(members.min()) == 0, state == before
+        if empty or settled or asked == ROUNDS_MOST:
             return _Found(
                 centres=centres,
                 members=members,
                 within=float(fixed_point.read([int(per[:, p + 1].sum())])[0]),
                 silhouette=float(fixed_point.read(sums[-1:])[0]) / scaled.n,
+                diagnosis="empty cluster" if empty else "ok" if settled else "no convergence",
                 queries=asked,
             )
         before = state
         centres = fixed_point.read(per[:, 1 : p + 1].ravel().tolist()).reshape(k, p) / members[:, None]
-    raise NotEstimable("no convergence", term=f"k = {k}", action="Ask for fewer clusters.")
 
 
 def _rows(values: Sequence[int], *, width: int) -> list[list[int]]:
