@@ -36,6 +36,7 @@ GROUPS_MOST = 64
 DIMENSION_MOST = 1 << 17
 NUMBERS_MOST = 1 << 17
 COEFFICIENT_LARGEST = 2.0**20
+OTHER_LARGEST = 2.0**60
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:=\[\]-]{0,127}")
 BYTES_MOST = 1 << 23
 
@@ -308,6 +309,10 @@ def _check(kind: str, values: tuple[float, ...]) -> None:
         _rising(values)
     if kind in {"scale", "weights", "variances"} and min(values) <= 0:
         raise _bad("a scale, a weight or a variance is not positive")
+    if kind in {"inverse", "ratio", "variances", "weights", "scale", "centre"} and max(map(abs, values)) > OTHER_LARGEST:
+        raise _bad("a number is too large")
+    if kind in {"variances", "weights"} and min(values) < 1 / OTHER_LARGEST:
+        raise _bad("a weight or a variance is too small")
     if kind == "ratio" and min(values) < 0:
         raise _bad("a variance ratio is negative")
     if kind in {"coefficients", "thresholds", "centres", "means", "score"} and max(map(abs, values)) > COEFFICIENT_LARGEST:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from client.kernels.rows import BLOCK_ROWS, Answer, Rows, smallest
 from common import fixed_point
-from common.query import Query, dimension
+from common.errors import BadQuery
+from common.query import COEFFICIENT_LARGEST, Query, dimension
 
 
 def lloyd(rows: Rows, query: Query) -> Answer:
@@ -77,7 +78,10 @@ def mixture(rows: Rows, query: Query) -> Answer:
 
 
 def _scaled(rows: Rows, query: Query) -> NDArray[np.float64]:
-    z: NDArray[np.float64] = (rows.complete(query.variables) - query.array("centre")) / query.array("scale")
+    off, scale = rows.complete(query.variables) - query.array("centre"), query.array("scale")
+    if not bool(np.all(np.abs(off) <= COEFFICIENT_LARGEST * scale)):
+        raise BadQuery("A query is refused: a scale is too small for its column.", action="Scale by the pooled deviation.")
+    z: NDArray[np.float64] = off / scale
     return z
 
 
