@@ -118,6 +118,33 @@ def curve(points: Sequence[tuple[float, float]], *, key: str, label: str, bounds
     return _svg(key, f"{label} during training", description, width=width, height=height, body=parts)
 
 
+def rounds(bars: Sequence[tuple[int, float, bool]]) -> Markup:
+    """Draw the seconds of each round, (number, seconds, opened); a void round is an outline with a cross above it."""
+    width, height, left, bottom = 380.0, 240.0, 54.0, 196.0
+    most = max([1e-6, *(seconds for _, seconds, _ in bars)]) * 1.12
+    y, slot = Axis(0, most, bottom, 22), (width - 14 - left) / max(len(bars), 12)
+    parts = []
+    for value in _nice(0, most):
+        parts.append(f'<line x1="{left}" y1="{y(value):.1f}" x2="{width - 14}" y2="{y(value):.1f}" stroke="{GRID}"/>')
+        parts.append(_text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
+    labelled = max(1, math.ceil(len(bars) / 8))
+    for at, (number, seconds, opened) in enumerate(bars):
+        x, top = left + at * slot + slot * 0.12, y(seconds)
+        look = f'fill="{ACCENT}"' if opened else f'fill="#ffffff" stroke="{ALARM}" stroke-width="1.5"'
+        parts.append(
+            f'<rect x="{x:.1f}" y="{top:.1f}" width="{slot * 0.76:.1f}" height="{max(1.0, bottom - top):.1f}" {look}/>'
+        )
+        if not opened:
+            parts.append(_text(x + slot * 0.38, top - 4, "\u00d7", anchor="middle", size=13, fill=ALARM, weight=700))
+        if (len(bars) - 1 - at) % labelled == 0:
+            parts.append(_text(x + slot * 0.38, bottom + 16, str(number), anchor="middle", size=11, fill=MUTED))
+    parts.append(_text(left, 14, "Seconds per round", size=12.5, weight=600))
+    parts.append(_text((left + width) / 2, height - 6, "round (\u00d7 void)", anchor="middle", size=11.5, fill=MUTED))
+    void = sum(not opened for _, _, opened in bars)
+    description = f"Seconds of the last {len(bars)} rounds, {void} of them void. The table below has the newest."
+    return _svg("rounds", "Seconds per round", description, width=width, height=height, body=parts)
+
+
 def roc(points: Sequence[tuple[float, float]]) -> Markup:
     """Draw a receiver operating characteristic through (false positive rate, sensitivity) points."""
     size, left, top = 340.0, 52.0, 14.0

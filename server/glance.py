@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -106,3 +108,20 @@ def find(home: Home, *, run: str | None) -> Path:
     if not started:
         raise NotSetUp("There is no such run." if run else "There is no run yet.", action="Run `motet-coordinator run HASH`.")
     return max(started, key=lambda folder: (started[folder], folder.name))
+
+
+def newest(home: Home, *, run: str | None) -> Callable[[], State | None]:
+    """Return what looks at a run; where none is named, at the one that was started last, as of each look. None: no run yet."""
+    glances: dict[Path, Glance] = {}
+
+    def look() -> State | None:
+        try:
+            folder = find(home, run=run)
+        except NotSetUp:
+            return None
+        if folder not in glances:
+            glances.clear()
+            glances[folder] = Glance(folder)
+        return glances[folder].state(now=time.time())
+
+    return look

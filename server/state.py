@@ -18,6 +18,7 @@ class Phase(StrEnum):
     CLOSING = "closing"
     DONE = "done"
     FAILED = "failed"
+    STOPPED = "stopped"
 
 
 class Link(StrEnum):
@@ -28,7 +29,7 @@ class Link(StrEnum):
     UNKNOWN = "unknown"
 
 
-ENDED: Final = frozenset({Phase.DONE, Phase.FAILED})
+ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.STOPPED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,8 @@ CODE: Final = re.compile(r"E-[A-Z-]{1,40}\Z")
 UNKNOWN: Final = "E-UNKNOWN"
 RECENT: Final = 20  # rounds from which the pace is taken
 GAPS_FEWEST: Final = 3  # before that many there is no estimate
+STALLED: Final = 5  # times the slow pace without an event
+POLL_S: Final = 5.0  # what a quick round may wait for polls and for people who look
 REFUSALS_SHOWN: Final = 10
 TEXT_MOST: Final = 400
 UNACCOUNTABLE: Final = Decimal("Infinity")
@@ -136,8 +138,8 @@ class _Told:
                 self.links[name] = (time, Link(event["state"]))
                 if self.links[name][1] is Link.UP:
                     self.seen[name] = time
-            case "done":
-                self.phase, self.doing = Phase.DONE, "done"
+            case "done" | "stopped":
+                self.phase, self.doing = Phase(kind), kind
             case "failed":
                 self.phase, self.doing = Phase.FAILED, "failed"
                 self.failure = f"{_code(event.get('code'))}: {_printable(event.get('what', ''))}"
@@ -214,7 +216,7 @@ def _left(told: _Told, rounds: Sequence[Round], *, study: Study, steps_done: int
     """Return the seconds until the end at the quick and at the slow quarter of the recent pace, or None.
 
     Steps that are left count more where rounds were void; the evaluation and the close count as a round each, and the exact
-    statistics too as long as none was opened.
+    statistics too as long as none was opened. A run that stands still has no estimate.
     """
     recent = told.gaps[-RECENT:]
     if told.phase in ENDED or len(recent) < GAPS_FEWEST or told.updated is None:
@@ -226,6 +228,8 @@ def _left(told: _Told, rounds: Sequence[Round], *, study: Study, steps_done: int
     waves += ("evaluate" not in tasks) + (told.phase is not Phase.CLOSING) + (not tasks - {"train", "evaluate"})
     quick, _, slow = statistics.quantiles(recent, n=4, method="inclusive")
     since = max(0.0, now - told.updated)
+    if since > STALLED * slow + POLL_S:  # the pace of before says nothing about this
+        return None
     return max(0.0, waves * quick - since), max(0.0, waves * slow - since)
 
 
