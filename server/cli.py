@@ -4,6 +4,7 @@ import json
 import secrets
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,9 @@ from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.processes import end
 from common.study import Study
-from server import certificates, config, follow, report, superlink
+from server import certificates, config, follow, glance, page, report, state, superlink, watch
 from server.config import Home, Settings
+from server.glance import Glance
 from server.journal import Journal
 
 app = typer.Typer(
@@ -133,6 +135,43 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
             if not done:
                 superlink.stop(made, run_id=flower_run)
     out.print(f"Result: {folder / 'result.json'}\nReport: {folder / 'report.html'}", soft_wrap=True)
+
+
+@app.command("watch")
+def watch_command(
+    home: Folder,
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's name; the last one where it is left out.")
+    ] = None,
+    page_port: Annotated[
+        int | None,
+        typer.Option(
+            "--page", metavar="PORT", help="Serve a read-only page on 127.0.0.1 instead; 0: a free port.", min=0, max=65535
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run while it goes on; it may be watched from several places, and nothing is changed by it."""
+    made = Home(home)
+    config.read_settings(made)
+    if page_port is not None:
+        if run_name is not None:
+            glance.find(made, run=run_name)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        page.serve(
+            glance.newest(made, run=run_name),
+            port=page_port,
+            ready=lambda port: out.print(f"http://{page.LOOPBACK}:{port}/ (Ctrl-C ends it)"),
+            stop=stop,
+        )
+        return
+    glanced = Glance(glance.find(made, run=run_name))
+    if as_json:
+        out.print_json(json.dumps(state.plain(glanced.state(now=time.time()))))
+        return
+    watch.watch(lambda: glanced.state(now=time.time()), console=out)
 
 
 @app.command("report")

@@ -28,6 +28,7 @@ OPTIONS = {
     "serve": {"--home"},
     "propose": {"--home", "--json", "STUDY_FILE"},
     "run": {"--home", "STUDY_HASH"},
+    "watch": {"--home", "--json", "--page", "[RUN]"},
     "report": {"--home", "--json", "RUN_NAME"},
 }
 AUDIT_OPTIONS = {
@@ -151,6 +152,11 @@ def test_a_coordinator_enrols_and_proposes(home, tmp_path):
         (("propose", "--home", "HOME", "HOME/coordinator.json"), 10, "not TOML"),
         (("run", "--home", "HOME", "0" * 64), 12, "proposed"),
         (("run", "--home", "HOME", "../../x"), 12, "proposed"),
+        (("watch", "--home", "HOME"), 12, "There is no run yet"),
+        (("watch", "--home", "HOME", "--json", "../x"), 12, "no name of a run"),
+        (("watch", "--home", "HOME", "--page", "0", "3333"), 12, "no such run"),
+        (("watch", "--home", "HOME", "--page", "65536"), 64, "--page"),
+        (("watch", "--home", "NONE"), 12, "init"),
         (("report", "--home", "HOME"), 12, "no such finished run"),
         (("report", "--home", "NONE"), 12, "no such finished run"),
         (("report", "--home", "HOME", "../x"), 12, "no such finished run"),
