@@ -187,7 +187,8 @@ class _Told:
         if event["mechanism"]["name"] == "none":
             self.exact.add(number)
         self.phase = Phase.ROUNDS
-        self.doing = f"round {number}: {task}{f' step {index}' if task == 'train' else ''}{'' if opened else ' (void)'}"
+        what = f"{task} step {index}" if task == "train" else task
+        self.doing = f"round {number} ({what}) {'opened' if opened else 'is void'}"
         if task == "train":
             self.last_training = _training(mech)
         if opened and not known:

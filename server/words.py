@@ -22,7 +22,7 @@ def headline(state: State) -> str:
             f"Nothing was written for {duration(state.now - (state.updated or state.now))}, longer than the study's patience: "
             "is the coordinator running? See superlink.log."
         )
-    return f"Now: {state.doing}."
+    return f"Last: {state.doing}."
 
 
 def end(state: State) -> str:
