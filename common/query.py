@@ -233,7 +233,7 @@ def _cox(query: Query) -> Shape:
     _roles(query, responses=2)
     p, edges = len(query.predictors), query.length("grid.0")
     risk = 1 + p + triangle(p)
-    return {"coefficients": p, "grid.0": edges}, 2 + (edges - 1) * (2 * risk + 1 + p)
+    return {"coefficients": p, "offset": 1, "grid.0": edges}, 2 + (edges - 1) * (2 * risk + 1 + p)
 
 
 def _cox_stratified(query: Query) -> Shape:
@@ -315,7 +315,10 @@ def _check(kind: str, values: tuple[float, ...]) -> None:
         raise _bad("a weight or a variance is too small")
     if kind == "ratio" and min(values) < 0:
         raise _bad("a variance ratio is negative")
-    if kind in {"coefficients", "thresholds", "centres", "means", "score"} and max(map(abs, values)) > COEFFICIENT_LARGEST:
+    if (
+        kind in {"coefficients", "thresholds", "centres", "means", "offset", "score"}
+        and max(map(abs, values)) > COEFFICIENT_LARGEST
+    ):
         raise _bad("a coefficient is too large")
 
 

@@ -17,7 +17,7 @@ EXPONENT_LARGEST = 27.0  # exp(27) < 2**40, what a row may add
 def pooled(rows: Rows, query: Query) -> Answer:
     """Return n, rows outside the grid, then five sums per interval.
 
-    (1, z, zz') exp(z b) of all that leave in it, the same of its deaths, the number of deaths, and their sum of z.
+    (1, z, zz') exp(z b - offset) of all that leave in it, the same of its deaths, the number of deaths, and their sum of z.
 
     The coordinator adds the intervals from the end to get the sets at risk. Rounding: 2**-65 a row; same bits for any
     partition.
@@ -28,7 +28,7 @@ def pooled(rows: Rows, query: Query) -> Answer:
     bins = bins_of(time, edges=edges)
     inside = (bins >= 0) & (bins < count)
     b = query.array("coefficients")
-    weight = _weights(z, b)
+    weight = _weights(linear(z, b) - float(query.array("offset")[0]))
     terms = np.concatenate([weight[:, None], z * weight[:, None], products(z, weights=weight)], axis=1)
     died = event == 1
     p = z.shape[1]
@@ -63,7 +63,8 @@ def stratified(rows: Rows, query: Query) -> Answer:
     b = query.array("coefficients")
     p = len(b)
     eta = linear(z, b)
-    weight = _weights(z, b)
+    eta -= eta.max(initial=-math.inf) if len(eta) else 0.0  # the stratum's likelihood does not change
+    weight = _weights(eta)
     terms = np.concatenate([weight[:, None], z * weight[:, None], products(z, weights=weight)], axis=1)
     order = np.argsort(-time, kind="stable")
     at_risk = np.zeros(terms.shape[1])
@@ -93,8 +94,8 @@ def _columns(rows: Rows, query: Query) -> tuple[NDArray[np.float64], NDArray[np.
     return x[:, 0], event, rows.standardised(x[:, 2:], names=query.predictors)
 
 
-def _weights(z: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    if float(np.abs(b).sum()) > EXPONENT_LARGEST:
+def _weights(eta: NDArray[np.float64]) -> NDArray[np.float64]:
+    if bool(np.any(eta > EXPONENT_LARGEST)):
         raise BadQuery("A query is refused: a hazard ratio is out of range.", action="Check for a separated covariate.")
-    weights: NDArray[np.float64] = np.exp(linear(z, b))
+    weights: NDArray[np.float64] = np.exp(eta)
     return weights

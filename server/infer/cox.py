@@ -10,13 +10,13 @@ from scipy import stats
 
 from common import efron, fixed_point
 from common.errors import ConfigError, NotEstimable, ProtocolError
-from common.query import Analysis, Column, Query, ask, symmetric, triangle
-from server.infer import newton, wald
+from common.query import Analysis, Column, Query, ask, centre_half, symmetric, triangle
+from server.infer import newton, second_moments, wald
 from server.infer.newton import Evaluation, Vector
 from server.infer.wald import Coefficient
 
 EVENTS_LEAST = 5
-EXPONENT_LARGEST = 26.0  # below what a hospital answers
+SPREAD_LARGEST = 5.0  # standard deviation of the linear predictor: beyond it a hazard ratio is taken for infinite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +68,20 @@ def fit(spec: Spec) -> Analysis[Cox]:
     """
     size = len(spec.predictors)
     names = tuple(column.name for column in spec.predictors)
+    held = second_moments.read((yield ask("gram", responses=names)), columns=spec.predictors)
+    if held is None:
+        raise NotEstimable("too few events", term=spec.event, action="Nobody has a value in every column.")
+    half = np.array([centre_half(column.lower, column.upper)[1] for column in spec.predictors])
+    centre = np.array([centre_half(column.lower, column.upper)[0] for column in spec.predictors])
+    mean = (np.array([float(value) for value in held.means]) - centre) / half
+    spread = np.array([[float(value / held.n) for value in row] for row in held.scatter]) / np.outer(half, half)
     best = yield from newton.maximise(
-        lambda b: _question(spec, b),
+        lambda b: _question(spec, b, offset=float(mean @ b)),
         start=np.zeros(size),
         names=names,
-        reader=lambda b, sums: _read(spec, b, sums),
+        reader=lambda b, sums: _read(spec, b, sums, offset=float(mean @ b)),
         check=lambda first: _check(spec, first),
-        allowed=lambda b: float(np.abs(b).sum()) <= EXPONENT_LARGEST,
+        allowed=lambda b: float(b @ spread @ b) <= SPREAD_LARGEST**2,
     )
     transform = newton.unscaled(spec.predictors, intercept=False)
     chi2 = max(0.0, 2 * (best.last.likelihood - best.first.likelihood))
@@ -89,14 +96,14 @@ def fit(spec: Spec) -> Analysis[Cox]:
         chi2=chi2,
         chi2_df=size,
         chi2_p=float(stats.chi2.sf(chi2, size)),
-        queries=best.evaluations,
+        queries=best.evaluations + 1,
     )
 
 
-def _question(spec: Spec, b: Vector) -> Query:
+def _question(spec: Spec, b: Vector, *, offset: float) -> Query:
     columns = [column.name for column in spec.predictors]
     if spec.grid:
-        numbers: dict[str, Vector] = {"coefficients": b, "grid.0": np.array(spec.grid)}
+        numbers: dict[str, Sequence[float] | Vector] = {"coefficients": b, "offset": [offset], "grid.0": spec.grid}
         return ask("cox", responses=[spec.time, spec.event], predictors=columns, numbers=numbers)
     return ask("cox_stratified", responses=[spec.time, spec.event], predictors=columns, numbers={"coefficients": b})
 
@@ -106,15 +113,15 @@ def _check(spec: Spec, first: Evaluation) -> None:
         raise NotEstimable("too few events", term=spec.event, action=f"A Cox model needs at least {EVENTS_LEAST} events.")
 
 
-def _read(spec: Spec, b: Vector, sums: Sequence[int]) -> Evaluation:
+def _read(spec: Spec, b: Vector, sums: Sequence[int], *, offset: float) -> Evaluation:
     p = len(spec.predictors)
     if not spec.grid:
         own = newton.read(sums, counts=2, size=p)
         return Evaluation(counts=(*own.counts, 0), likelihood=own.likelihood, score=own.score, information=own.information)
-    return _pooled(spec, b, sums)
+    return _pooled(spec, b, sums, offset=offset)
 
 
-def _pooled(spec: Spec, b: Vector, sums: Sequence[int]) -> Evaluation:
+def _pooled(spec: Spec, b: Vector, sums: Sequence[int], *, offset: float) -> Evaluation:
     """Add the intervals from the last to the first, in integers: each sum is then the set at risk when its interval starts."""
     p, count = len(spec.predictors), len(spec.grid) - 1
     risk = 1 + p + triangle(p)
@@ -132,7 +139,7 @@ def _pooled(spec: Spec, b: Vector, sums: Sequence[int]) -> Evaluation:
         if deaths:
             parts.append(efron.share(fixed_point.read(at_risk), fixed_point.read(here[risk : 2 * risk]), deaths=deaths, p=p))
             died = fixed_point.read(here[2 * risk + 1 :])
-            parts[-1][0] += float(died @ b)
+            parts[-1][0] += float(died @ b) - deaths * offset
             parts[-1][1 : 1 + p] += died
             events += deaths
     totals = np.array([math.fsum(column) for column in np.array(parts).T]) if parts else np.zeros(risk)

@@ -1,5 +1,6 @@
 """Logistic regression by Newton sums, with Firth's penalty where the classes are separated."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from server.infer.wald import Coefficient
 INTERCEPT = "(intercept)"
 EVENTS_LEAST = 5
 FIRTH_STEPS_MOST = 60
-FIRTH_STEP_LARGEST = 5.0  # on the scale of z
+PROFILE_STEP_SMALL = 1e-7  # of a standard error: the likelihood is then right to its square
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +98,17 @@ def firth(spec: Spec) -> Analysis[Logistic]:
     """Fit with Firth's penalty half log det information; two sums a step, and one profile fit a coefficient for its p."""
     names, size = _names(spec), len(spec.predictors) + 1
     transform = newton.unscaled(spec.predictors, intercept=True)
-    full = yield from _climb(spec, constraints=np.zeros((0, size)), start=np.zeros(size))
+    full = yield from _climb(spec, constraints=np.zeros((0, size)), start=np.zeros(size), step_small=newton.STEP_SMALLEST)
     asked = full.asked
     tests: list[float] = []
     for row in transform:
-        fixed = yield from _climb(spec, constraints=row[None, :], start=full.at - row * (row @ full.at) / (row @ row))
+        along = full.covariance @ row
+        near = full.at - along * (row @ full.at) / (row @ along)  # where a quadratic likelihood would have it
+        fixed = yield from _climb(spec, constraints=row[None, :], start=near, step_small=PROFILE_STEP_SMALL)
         asked += fixed.asked
         tests.append(float(stats.chi2.sf(max(0.0, 2 * (full.penalised - fixed.penalised)), 1)))
     slopes = np.eye(size)[1:]
-    null = yield from _climb(spec, constraints=slopes, start=np.zeros(size))
+    null = yield from _climb(spec, constraints=slopes, start=np.zeros(size), step_small=PROFILE_STEP_SMALL)
     estimates, covariance = transform @ full.at, transform @ full.covariance @ transform.T
     return _result(
         spec,
@@ -130,23 +133,27 @@ class _Climbed:
     asked: int
 
 
-def _climb(spec: Spec, *, constraints: Vector, start: Vector) -> Analysis[_Climbed]:
-    """Maximise the penalised likelihood where `constraints` times the point is zero; the penalty stays the full one."""
+def _climb(spec: Spec, *, constraints: Vector, start: Vector, step_small: float) -> Analysis[_Climbed]:
+    """Maximise the penalised likelihood where `constraints` times the point is zero; the penalty stays the full one.
+
+    Fisher scoring with Anderson's acceleration: the score of the penalty is exact, its curvature is learnt from earlier steps.
+    """
     names, size = _names(spec), len(start)
     free = np.linalg.svd(constraints)[2][len(constraints) :].T if len(constraints) else np.eye(size)
-    at, asked, before = start, 0, -math.inf
-    origin, scale, relative = start, 1.0, math.inf
+    at, asked, before, origin, relative = start, 0, -math.inf, start, math.inf
+    past: list[tuple[Vector, Vector]] = []  # points and their steps
     for _ in range(FIRTH_STEPS_MOST):
         now = newton.read((yield _logistic(spec, at)), counts=2, size=size)
         asked += 1
         if asked == 1:
             _check(spec, now)
-        covariance = newton.invert(now.information, names=names, diagnosis="aliased")
-        penalised = now.likelihood + float(np.linalg.slogdet(now.information)[1]) / 2
-        if penalised < before - 1e-9 * (1 + abs(before)) and scale > 2.0**-10:
-            scale /= 2
-            at = origin + (at - origin) / 2
+        scale = 1 / np.sqrt(np.diag(now.information))
+        log_det = float(np.linalg.slogdet(now.information * np.outer(scale, scale))[1]) - 2 * float(np.log(scale).sum())
+        penalised = now.likelihood + log_det / 2
+        if not penalised >= before - 1e-9 * (1 + abs(before)) and float(np.max(np.abs(at - origin))) > 0:
+            at, past = origin + (at - origin) / 4, []
             continue
+        covariance = newton.invert(now.information, names=names, diagnosis="aliased")
         inverse = covariance[np.triu_indices(size)]
         answer = yield ask(
             "firth", responses=[spec.outcome], predictors=_columns(spec), numbers={"coefficients": at, "inverse": inverse}
@@ -156,12 +163,26 @@ def _climb(spec: Spec, *, constraints: Vector, start: Vector) -> Analysis[_Climb
         if fixed_point.counts(answer[:1])[0] != now.counts[0]:
             raise ProtocolError("The rows changed between two sums.", action="Run the analysis again.")
         step = free @ newton.solve(free.T @ now.information @ free, free.T @ score)
-        last, relative = relative, float(np.max(np.abs(step) / np.sqrt(np.diag(covariance))))
-        if relative < newton.STEP_SMALLEST or (relative < 1e-9 and relative > last / 2):
+        errors = np.sqrt(np.diag(covariance))
+        last, relative = relative, float(np.max(np.abs(step) / errors))
+        if relative < step_small or (relative < 1e-9 and relative > last / 2):
             return _Climbed(at=at, covariance=covariance, penalised=penalised, counts=now.counts, asked=asked)
-        before, origin, scale = penalised, at, 1.0
-        at = at + step * min(1.0, FIRTH_STEP_LARGEST / float(np.max(np.abs(step))))
+        past = [*past, (at, step)][-(free.shape[1] + 1) :]
+        before, origin = penalised, at
+        at = at + _accelerated(past, errors=errors)
     raise NotEstimable("no convergence", term=spec.outcome, action="Leave out predictors.")
+
+
+def _accelerated(past: list[tuple[Vector, Vector]], *, errors: Vector) -> Vector:
+    """Return the next step from the last points and their steps. Source: Anderson 1965; Walker, Ni 2011."""
+    step = past[-1][1]
+    if len(past) == 1:
+        return step
+    points = np.stack([later[0] - earlier[0] for earlier, later in itertools.pairwise(past)], axis=1)
+    steps = np.stack([later[1] - earlier[1] for earlier, later in itertools.pairwise(past)], axis=1)
+    share = np.linalg.lstsq(steps / errors[:, None], step / errors, rcond=1e-8)[0]
+    result: Vector = step - (points + steps) @ share
+    return result
 
 
 def _logistic(spec: Spec, b: Vector) -> Query:

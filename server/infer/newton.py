@@ -17,7 +17,8 @@ HALVINGS_MOST = 12
 STEP_SMALLEST = 1e-11  # of a standard error
 STEP_SMALL = 1e-8  # accepted when rounding allows no less
 PIVOT_SMALLEST = 1e-11
-SEPARATED_AFTER = 10  # Newton's own convergence is quadratic; a likelihood without maximum gives steps of constant size
+SEPARATED_AFTER = 14  # Newton converges quadratically; without a maximum its steps keep their size
+SHRINKS_LEAST = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +66,14 @@ def maximise(
 ) -> Analysis[Optimum]:
     """Climb from `start`; `check` sees the first evaluation, `allowed` says which points may be asked about.
 
-    Raises NotEstimable: "aliased" at the start, "separated" when the likelihood has no maximum, "no convergence" after 40 sums.
+    Raises NotEstimable: "aliased" at the start, "separated" when the likelihood has no maximum (or one so far that 14 steps of
+    constant size do not reach it), "no convergence" after 40 sums.
     """
     at = np.array(start, dtype=np.float64)
     now = first = reader(at, (yield evaluate(at)))
     check(first)
     invert(first.information, names=names, diagnosis="aliased")
-    asked, halvings, sizes = 1, 0, [math.inf]
+    asked, halvings, sizes, lengths = 1, 0, [math.inf], [0.0] * 3
     while asked < ITERATIONS_MOST:
         covariance = invert(now.information, names=names, diagnosis="separated")
         step = solve(now.information, now.score)
@@ -79,8 +81,8 @@ def maximise(
         if relative < STEP_SMALLEST or (relative < STEP_SMALL and relative > sizes[-1] / 4):
             return Optimum(coefficients=at + step, covariance=covariance, first=first, last=now, evaluations=asked)
         sizes.append(relative)
-        size = float(np.max(np.abs(step)))
-        if asked >= SEPARATED_AFTER and halvings == 0 and size > 0.3 and now.likelihood > first.likelihood:
+        lengths.append(math.sqrt(float(step @ first.information @ step)))  # free of the columns' units
+        if asked >= SEPARATED_AFTER and all(lengths[-i] > SHRINKS_LEAST * lengths[-i - 1] for i in (1, 2, 3)):
             raise _separated(names, step)
         scale = 1.0
         while True:

@@ -36,7 +36,12 @@ def cases(draw: st.DrawFn) -> tuple[Rows, Query]:
                     predictors=["a"],
                     numbers={"thresholds": [-2, -1, 0.5, 3], "coefficients": small[:1]},
                 ),
-                ask("cox", responses=["t", "y"], predictors=["a", "b"], numbers={"coefficients": small, "grid.0": grid}),
+                ask(
+                    "cox",
+                    responses=["t", "y"],
+                    predictors=["a", "b"],
+                    numbers={"coefficients": small, "offset": [1.5], "grid.0": grid},
+                ),
                 ask("gram", responses=["a", "b", "t"]),
                 ask("table", responses=["t", "y"], numbers={"grid.0": grid, "grid.1": grid}),
                 ask("lloyd", responses=["a", "b"], numbers={"centre": b[:2], "scale": [2, 3], "centres": [-1, 0, 1, 2, 0, 0]}),

@@ -27,7 +27,12 @@ def valid() -> dict[str, Query]:
         "table": ask("table", responses=["y"], numbers=RISING),
         "marginals": ask("marginals", responses=["y", "x"], numbers=RISING | {"grid.1": (-9.0, 0.0, 9.0)}),
         "rank_gram": ask("rank_gram", responses=["y"], numbers=RISING | {"score.0": [-0.5, 0.5]}),
-        "cox": ask("cox", responses=["t", "y"], predictors=["x"], numbers={"coefficients": [0.1], "grid.0": (0.0, 1.0, 9.0)}),
+        "cox": ask(
+            "cox",
+            responses=["t", "y"],
+            predictors=["x"],
+            numbers={"coefficients": [0.1], "offset": [0.0], "grid.0": (0.0, 1.0, 9.0)},
+        ),
         "cox_stratified": ask("cox_stratified", responses=["t", "y"], predictors=["x"], numbers={"coefficients": [0.1]}),
         "lloyd": ask("lloyd", responses=["x"], numbers={"centre": [0.0], "scale": [1.0], "centres": [-1.0, 1.0]}),
         "mixture": ask(
@@ -138,13 +143,19 @@ def test_wrong_and_huge_queries_are_refused(kernel: str, responses: list[str], n
 def test_a_cox_query_above_the_dimension_is_refused() -> None:
     names = [f"x{i}" for i in range(20)]
     with pytest.raises(BadQuery, match="dimension"):
-        ask("cox", responses=["t", "e"], predictors=names, numbers={"coefficients": [0.0] * 20, "grid.0": np.arange(1001.0)})
+        ask(
+            "cox",
+            responses=["t", "e"],
+            predictors=names,
+            numbers={"coefficients": [0.0] * 20, "offset": [0.0], "grid.0": np.arange(1001.0)},
+        )
 
 
 def test_an_unknown_column_and_a_hazard_out_of_range_are_refused_at_the_kernel() -> None:
     with pytest.raises(BadQuery, match="column"):
         answer(table(), query=ask("gram", responses=["salary"]))
-    far = ask("cox_stratified", responses=["t", "y"], predictors=["x"], numbers={"coefficients": [28.0]})
+    numbers = {"coefficients": [0.0], "offset": [-28.0], "grid.0": (0.0, 9.0)}
+    far = ask("cox", responses=["t", "y"], predictors=["x"], numbers=numbers)
     with pytest.raises(BadQuery, match="hazard"):
         answer(table(), query=far)
     tiny = ask("lloyd", responses=["x"], numbers={"centre": [0.0], "scale": [1e-200], "centres": [0.0]})
