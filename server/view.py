@@ -79,7 +79,7 @@ def view(
         epsilon=max(epsilons.values(), default=Decimal(0)),
         epsilon_at_end=None
         if most is None or told.phase in ENDED
-        else _at_end(spent[most], told.last_training, left=study.training.steps - steps_done, delta=delta),
+        else _at_end(spent[most], _training(told.last_training), left=study.training.steps - steps_done, delta=delta),
         delta=delta,
         curve=_curve(curve),
         refusals=tuple(reversed(told.refusals[-REFUSALS_SHOWN:])),
@@ -106,7 +106,7 @@ class _Told:
     rounds: dict[int, Round] = field(default_factory=dict)
     gave: dict[int, tuple[tuple[str, ...], str]] = field(default_factory=dict)  # round -> who uploaded, mechanism as JSON
     exact: set[int] = field(default_factory=set)  # rounds without noise
-    last_training: GaussianShare | None = None
+    last_training: str | None = None  # its mechanism as JSON
     gaps: list[float] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     codes: dict[str, Counter[str]] = field(default_factory=dict)
@@ -190,7 +190,7 @@ class _Told:
         what = f"{task} step {index}" if task == "train" else task
         self.doing = f"round {number} ({what}) {'opened' if opened else 'is void'}"
         if task == "train":
-            self.last_training = _training(mech)
+            self.last_training = mech
         if opened and not known:
             gap = time - self.updated if self._after_round and self.updated is not None else seconds
             self.gaps.append(max(gap, seconds, 0.0))
@@ -260,7 +260,9 @@ def _at_end(tally: accounting.Tally | None, last: GaussianShare | None, *, left:
     return _epsilon(total, delta=delta)
 
 
-def _training(mech: str) -> GaussianShare | None:
+def _training(mech: str | None) -> GaussianShare | None:
+    if mech is None:
+        return None
     try:
         released = mechanism.from_entry(json.loads(mech))
     except ValueError:

@@ -14,7 +14,7 @@ from rich.text import Text
 from server import words
 from server.state import Phase, Round, State
 
-EVERY_S = 0.5
+EVERY_S = 1.0
 ROUNDS_SHOWN = 60
 REFUSALS_SHOWN = 5
 BARS = "▁▂▃▄▅▆▇█"
