@@ -18,7 +18,7 @@ from server.infer.wald import Coefficient
 
 INTERCEPT = "(intercept)"
 EVENTS_LEAST = 5
-FIRTH_STEPS_MOST = 60
+FIRTH_STEPS_MOST = 100
 PROFILE_STEP_SMALL = 1e-7  # of a standard error: the likelihood is then right to its square
 
 
@@ -140,7 +140,7 @@ def _climb(spec: Spec, *, constraints: Vector, start: Vector, step_small: float)
     """
     names, size = _names(spec), len(start)
     free = np.linalg.svd(constraints)[2][len(constraints) :].T if len(constraints) else np.eye(size)
-    at, asked, before, origin, relative = start, 0, -math.inf, start, math.inf
+    at, asked, before, origin, relative, plain = start, 0, -math.inf, start, math.inf, np.zeros(size)
     past: list[tuple[Vector, Vector]] = []  # points and their steps
     for _ in range(FIRTH_STEPS_MOST):
         now = newton.read((yield _logistic(spec, at)), counts=2, size=size)
@@ -151,7 +151,7 @@ def _climb(spec: Spec, *, constraints: Vector, start: Vector, step_small: float)
         log_det = float(np.linalg.slogdet(now.information * np.outer(scale, scale))[1]) - 2 * float(np.log(scale).sum())
         penalised = now.likelihood + log_det / 2
         if not penalised >= before - 1e-9 * (1 + abs(before)) and float(np.max(np.abs(at - origin))) > 0:
-            at, past = origin + (at - origin) / 4, []
+            at, plain, past = origin + plain, plain / 2, []  # too far: the plain step, then half of it
             continue
         covariance = newton.invert(now.information, names=names, diagnosis="aliased")
         inverse = covariance[np.triu_indices(size)]
@@ -169,6 +169,7 @@ def _climb(spec: Spec, *, constraints: Vector, start: Vector, step_small: float)
             return _Climbed(at=at, covariance=covariance, penalised=penalised, counts=now.counts, asked=asked)
         past = [*past, (at, step)][-(free.shape[1] + 1) :]
         before, origin = penalised, at
+        plain = step if len(past) > 1 else step / 2
         at = at + _accelerated(past, errors=errors)
     raise NotEstimable("no convergence", term=spec.outcome, action="Leave out predictors.")
 

@@ -4,6 +4,7 @@ import itertools
 import os
 from pathlib import Path
 
+import mpmath as mp
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,3 +138,54 @@ def test_a_wrong_specification_is_refused() -> None:
     for bad in ((), tuple(itertools.repeat(columns(rows, "age")[0], 2)), columns(rows, "y")):
         with pytest.raises(ConfigError):
             logistic.Spec(outcome="y", predictors=bad)
+
+
+def apart(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a linear programme finds a direction that no patient contradicts (Konis 2007)."""
+    signed = (2 * y - 1)[:, None] * x
+    found = optimize.linprog(-signed.sum(axis=0), A_ub=-signed, b_ub=np.zeros(len(y)), bounds=[(-1, 1)] * x.shape[1])
+    return -found.fun > 1e-7
+
+
+def test_separation_is_found_where_a_linear_programme_finds_it() -> None:
+    seen = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n, p = int(rng.integers(20, 60)), int(rng.integers(1, 5))
+        z = rng.normal(size=(n, p))
+        y = (rng.random(n) < 1 / (1 + np.exp(-z @ rng.normal(size=p) * rng.uniform(0, 6)))).astype(float)
+        if min(y.sum(), n - y.sum()) < 5:
+            continue
+        x = z * 10 ** rng.uniform(-3, 3, p) + 10 ** rng.uniform(-3, 3, p)
+        names = [f"x{i}" for i in range(p)]
+        rows = rows_of({"y": y} | {name: x[:, i] for i, name in enumerate(names)}, margin=float(10 ** rng.uniform(-1, 2)))
+        result = drive(logistic.fit(logistic.Spec(outcome="y", predictors=columns(rows, *names))), [rows])
+        assert (result.method == "firth") == apart(sm.add_constant(z), y), seed
+        seen.add(result.method)
+    assert seen == {"firth", "likelihood"}
+
+
+def test_near_collinear_aspirates_equal_forty_digit_arithmetic() -> None:
+    path = DATA / "wdbc.csv"
+    if not path.exists():
+        pytest.skip("needs wdbc.csv under MOTET_TEST_DATA")
+    frame = pd.read_csv(path)
+    names = ["mean radius", "mean perimeter", "mean texture"]
+    x, y = frame[names].to_numpy(float), frame["target"].to_numpy(float)
+    rows = rows_of({"y": y, "radius": x[:, 0], "perimeter": x[:, 1], "texture": x[:, 2]})
+    result = drive(
+        logistic.fit(logistic.Spec(outcome="y", predictors=columns(rows, "radius", "perimeter", "texture"))), split(rows)
+    )
+    with mp.workdps(40):
+        table = [[mp.mpf(1), *map(mp.mpf, row)] for row in x.tolist()]
+        b = [mp.mpf(r.estimate) for r in result.rows]
+        for _ in range(2):
+            chance = [1 / (1 + mp.exp(-mp.fdot(row, b))) for row in table]
+            cols = list(zip(*table, strict=True))
+            score = mp.matrix([mp.fsum(v * (t - c) for v, t, c in zip(col, y.tolist(), chance, strict=True)) for col in cols])
+            weighted = [[v * c * (1 - c) for v, c in zip(col, chance, strict=True)] for col in cols]
+            inverse = mp.inverse(mp.matrix([[mp.fdot(w, col) for col in cols] for w in weighted]))
+            b = [v + step for v, step in zip(b, inverse * score, strict=True)]
+        errors = [mp.sqrt(inverse[i, i]) for i in range(4)]
+    assert np.allclose([r.estimate for r in result.rows], [float(v) for v in b], rtol=1e-10, atol=0)
+    assert np.allclose([r.standard_error for r in result.rows], [float(v) for v in errors], rtol=1e-10, atol=0)
