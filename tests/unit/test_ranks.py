@@ -1,12 +1,18 @@
 """Rank statistics and quantiles from public histograms equal scipy's on the pooled rows."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from common.errors import ConfigError, NotEstimable
 from server.infer import quantiles, ranks, spearman
 from tests.pooling import drive, rows_of, split
+
+DATA = Path(os.environ.get("MOTET_TEST_DATA", str(Path(__file__).parents[3] / "shared" / "data")))
 
 
 def table(n: int = 250, seed: int = 3) -> dict[str, np.ndarray]:
@@ -101,3 +107,21 @@ def test_minimum_and_maximum_cannot_be_asked_for() -> None:
     for probability in (0.0, 1.0):
         with pytest.raises(ConfigError):
             quantiles.Spec(name="x", grid=(0.0, 1.0), probabilities=(probability,))
+
+
+def test_lesion_readings_have_their_known_rank_correlations_with_malignancy() -> None:
+    path = DATA / "lidc_params.csv.gz"
+    if not path.exists():
+        pytest.skip("needs lidc_params.csv.gz under MOTET_TEST_DATA")
+    frame = pd.read_csv(path)
+    names, known = ("malignancy", "diam_mm", "spiculation", "texture"), (0.469, 0.397, -0.135)
+    rows = rows_of({name: frame[name].to_numpy(float) for name in names})
+    fine = tuple(np.linspace(-200, 400, 4097).tolist())
+    spec = spearman.Spec(names=names, grids=(whole(6), fine, whole(6), whole(6)))
+    hospitals = [rows.part((pd.cut(frame["thick"], [0, 1, 1.5, 2, 2.5, 9]).cat.codes == h).to_numpy()) for h in range(5)]
+    result = drive(spearman.fit(spec), hospitals)
+    binned = frame["diam_mm"].map(lambda v: np.searchsorted(fine, v, side="right"))
+    r, p = stats.spearmanr(frame["malignancy"], binned)
+    assert np.allclose([result.r[0, 1], result.p_values[0, 1]], [r, p], rtol=1e-10, atol=0)
+    assert np.allclose(result.r[0, 1:], known, atol=2e-3)
+    assert result.n == len(frame) == 6859
