@@ -37,7 +37,7 @@ DIMENSION_MOST = 1 << 17
 NUMBERS_MOST = 1 << 17
 COEFFICIENT_LARGEST = 2.0**20
 OTHER_LARGEST = 2.0**60
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:=\[\]-]{0,127}")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:()\[\]-]{0,255}")  # as common/terms.py spells columns
 BYTES_MOST = 1 << 23
 
 Sums = Sequence[int]

@@ -8,7 +8,7 @@ import pytest
 
 from client.kernels.answer import KERNELS, answer
 from client.kernels.rows import Rows
-from common import canonical, fixed_point, query
+from common import canonical, fixed_point, query, terms
 from common.errors import BadQuery, DataError
 from common.query import Query, ask
 from tests.pooling import rows_of
@@ -211,3 +211,9 @@ def test_fixed_point_keeps_every_digit_and_refuses_what_does_not_fit() -> None:
     for lie in ([-1 << 64], [1], [(2**22 + 1) << 64]):
         with pytest.raises(DataError):
             fixed_point.counts(lie)
+
+
+def test_columns_are_named_as_terms_spell_them() -> None:
+    pieces = (terms.Piece(variable="age", transform="log"), terms.Piece(variable="grade", level="g2"))
+    asked = ask("gram", responses=[terms.column(*pieces).name, "age"])
+    assert query.parse(asked.bytes()) == asked
