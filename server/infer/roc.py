@@ -181,7 +181,7 @@ def calibrate(table: NDArray[np.int64], *, middles: NDArray[np.float64]) -> Cali
         raise NotEstimable("no convergence", term="score", action="Look at the table of risk groups.")
     groups = _risk_groups(total, events, risk)
     chi2 = math.fsum((g.observed - g.expected) ** 2 / (g.expected * (1 - g.expected / g.n)) for g in groups)
-    df = max(len(groups) - 2, 1)
+    df = len(groups)  # the score was made on other patients; on its own training patients two fewer
     return Calibration(
         intercept=float(b[0]),
         intercept_error=math.sqrt(covariance[0, 0]),

@@ -69,6 +69,9 @@ def test_calibration_equals_statsmodels_on_the_logit_of_the_score() -> None:
     assert sum(g.n for g in result.groups) == len(y)
     assert sum(g.observed for g in result.groups) == int(y.sum())
     assert np.isclose(sum(g.expected for g in result.groups), score.sum(), rtol=1e-12)
+    chi2 = sum((g.observed - g.expected) ** 2 / (g.expected * (1 - g.expected / g.n)) for g in result.groups)
+    assert np.isclose(result.chi2, chi2, rtol=1e-12)
+    assert result.chi2_df == len(result.groups) == 10
     assert np.isclose(result.chi2_p, stats.chi2.sf(result.chi2, result.chi2_df), rtol=1e-12)
 
 
