@@ -218,8 +218,20 @@ class Study(Part):
             raise ValueError(f"the statistics need {count} columns; at most {terms.COLUMNS_MOST} fit one Gram")
 
     def variable(self, name: str) -> Variable:
-        """Return the variable called `name`; raises KeyError."""
-        return {variable.name: variable for variable in self.variables}[name]
+        """Return the variable called `name`, or a column of the Gram described as one; raises KeyError.
+
+        What does not change a column's values is left out (transforms), so that a hospital recognises a question that was
+        asked before under a dictionary that differs in it.
+        """
+        found = {variable.name: variable for variable in self.variables}
+        if name in found:
+            return found[name].model_copy(update={"transforms": ()})
+        column = {column.name: column for column in self.design()}[name]
+        lower, upper = self.bounds(column)
+        first = found[column.pieces[0].variable]
+        return Variable.model_construct(
+            name=name, source=first.source, unit="1", lower=Decimal(repr(lower)), upper=Decimal(repr(upper))
+        )
 
     def columns(self) -> tuple[str, ...]:
         """Return the names of the columns of the wide Gram, in the order in which they travel."""

@@ -11,7 +11,7 @@ from patsy import dmatrix
 
 from client import summarise
 from client.inside import Cohort
-from common import formula, moments, terms
+from common import canonical, formula, moments, terms
 from common.errors import ConfigError
 from common.study import Study, parse
 from tests import federation
@@ -267,3 +267,18 @@ def test_analysis_of_the_wrong_kind_of_variable_is_refused_by_name(parts: dict[s
 def test_variable_that_contradicts_itself_is_not_valid(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"level|transform|bounds|Input should be"):
         federation.study(variables=[*federation.STUDY["variables"], {"name": "g", "source": "clinical", "unit": "1", **change}])
+
+
+def test_each_column_is_a_question_that_does_not_depend_on_undeclared_uses() -> None:
+    held = study(MODELS)
+    for name in held.columns():
+        assert held.variable(name).name == name
+        canonical.encode(held.variable(name).model_dump(mode="python"))
+    fewer = federation.study(
+        variables=[one.model_copy(update={"transforms": ()}).model_dump() for one in held.variables],
+        statistics={"models": ["malignancy ~ grade * age"]},
+    )
+    for name in ("age", "grade[g2]"):
+        assert fewer.variable(name) == held.variable(name)
+    with pytest.raises(KeyError):
+        held.variable("nothing")
