@@ -51,8 +51,8 @@ bench-secure-sum: setup ## the secure sum beside Flower's and others, as JSON in
 bundle: setup ## build the Flower bundle (configuration only) and print its SHA-256
 	@mkdir -p out/bundle && cd out/bundle && rm -f *.fab && ../../$(BIN)/flwr build --app ../../server/bundle >/dev/null && sha256sum *.fab
 
-proto: setup ## generate the vault's messages again
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/vault.proto
+proto: setup ## generate the messages of the vault and the lane again
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/vault.proto common/lane.proto
 
 clean: ## remove caches and results, keep .venv
 	rm -rf out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -24,7 +24,7 @@ def main() -> None:
         raise AlreadyExists(f"{folder} holds {', '.join(taken)} already.", action="Choose another folder, or move it away.")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        certificates.create(folder, keys=folder, federation="development", host=options.host)
+        certificates.create(folder, keys=folder, federation="development", hosts=(options.host,))
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}).", action="Choose another folder.") from None
     sys.stdout.write(f"Wrote {', '.join(FILES)} to {folder}.\n")

@@ -4,6 +4,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -11,7 +12,8 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import vault_pb2, vault_pb2_grpc
+from client import lane, vault_pb2, vault_pb2_grpc
+from common.errors import MotetError
 
 CHUNK_BYTES = 1 << 20
 DEADLINE_S_MOST = 3600.0
@@ -34,11 +36,39 @@ def coded(handler: Callable[[Message, Context], Message]) -> Callable[[Message, 
             shown = _code(error)
             log.warning("the vault did not answer: %s", shown)
             return Message(Error(code=REFUSED, reason=shown), reply_to=message)
+        except MotetError as error:
+            log.warning("%s", error)
+            return Message(Error(code=REFUSED, reason=error.code), reply_to=message)
         except Exception as error:  # noqa: BLE001  (see the docstring)
             log.error("relay: %s", type(error).__name__)  # noqa: TRY400  (the text could come from the coordinator)
             return Message(Error(code=REFUSED, reason="E-RELAY"), reply_to=message)
 
     return wrapped
+
+
+@app.query("join")
+@coded
+def join(message: Message, context: Context) -> Message:
+    """Carry envelopes over the lane until the study ends; the answer says that it has."""
+    config, known = message.content["config"], context.node_config
+    folder = Path(str(known["relay"]))
+    where = lane.Where(
+        address=str(known["lane"]), ca=Path(str(known["ca"])), key=folder / "tls.key", certificate=folder / "tls.crt"
+    )
+    patience_s = min(float(config["patience_s"]), DEADLINE_S_MOST)  # type: ignore[arg-type]
+    with grpc.insecure_channel(f"unix:{known['vault']}") as channel:
+        vault = vault_pb2_grpc.VaultStub(channel)  # type: ignore[no-untyped-call]
+
+        def ask(data: bytes) -> bytes | str:
+            try:
+                return b"".join(chunk.data for chunk in vault.Answer(_chunks(data), timeout=patience_s))
+            except grpc.RpcError as error:
+                shown = _code(error)
+                log.warning("the vault did not answer: %s", shown)
+                return shown
+
+        lane.carry(where, run=str(config["run"]), patience_s=patience_s, ask=ask)
+    return Message(RecordDict({"config": ConfigRecord({})}), reply_to=message)
 
 
 @app.query("envelope")

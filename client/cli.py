@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -19,19 +18,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typing_extensions import override
 
-from client import config
+from client import config, supernode
+from client import relay as relays
 from client.config import Home, Site
 from client.ledger import Ledger, Spent
 from client.origin import ledger_origin
+from client.relay import RelayHome
 from common import commands, enrolment, files
 from common import roster as rosters
 from common import study as studies
 from common.audit import bundle
 from common.canonical import decimal_text
-from common.errors import ConfigError, NotSetUp, VaultNotRunning
+from common.errors import NotSetUp, VaultNotRunning
 from common.ledger import note
 from common.locks import held
-from common.processes import end, flower_environment, program
 from common.roster import Member
 
 app = typer.Typer(
@@ -109,7 +109,8 @@ def enrol(home: Folder, request: Annotated[Path, typer.Argument(help="File to wr
         name=site.name,
         identity=key.public_key().public_bytes_raw().hex(),
         ledger_key=note.key_of(ledger_origin(site.name), key=config.ledger_key(made)).vkey,
-        node_key=(made.keys / "node.pub").read_text().strip(),
+        node_key=RelayHome(made.relay).node_public.read_text().strip(),
+        relay_certificate=RelayHome(made.relay).certificate.read_text(),
     )
     files.write_new(request, enrolment.request(member, key=key))
     out.print(f"Wrote {request}. Send it to the coordinator, and tell it this identity by another way:\n{member.identity}")
@@ -172,42 +173,21 @@ def vault(home: Folder) -> None:
 
 @app.command()
 def relay(
-    home: Folder,
-    superlink: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's SuperLink.")],
+    folder: Annotated[Path, typer.Option(help="The relay's folder: `relay` in the hospital's.", envvar="MOTET_RELAY_HOME")],
+    superlink: Annotated[str, typer.Option(help="HOST:PORT at which the coordinator answers.")],
     ca: Annotated[Path, typer.Option(help="The coordinator's ca.crt.")],
+    lane: Annotated[str | None, typer.Option(help="HOST:PORT of the coordinator's lane, where it is another.")] = None,
 ) -> None:
     """Connect to the coordinator and pass envelopes between it and the vault, until Ctrl-C."""
-    made = Home(home)
-    site = config.read_site(made)
-    vault_socket = made.socket(site)
+    made = RelayHome(folder)
     files.read(ca)
-    if not _answers(vault_socket):
-        raise VaultNotRunning("No vault answers on this folder.", action="Start `motet-hospital vault` first.")
+    if not _answers(relays.vault_socket(made)):
+        raise VaultNotRunning("No vault answers on its socket.", action="Start `motet-hospital vault` first.")
     os.umask(0o077)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    child = subprocess.Popen(
-        [
-            program("flower-supernode"),
-            *("--superlink", superlink, "--root-certificates", ca.absolute()),
-            *("--auth-supernode-private-key", made.keys / "node"),
-            *("--host", "127.0.0.1", "--port", str(_free_port())),
-            *("--node-config", f'vault="{vault_socket}"'),
-        ],
-        env=flower_environment(made.flower, extra={}),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while not stop.wait(0.5):
-            if child.poll() is not None:
-                raise ConfigError(
-                    "The SuperNode ended.",
-                    action="Check address, ca.crt, clock, and that the coordinator enrolled this hospital's node key.",
-                )
-    finally:
-        end(child)
+    supernode.run(made, superlink=superlink, lane=lane or superlink, ca=ca, stop=stop)
 
 
 @app.command()
@@ -313,13 +293,6 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> None:

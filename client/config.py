@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomlkit
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from client import relay
 from client.ledger import Ledger
 from client.origin import ledger_origin
 from common import canonical, files, roster, study
@@ -96,9 +95,9 @@ class Home:
         return self.folder / "ledger.sqlite"
 
     @property
-    def flower(self) -> Path:
-        """The SuperNode's FLWR_HOME."""
-        return self.folder / "flower"
+    def relay(self) -> Path:
+        """The relay's own folder; it may be moved to where another user runs the relay."""
+        return self.folder / "relay"
 
     @property
     def lock(self) -> Path:
@@ -162,23 +161,16 @@ def create(
         exact_releases_max=exact_releases_max,
     )
     site = _parse_site(text, shown=home.site_file)
-    files.refuse_remains(folder, names=("site.toml", "keys", "approved", "state", "cohorts", "flower", "ledger.sqlite"))
+    files.refuse_remains(folder, names=("site.toml", "keys", "approved", "state", "cohorts", "relay", "ledger.sqlite"))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     files.write_new(home.site_file, text.encode())
-    for part in (home.keys, home.approved, home.state, home.cohorts, home.flower):
+    for part in (home.keys, home.approved, home.state, home.cohorts):
         part.mkdir(mode=0o700)
     for key_name in ("identity", "ledger"):
         files.write_new(home.keys / f"{key_name}.pem", keys.private_pem(Ed25519PrivateKey.generate()), private=True)
     files.write_new(home.keys / "pseudonym.key", keys.fresh_secret(), private=True)
-    node = ec.generate_private_key(ec.SECP384R1())  # Flower's SuperNode keys are NIST curves in OpenSSH format
-    files.write_new(
-        home.keys / "node",
-        node.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()),
-        private=True,
-    )
-    public = node.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    files.write_new(home.keys / "node.pub", public + b"\n")
+    relay.create(home.relay, name=site.name, socket=home.socket(site))
     Ledger.create(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=lambda: int(time.time())).close()
     return site
 

@@ -27,7 +27,7 @@ def parse(data: bytes) -> Member:
         if len(data) > BYTES_MOST:
             raise ValueError("too large")
         plain = canonical.decode(data)
-        member = Member(name=plain["name"], identity=plain["identity"], ledger_key=plain["ledger"], node_key=plain["node"])
+        member = Member.from_plain(plain)
         if canonical.encode({**member.plain(), "signature": plain["signature"]}) != data:
             raise ValueError("unknown keys")
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(member.identity)).verify(

@@ -1,8 +1,9 @@
 """The roster: which hospitals and which coordinator make up a federation, by their keys. Approved by its hash."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -19,24 +20,42 @@ DOMAIN = b"motet/roster/v1\0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One hospital: identity key (Ed25519), ledger key (C2SP verifier key) and Flower node key, public halves."""
+    """One hospital: identity key (Ed25519), ledger key (C2SP verifier key), Flower node key, and its relay's certificate."""
 
     name: str
     identity: str  # hex
     ledger_key: str  # vkey
     node_key: str  # OpenSSH public key
+    relay_certificate: str  # PEM, self-signed: the lane lets in exactly these
 
     def __post_init__(self) -> None:
         if not NAME.match(self.name):
             raise ValueError("a hospital's name is 1-32 lower-case letters, digits and hyphens, letter first")
         if not HEX_KEY.match(self.identity):
             raise ValueError("an identity key is 64 hex digits")
-        if not self.ledger_key or len(self.ledger_key) > 4096 or len(self.node_key) > 4096:
+        if not self.ledger_key or max(len(self.ledger_key), len(self.node_key), len(self.relay_certificate)) > 4096:
             raise ValueError("a key is missing or too long")
 
     def plain(self) -> dict[str, str]:
         """Return the member as JSON."""
-        return {"name": self.name, "identity": self.identity, "ledger": self.ledger_key, "node": self.node_key}
+        return {
+            "name": self.name,
+            "identity": self.identity,
+            "ledger": self.ledger_key,
+            "node": self.node_key,
+            "relay": self.relay_certificate,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """Read a member; raises KeyError, TypeError or ValueError."""
+        return cls(
+            name=plain["name"],
+            identity=plain["identity"],
+            ledger_key=plain["ledger"],
+            node_key=plain["node"],
+            relay_certificate=plain["relay"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +126,7 @@ def parse(data: bytes) -> Roster:
             federation=_name(plain["federation"]),
             coordinator=_name(plain["coordinator"]["name"]),
             coordinator_identity=plain["coordinator"]["identity"],
-            members=tuple(
-                Member(name=item["name"], identity=item["identity"], ledger_key=item["ledger"], node_key=item["node"])
-                for item in plain["members"]
-            ),
+            members=tuple(Member.from_plain(item) for item in plain["members"]),
             signature=plain["signature"],
         )
         if roster.bytes() != data:
@@ -137,7 +153,9 @@ def _distinct(roster: Roster) -> None:
         raise ValueError("an identity key is 64 hex digits")
     names = [roster.coordinator, *roster.names]
     keys = [roster.coordinator_identity, *(member.identity for member in roster.members)]
+    certificates = [member.relay_certificate for member in roster.members if member.relay_certificate]
     if not 2 <= len(roster.members) <= MEMBERS_MOST:
         raise ValueError(f"a roster has 2 to {MEMBERS_MOST} hospitals")
-    if list(roster.names) != sorted(roster.names) or len(set(names)) != len(names) or len(set(keys)) != len(keys):
+    distinct = all(len(set(values)) == len(values) for values in (names, keys, certificates))
+    if list(roster.names) != sorted(roster.names) or not distinct:
         raise ValueError("two members share a name or a key, or the order is wrong")

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -9,14 +10,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common import files
+from common import files, lane
 
 CA_DAYS = 3650
 SERVER_DAYS = 397
 SKEW = dt.timedelta(minutes=5)
 
 
-def create(certificates: Path, *, keys: Path, federation: str, host: str) -> None:
+def create(certificates: Path, *, keys: Path, federation: str, hosts: Sequence[str]) -> None:
     """Write ca.crt and server.crt (public) and their keys (0600); raises AlreadyExists when one is there."""
     ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} certificate authority")])
@@ -27,13 +28,14 @@ def create(certificates: Path, *, keys: Path, federation: str, host: str) -> Non
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    server_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    server_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    names = [*map(_name, dict.fromkeys(hosts)), x509.DNSName(lane.NAME)]
     server = (
         _builder(server_name, ca_name, server_key.public_key(), days=SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(server_key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
@@ -72,11 +74,11 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def _names(host: str) -> list[x509.GeneralName]:
+def _name(host: str) -> x509.GeneralName:
     try:
-        return [x509.IPAddress(ipaddress.ip_address(host))]
+        return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return [x509.DNSName(host)]
+        return x509.DNSName(host)
 
 
 def _private(key: ec.EllipticCurvePrivateKey) -> bytes:

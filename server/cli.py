@@ -16,9 +16,8 @@ from common import commands, enrolment, files, roster
 from common import study as studies
 from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
-from common.processes import end
 from common.study import Study
-from server import certificates, config, follow, glance, page, report, state, superlink, watch
+from server import certificates, config, follow, glance, keeper, page, report, state, superlink, watch
 from server.config import Home, Settings
 from server.glance import Glance
 from server.journal import Journal
@@ -40,15 +39,20 @@ def init(
     home: Folder,
     name: Annotated[str, typer.Option(help="The coordinator's name: lower-case letters, digits, hyphens.")],
     federation: Annotated[str, typer.Option(help="The federation's name.")],
-    address: Annotated[str, typer.Option(help="HOST:PORT at which the SuperLink listens; use a loopback host for a trial.")],
+    address: Annotated[str, typer.Option(help="HOST:PORT at which hospitals reach you; use a loopback host for a trial.")],
+    superlink_address: Annotated[
+        str | None, typer.Option("--superlink", help="HOST:PORT at which the SuperLink listens; --address where left out.")
+    ] = None,
+    lane: Annotated[str | None, typer.Option(help="HOST:PORT at which the lane listens; the next port where left out.")] = None,
 ) -> None:
     """Make the coordinator's folder: identity, certificate authority, TLS certificate."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or not host.isascii() or not 1 <= len(host) <= 64:
-        raise ConfigError("The address is not HOST:PORT.", action="Give for example --address 127.0.0.1:18443.")
-    settings = Settings(name=name, federation=federation, host=host, port=int(port))
+    behind = superlink_address or address
+    host, port = config.split(behind)
+    settings = Settings(
+        name=name, federation=federation, address=address, superlink=behind, lane=lane or f"{host}:{min(port + 1, 65535)}"
+    )
     made = config.create(home, settings=settings)
-    certificates.create(made.certificates, keys=made.keys, federation=federation, host=host)
+    certificates.create(made.certificates, keys=made.keys, federation=federation, hosts=(settings.host, host))
     superlink.write_connection(made, settings)
     out.print(f"Made {home}. Give {made.certificates / 'ca.crt'} and {address} to the hospitals.")
 
@@ -87,15 +91,7 @@ def serve(home: Folder) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with hold(home / "serve.lock", busy="A SuperLink of this coordinator runs already."):
-        child = superlink.start(made, settings)
-        try:
-            superlink.register(made, signed)
-            out.print(f"SuperLink ready on {superlink.address(settings)} for {', '.join(signed.names)}.")
-            while not stop.wait(0.5):
-                if child.poll() is not None:
-                    raise ConfigError("The SuperLink ended.", action=f"Read {home / 'superlink.log'}.")
-        finally:
-            end(child)
+        keeper.keep(made, settings, signed, stop=stop, say=lambda text: out.print(text, soft_wrap=True))
 
 
 @app.command()
@@ -133,6 +129,7 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
             done = True
         finally:
             if not done:
+                journal.write({"type": "stopped", "time": round(time.time(), 3)})
                 superlink.stop(made, run_id=flower_run)
     out.print(f"Result: {folder / 'result.json'}\nReport: {folder / 'report.html'}", soft_wrap=True)
 

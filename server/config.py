@@ -1,7 +1,7 @@
 """The coordinator's folder: identity, certificates, roster, studies and runs, and where each of them lies."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class Home:
         """One folder per run: journal, uploads, result."""
         return self.folder / "runs"
 
+    def run_lock(self, run: str) -> Path:
+        """Held by the process that runs this run."""
+        return self.runs / run / "run.lock"
+
     @property
     def flower(self) -> Path:
         """The coordinator's FLWR_HOME."""
@@ -62,24 +66,42 @@ class Home:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Who the coordinator is and where its SuperLink listens."""
+    """Who the coordinator is, where hospitals reach it, and where its SuperLink and its lane listen, each as HOST:PORT.
+
+    Where `address` is not `superlink`, a proxy (the door) stands before both.
+    """
 
     name: str
     federation: str
-    host: str
-    port: int
+    address: str
+    superlink: str
+    lane: str
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON."""
-        return {"name": self.name, "federation": self.federation, "host": self.host, "port": self.port}
+        return asdict(self)
+
+    @property
+    def host(self) -> str:
+        """Return the name or address by which hospitals reach the coordinator."""
+        return split(self.address)[0]
+
+
+def split(address: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT; raises ConfigError."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or not 1 <= int(port) <= 65535 or not host.isascii() or not 1 <= len(host) <= 64:
+        raise ConfigError("An address is not HOST:PORT.", action="Give for example --address 127.0.0.1:18443.")
+    return host, int(port)
 
 
 def create(folder: Path, *, settings: Settings) -> Home:
     """Make the coordinator's folder with a fresh identity; raises AlreadyExists and changes nothing when one is there."""
     if not roster.NAME.match(settings.name) or not roster.NAME.match(settings.federation):
         raise ConfigError("A name is 1-32 lower-case letters, digits and hyphens, letter first.", action="Choose other names.")
-    if not 1 <= settings.port <= 65535:
-        raise ConfigError("A port is a number from 1 to 65535.", action="Give --address HOST:PORT.")
+    addresses = [split(text) for text in (settings.address, settings.superlink, settings.lane)]
+    if len(set(addresses[1:])) < 2 or addresses[0] == addresses[2]:
+        raise ConfigError("SuperLink and lane listen on different ports.", action="Give another --lane.")
     home = Home(folder)
     files.refuse_remains(folder, names=("coordinator.json", "keys", "certificates", "studies", "runs", "flower"))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -95,14 +117,16 @@ def read_settings(home: Home) -> Settings:
     """Read who the coordinator is; raises NotSetUp or ConfigError."""
     try:
         plain = json.loads(home.settings_file.read_bytes())
-        types = {"name": str, "federation": str, "host": str, "port": int}
-        if set(plain) != set(types) or any(type(plain[key]) is not kind for key, kind in types.items()):
-            raise TypeError("wrong keys or types")
-        return Settings(**plain)
+        if not all(isinstance(value, str) for value in plain.values()):
+            raise TypeError("wrong types")
+        settings = Settings(**plain)
+        for text in (settings.address, settings.superlink, settings.lane):
+            split(text)
     except FileNotFoundError:
         raise NotSetUp(f"There is no {home.settings_file}.", action="Run `motet-coordinator init` first.") from None
     except (OSError, ValueError, TypeError):
         raise ConfigError(f"{home.settings_file} cannot be read.", action="Restore it from your backup.") from None
+    return settings
 
 
 def identity_key(home: Home) -> Ed25519PrivateKey:

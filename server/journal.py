@@ -1,27 +1,50 @@
 """What the coordinator did, one JSON line per event, synced as it happens; the run can be followed and told from it."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+BLOCK_BYTES = 1 << 12
 
 
 class Journal:
     """An append-only file of events of one run."""
 
     def __init__(self, path: Path) -> None:
-        """Open the journal at `path`, new or to be continued; a half-written last line is cut off."""
+        """Open the journal at `path`, new or to be continued. Who only reads changes nothing."""
         self.path = path
-        if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append one event, on disk before this returns."""
-        with self.path.open("ab") as file:
-            file.write(json.dumps(event, sort_keys=True).encode() + b"\n")
+        """Append one event, on disk before this returns. What a crash left of a last line is cut off first.
+
+        One write call under a lock: the ServerApp, its threads and `motet-coordinator run` may write side by side.
+        """
+        line = json.dumps(event, sort_keys=True).encode() + b"\n"
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._cut(file)
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+
+    @staticmethod
+    def _cut(file: IO[bytes]) -> None:
+        end = file.seek(0, os.SEEK_END)
+        at = end
+        while at > 0:
+            start = max(0, at - BLOCK_BYTES)
+            file.seek(start)
+            found = file.read(at - start).rfind(b"\n")
+            if found >= 0:
+                at = start + found + 1
+                break
+            at = start
+        if at < end:
+            file.truncate(at)
+        file.seek(0, os.SEEK_END)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Return the events so far; a half-written last line, as a crash leaves it, is left out."""

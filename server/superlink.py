@@ -1,4 +1,4 @@
-"""Flower's SuperLink: started with TLS, node keys and a database; told of the roster's nodes; handed a run."""
+"""Flower's SuperLink and its executor: started with TLS, node keys and a database; told of the nodes; handed a run."""
 
 import json
 import os
@@ -13,9 +13,11 @@ from importlib import resources
 from pathlib import Path
 
 from common import files
+from common.crypto.keys import fresh_secret
 from common.errors import ConfigError, NotSetUp, PortInUse
 from common.processes import flower_environment, program
 from common.roster import Roster
+from server import config
 from server.config import Home, Settings
 
 CONNECTION = "federation"
@@ -32,31 +34,25 @@ def environment(home: Home) -> dict[str, str]:
 def start(home: Home, settings: Settings) -> subprocess.Popen[bytes]:
     """Start the SuperLink and wait until it answers; raises PortInUse, or ConfigError when it does not come up."""
     _refuse_taken_port(settings)
-    os.umask(0o077)
-    log = (home.folder / "superlink.log").open("ab")
-    child = subprocess.Popen(
-        [
-            program("flower-superlink"),
-            *("--host", settings.host, "--port", str(settings.port)),
-            *("--ssl-ca-certfile", home.certificates / "ca.crt"),
-            *("--ssl-certfile", home.certificates / "server.crt"),
-            *("--ssl-keyfile", home.keys / "server.key"),
-            "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation",
-            *("--database", home.flower / "state.db"),
-        ],
-        env=environment(home),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
+    host, port = config.split(settings.superlink)
+    child = _keep_running(
+        home,
+        "superlink",
+        program("flower-superlink"),
+        *("--host", host, "--port", str(port)),
+        *("--ssl-ca-certfile", home.certificates / "ca.crt"),
+        *("--ssl-certfile", home.certificates / "server.crt"),
+        *("--ssl-keyfile", home.keys / "server.key"),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+        *("--database", home.flower / "state.db"),
+        *("--isolation", "process", "--superexec-auth-secret-file", _secret(home)),
     )
-    log.close()
     trust = ssl.create_default_context(cafile=str(home.certificates / "ca.crt"))
     end = time.monotonic() + START_S
     while time.monotonic() < end and child.poll() is None:
         try:
-            with urllib.request.urlopen(f"https://{address(settings)}/health", context=trust, timeout=2):
+            with urllib.request.urlopen(f"https://{settings.superlink}/health", context=trust, timeout=2):
                 return child
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
@@ -65,15 +61,43 @@ def start(home: Home, settings: Settings) -> subprocess.Popen[bytes]:
     raise ConfigError("The SuperLink did not start.", action=f"Read {home.folder / 'superlink.log'}.")
 
 
-def address(settings: Settings) -> str:
-    """Return host:port."""
-    return f"{settings.host}:{settings.port}"
+def start_executor(home: Home, settings: Settings) -> subprocess.Popen[bytes]:
+    """Start the executor that runs ServerApps as processes of their own: a run survives the SuperLink's death."""
+    return _keep_running(
+        home,
+        "superexec",
+        program("flower-superexec"),
+        *("--runtime-api-address", settings.superlink),
+        *("--root-certificates", home.certificates / "ca.crt"),
+        *("--superexec-auth-secret-file", _secret(home)),
+    )
+
+
+def _keep_running(home: Home, name: str, *command: str | Path) -> subprocess.Popen[bytes]:
+    os.umask(0o077)
+    with (home.folder / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            env=environment(home),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _secret(home: Home) -> Path:
+    """Return the file with the secret that SuperLink and executor share, made where it is missing."""
+    path = home.keys / "superexec.secret"
+    if not path.exists():
+        files.write_new(path, fresh_secret(), private=True)
+    return path
 
 
 def write_connection(home: Home, settings: Settings) -> None:
     """Tell Flower's command line where the SuperLink is."""
     text = (
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address(settings)}"\n'
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{settings.superlink}"\n'
         f"root-certificates = {json.dumps(str((home.certificates / 'ca.crt').absolute()))}\n"
     )
     tomllib.loads(text)
@@ -145,12 +169,13 @@ def _command(home: Home, command: list[str | Path]) -> subprocess.Popen[bytes]:
 
 
 def _refuse_taken_port(settings: Settings) -> None:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    host, port = config.split(settings.superlink)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
         except OSError:
             raise PortInUse(
-                f"Port {settings.port} is in use on {settings.host}.", action="Stop what listens there, or init with another."
+                f"Port {port} is in use on {host}.", action="Stop what listens there, or init with another."
             ) from None

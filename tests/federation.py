@@ -160,7 +160,8 @@ class Federation:
                     name=name,
                     identity=config.identity_key(home).public_key().public_bytes_raw().hex(),
                     ledger_key=note.key_of(ledger_origin(name), key=config.ledger_key(home)).vkey,
-                    node_key=(home.keys / "node.pub").read_text().strip(),
+                    node_key=(home.relay / "node.pub").read_text().strip(),
+                    relay_certificate=(home.relay / "tls.crt").read_text(),
                 )
             )
         self.roster: Roster = roster.sign(federation="phantoms", coordinator=COORDINATOR, key=self.key, members=tuple(members))

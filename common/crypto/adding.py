@@ -12,8 +12,8 @@ from common.wire import Envelope
 def add(uploads: Mapping[str, Envelope], *, announcement: Announcement, transcript: bytes) -> ring.Words:
     """Return the sum of the hospitals' whole vectors in the ring; the masks cancel.
 
-    Checks, in this order: (1) exactly the named hospitals uploaded, (2) each one's context is the round's and its
-    vector has the right length, (3) both ends of every pair commit to the same seed; a mismatch names the pair before any sum exists.
+    Checks, in this order: (1) exactly the named hospitals uploaded, (2) each one's context is the round's and its vector has
+    the right length, (3) both ends of every pair commit to the same seed; a mismatch names the pair before any sum exists.
     Raises HospitalMissing, ContextMismatch, LateUpload or BadEnvelope. There is no function from one upload to anything.
     Source: reference secure-sum.md, section 0, step 4.
     """

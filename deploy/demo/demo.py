@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from common import commands, files, locks
+from common import commands, files, locks, ports
 from common import study as studies
 from common.errors import ConfigError
 from common.processes import program
@@ -69,17 +68,17 @@ def demo(folder: Path, *, study_file: Path, patients: int, seed: int) -> None:
             _render(scans, patients=patients, seed=seed, progress=progress)
         with _stage("2 of 6  enrolment, approvals", total=5) as progress:
             coordinator = folder / "coordinator"
-            address = f"127.0.0.1:{_free_port()}"
-            study_hash = _enrol(coordinator, scans, study, study_file=study_file, address=address, progress=progress)
+            address, lane = (f"127.0.0.1:{ports.free()}" for _ in range(2))
+            study_hash = _enrol(coordinator, scans, study, study_file=study_file, address=address, lane=lane, progress=progress)
         with _stage("3 of 6  vaults read the scans, SuperNodes", total=100) as progress:
-            _start(running, coordinator, address=address, progress=progress)
+            _start(running, coordinator, address=address, lane=lane, progress=progress)
         out.print("4 of 6  the study: pair keys, statistics, training, evaluation")
         _run(coordinator, study_hash)
         with _stage("5 of 6  bundles, report", total=5) as progress:
             _collect(coordinator, folder, progress=progress)
     with _stage("6 of 6  proof against pooled data, audit", total=2) as progress:
         verdict = _prove(folder, study, progress=progress, started=started)
-    out.print(_summary(folder))
+    out.print(_summary(folder, study=study))
     sys.exit(0 if verdict else 1)
 
 
@@ -111,11 +110,11 @@ def _render(scans: Path, *, patients: int, seed: int, progress: _Bar) -> None:
         cohort.write_cohort(scans, hospitals=HOSPITALS, patients_per_hospital=patients, seed=seed, progress=progress)
 
 
-def _enrol(coordinator: Path, scans: Path, study: Study, *, study_file: Path, address: str, progress: _Bar) -> str:
+def _enrol(coordinator: Path, scans: Path, study: Study, *, study_file: Path, address: str, lane: str, progress: _Bar) -> str:
     folder, privacy = coordinator.parent, study.privacy
     command(
         "motet-coordinator", "init", "--home", coordinator, "--name", "coordinator", "--federation", "lidc-demo",
-        "--address", address,
+        "--address", address, "--lane", lane,
     )  # fmt: skip
     progress(1, 5)
     together([
@@ -143,7 +142,7 @@ def _enrol(coordinator: Path, scans: Path, study: Study, *, study_file: Path, ad
     return str(proposed["hash"])
 
 
-def _start(running: Children, coordinator: Path, *, address: str, progress: _Bar) -> None:
+def _start(running: Children, coordinator: Path, *, address: str, lane: str, progress: _Bar) -> None:
     folder = coordinator.parent
     running.start("superlink", "motet-coordinator", "serve", "--home", coordinator)
     for name in HOSPITALS:
@@ -154,8 +153,8 @@ def _start(running: Children, coordinator: Path, *, address: str, progress: _Bar
         enrolled = "SuperLink ready" in running.said("superlink")  # before that it knows no hospital's node key
         for name in [name for name in waiting if enrolled and "vault ready" in running.said(f"{name}-vault")]:
             running.start(
-                f"{name}-relay", "motet-hospital", "relay", "--home", folder / name, "--superlink", address,
-                "--ca", coordinator / "certificates" / "ca.crt",
+                f"{name}-relay", "motet-hospital", "relay", "--folder", folder / name / "relay", "--superlink", address,
+                "--lane", lane, "--ca", coordinator / "certificates" / "ca.crt",
             )  # fmt: skip
             waiting.remove(name)
         progress(sum(_read_part(running.said(f"{name}-vault")) for name in HOSPITALS) * 24, 100)
@@ -213,7 +212,7 @@ def _prove(folder: Path, study: Study, *, progress: _Bar, started: float) -> boo
     return done.returncode == 0
 
 
-def _summary(folder: Path) -> Table:
+def _summary(folder: Path, *, study: Study) -> Table:
     result = json.loads((folder / "result.json").read_bytes())
     training = result["training"]
     table = Table(title="Motet demo", show_header=False)
@@ -228,19 +227,12 @@ def _summary(folder: Path) -> Table:
         ("privacy of training, per patient", f"epsilon {training['epsilon']} at delta {training['delta']}, cap {EPSILON_CAP}"),
         ("steps", f"{training['steps']}, one secure sum each"),
         ("audit of four bundles", "verified" if result["audit"]["verified"] else "NOT VERIFIED"),
-        ("one secure sum", f"{result['seconds']['per_secure_sum']} s, by Flower messages"),
+        ("one secure sum", f"{result['seconds']['per_secure_sum']} s, by {study.carrier}"),
         ("time", f"{result['seconds']['total']:.0f} s"),
         ("look at", os.path.relpath(folder / "report.html")),
     ):
         table.add_row(name, str(value))
     return table
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -43,12 +43,12 @@ def home(tmp_path):
 
 def make_roster(*, own, name="hosp-a"):
     members = [
-        Member(name=name, identity=own, ledger_key="x", node_key="x"),
+        Member(name=name, identity=own, ledger_key="x", node_key="x", relay_certificate=""),
         Member(
             name="hosp-b",
             identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(),
             ledger_key="x",
-            node_key="x",
+            node_key="x", relay_certificate="",
         ),
     ]
     return roster.sign(federation="fed", coordinator="hub", key=Ed25519PrivateKey.generate(), members=tuple(members))

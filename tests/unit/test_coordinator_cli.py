@@ -87,7 +87,7 @@ def home(tmp_path):
 
 def request(folder, name):
     key = Ed25519PrivateKey.generate()
-    member = Member(name=name, identity=key.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="x")
+    member = Member(name=name, identity=key.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="x", relay_certificate="")
     path = folder / f"{name}.{len(list(folder.iterdir()))}.json"
     path.write_bytes(enrolment.request(member, key=key))
     return path

@@ -82,7 +82,7 @@ def make_roster(home, tmp_path):
     ask("enrol", "--home", home, tmp_path / "request.json")
     own = enrolment.parse((tmp_path / "request.json").read_bytes())
     key = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
-    other = Member(name="hosp-b", identity=key, ledger_key="x", node_key="x")
+    other = Member(name="hosp-b", identity=key, ledger_key="x", node_key="x", relay_certificate="")
     made = roster.sign(federation="fed", coordinator="hub", key=Ed25519PrivateKey.generate(), members=(own, other))
     (tmp_path / "roster.json").write_bytes(made.bytes())
     return made

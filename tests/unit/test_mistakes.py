@@ -155,7 +155,7 @@ def test_coord_identity_spelling():
     key = Ed25519PrivateKey.generate()
     members = tuple(
         roster.Member(
-            name=name, identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(), ledger_key="k", node_key="n"
+            name=name, identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(), ledger_key="k", node_key="n", relay_certificate=""
         )
         for name in ("hosp-a", "hosp-b")
     )

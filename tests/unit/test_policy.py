@@ -32,7 +32,7 @@ def make_roster(count):
             name=f"hosp-{number}",
             identity=ledgers.key(number + 100).public_key().public_bytes_raw().hex(),
             ledger_key="x",
-            node_key="x",
+            node_key="x", relay_certificate="",
         )
         for number in range(count)
     )

@@ -19,7 +19,7 @@ def key_of(number):
 def member(number, *, name=None):
     identity = key_of(number + 1).public_key().public_bytes_raw().hex()
     return Member(
-        name=name or f"hosp-{number:03d}", identity=identity, ledger_key="ledger+00000000+AQ==", node_key="ecdsa AAAA"
+        name=name or f"hosp-{number:03d}", identity=identity, ledger_key="ledger+00000000+AQ==", node_key="ecdsa AAAA", relay_certificate=""
     )
 
 
@@ -90,7 +90,7 @@ def test_a_name_or_key_that_is_there_twice_is_refused(members):
 
 
 def test_a_member_with_the_coordinators_key_is_refused():
-    own = Member(name="hosp", identity=KEY.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="")
+    own = Member(name="hosp", identity=KEY.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="", relay_certificate="")
     with pytest.raises(ConfigError, match="share a name or a key"):
         sign(own, member(1))
 
@@ -170,16 +170,16 @@ def test_something_else_is_not_a_roster(data):
 @pytest.mark.parametrize("name", ["", "A", "1a", "-a", "a_b", "a b", "a" * 33, "a\n", "é", "../a"])
 def test_a_hospitals_name_is_a_plain_word(name):
     with pytest.raises(ValueError, match="name"):
-        Member(name=name, identity="0" * 64, ledger_key="x", node_key="x")
+        Member(name=name, identity="0" * 64, ledger_key="x", node_key="x", relay_certificate="")
 
 
 @pytest.mark.parametrize("identity", ["", "0" * 63, "0" * 65, "G" * 64, "A" * 64, "0" * 64 + "\n", " " * 64])
 def test_an_identity_is_64_hex_digits(identity):
     with pytest.raises(ValueError, match="64 hex digits"):
-        Member(name="a", identity=identity, ledger_key="x", node_key="x")
+        Member(name="a", identity=identity, ledger_key="x", node_key="x", relay_certificate="")
 
 
 @pytest.mark.parametrize(("ledger_key", "node_key"), [("", "x"), ("x" * 4097, "x"), ("x", "x" * 4097)])
 def test_a_key_that_is_missing_or_too_long_is_refused(ledger_key, node_key):
     with pytest.raises(ValueError, match="missing or too long"):
-        Member(name="a", identity="0" * 64, ledger_key=ledger_key, node_key=node_key)
+        Member(name="a", identity="0" * 64, ledger_key=ledger_key, node_key=node_key, relay_certificate="")
