@@ -14,6 +14,7 @@ from common import files
 from common.errors import ConfigError
 from server import figures
 from server.figures import number
+from server.sections import sections
 
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 PAIRS_SHOWN = 20
@@ -55,6 +56,7 @@ def _page(result: Mapping[str, Any]) -> str:
         seconds=dict(result.get("seconds") or {}),
         correlation=_correlation(result.get("correlation")),
         ols=_ols(result.get("ols")),
+        linear=sections(result.get("linear")),
         training=_training(result.get("training")),
         budgets=_budgets(result),
         exact=_filled(result.get("exact_releases"), ("round", "statistic", "hospitals")),

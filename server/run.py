@@ -21,7 +21,7 @@ from common.roster import Roster
 from common.study import Study
 from server import accept, evaluate, report, step
 from server.exchange import Carrier, Exchange
-from server.infer import correlation, regression
+from server.infer import correlation, family, regression
 from server.journal import Journal
 from server.rounds import Rounds
 from server.setup import set_up
@@ -96,7 +96,7 @@ def _statistics(rounds: Rounds, study: Study) -> dict[str, Any]:
         part["ols"] = fitted.plain()
     except NotEstimable as error:
         part["ols"] = {"outcome": wanted.regression.outcome, "diagnosis": error.what}
-    return part
+    return {**part, "linear": family.read(pooled, study=study)}
 
 
 def _train(rounds: Rounds, study: Study, folder: Path) -> Trained:

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 
 from common.study import Ancova, Grouping
 from server.infer import family
-from tests import tables
+from server.sections import sections
+from tests import federation, tables
 from tests.tables import FACTORS, NUMBERS
 
 WANTED = {
@@ -45,3 +49,49 @@ def test_study_that_asks_nothing_more_gets_components_and_partial_correlations_o
     part = family.read(tables.pooled(tables.synthetic(), held=held), study=held)
     assert (part["table_one"], part["models"], part["groups"], part["ancova"]) == (None, [], [], [])
     assert part["partial_correlation"]["r"][0][1] == pytest.approx(part["partial_correlation"]["r"][1][0])
+
+
+def test_terms_of_a_study_go_through_vaults_and_coordinator_and_equal_statsmodels(make_federation) -> None:
+    variables = [dict(one) for one in federation.STUDY["variables"]]
+    variables[2]["transforms"] = ["log1p"]  # depth_min_mm
+    text = "malignancy ~ mean_hu * longest_diameter_mm + log1p(depth_min_mm)"
+    one, wanted = make_federation(), federation.study(variables=variables, statistics={"models": [text]})
+    one.approve(wanted)
+    result = one.run(wanted)
+    table = np.concatenate([vault.prepare(wanted.hash()).table for vault in one.vaults.values()])
+    frame = pd.DataFrame(table, columns=[variable.name for variable in wanted.variables]).dropna()
+    theirs = smf.ols(text.replace("log1p", "np.log1p"), frame).fit(method="qr")
+    (model,) = result["linear"]["models"]
+    for row in model["fit"]["rows"]:
+        parts = row["term"].replace("(intercept)", "Intercept").replace("log1p", "np.log1p").split(":")
+        name = next(name for name in theirs.params.index if sorted(name.split(":")) == sorted(parts))
+        assert row["estimate"] == pytest.approx(theirs.params[name], rel=1e-10)
+        assert row["standard_error"] == pytest.approx(theirs.bse[name], rel=1e-10)
+        assert row["p"] == pytest.approx(theirs.pvalues[name], rel=1e-9)
+    page = (next(one.folder.glob("run-*")) / "report.html").read_text()
+    assert "mean_hu:longest_diameter_mm" in page
+    assert "type III" in page
+
+
+def test_report_shows_each_part_or_why_it_is_absent() -> None:
+    held = tables.study(NUMBERS, factors=FACTORS, **WANTED)
+    full = sections(family.read(tables.pooled(tables.synthetic(), held=held), study=held))
+    assert [section["title"] for section in full] == [
+        "Table 1", "y ~ grade + x + sex + grade:x", "y ~ log(age)", "y by grade", "y by grade, adjusted for age, x",
+        "Partial correlation", "Principal components",
+    ]  # fmt: skip
+    assert not any(section["absent"] for section in full)
+    for section in full:
+        for table in section["tables"]:
+            assert all(len(row) == len(table["columns"]) for row in table["rows"])
+    none = sections(family.read(tables.pooled(tables.synthetic().assign(sex="f", x=2.0), held=held), study=held))
+    assert "x: constant" in none[1]["absent"]
+    assert sections(None) == []
+
+
+def test_p_value_that_underflowed_is_shown_as_small_not_as_zero() -> None:
+    frame = tables.synthetic(4000)
+    frame["y"] = (frame["age"] / 4 + frame["y"] / 1000).clip(-40, 40)
+    held = tables.study(NUMBERS, factors=FACTORS, models=["y ~ age"])
+    (model, *_) = sections(family.read(tables.pooled(frame, held=held), study=held))
+    assert model["tables"][1]["rows"][0][4] == "< 1e\u2212300"
