@@ -25,7 +25,7 @@ demo: setup ## a whole study on this machine, from DICOM to an audited report, i
 	$(BIN)/python -m deploy.demo.demo
 
 test: setup ## the tests, under five minutes
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: setup ## the tests, and those that take minutes
 	$(BIN)/python -m pytest -q

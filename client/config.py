@@ -170,7 +170,7 @@ def create(
     for key_name in ("identity", "ledger"):
         files.write_new(home.keys / f"{key_name}.pem", keys.private_pem(Ed25519PrivateKey.generate()), private=True)
     files.write_new(home.keys / "pseudonym.key", keys.fresh_secret(), private=True)
-    relay.create(home.relay, name=site.name, socket=home.socket(site))
+    relay.create(home.relay, name=site.name, socket=(folder / site.socket).absolute())
     Ledger.create(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=lambda: int(time.time())).close()
     return site
 

@@ -66,5 +66,6 @@ def _fingerprint(site: Site, study: Study) -> str:
         raise ClinicalTableWrong("The clinical table is not there.", action="Set `clinical` in site.toml.")
     found = [site.clinical, *sorted(path for path in site.scans.rglob("*") if path.is_file())]
     listing = "\n".join(f"{path}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}" for path in found)
-    wanted = canonical.encode(study.model_dump(mode="python", include={"variables", "recipe", "training"}))
+    views = {"training": {"views_per_patient_max"}}
+    wanted = canonical.encode(study.model_dump(mode="python", include={"variables": True, "recipe": True, **views}))
     return hashlib.sha256(listing.encode() + wanted).hexdigest()[:32]

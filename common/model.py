@@ -5,6 +5,7 @@ What crosses the wall are safetensors bytes with exactly the names, shapes and d
 
 import hashlib
 import math
+from functools import lru_cache
 from importlib import resources
 
 import numpy as np
@@ -24,6 +25,7 @@ EMBEDDING = 12  # attributes of a random process that the prior learned to tell,
 HEAD = ("head.weight", "head.bias")
 PATCH_VOXELS_LEAST = 8
 HEADER_BYTES_MOST = 8192
+KEPT = 16  # results per process that follow from a study alone, and are asked for in every round
 PRIOR_FILE = "prior_cnn2d.safetensors"
 
 
@@ -116,6 +118,7 @@ def trainable_names(model: nn.Module, training: Training) -> tuple[str, ...]:
     return names if training.recipe == "full" else HEAD
 
 
+@lru_cache(maxsize=KEPT)
 def trainable_size(training: Training, *, channels: int, patch_voxels: int) -> int:
     """Return d, the number of trainable parameters: the length of every training contribution."""
     model = build(training, channels=channels, patch_voxels=patch_voxels)
@@ -168,10 +171,15 @@ def frozen_digest(model: nn.Module, training: Training) -> str:
 
 def refuse_other_features(model: nn.Module, training: Training, *, channels: int, patch_voxels: int) -> None:
     """Raise ProtocolError unless the layers that the study does not train are the prior that the hospital approved."""
+    if frozen_digest(model, training) != _prior_digest(training, channels=channels, patch_voxels=patch_voxels):
+        raise ProtocolError("The frozen layers are not the study's prior.", action="Ask the coordinator which prior it uses.")
+
+
+@lru_cache(maxsize=KEPT)
+def _prior_digest(training: Training, *, channels: int, patch_voxels: int) -> str:
     expected = build(training, channels=channels, patch_voxels=patch_voxels)
     load(expected, initial(training, channels=channels, patch_voxels=patch_voxels))
-    if frozen_digest(model, training) != frozen_digest(expected, training):
-        raise ProtocolError("The frozen layers are not the study's prior.", action="Ask the coordinator which prior it uses.")
+    return frozen_digest(expected, training)
 
 
 def flat(model: nn.Module, names: tuple[str, ...]) -> NDArray[np.float64]:

@@ -117,7 +117,7 @@ def read_settings(home: Home) -> Settings:
     """Read who the coordinator is; raises NotSetUp or ConfigError."""
     try:
         plain = json.loads(home.settings_file.read_bytes())
-        if not all(isinstance(value, str) for value in plain.values()):
+        if not isinstance(plain, dict) or not all(isinstance(value, str) for value in plain.values()):
             raise TypeError("wrong types")
         settings = Settings(**plain)
         for text in (settings.address, settings.superlink, settings.lane):

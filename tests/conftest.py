@@ -1,5 +1,7 @@
 """Fixtures that many tests share: phantom scans once per session, a fresh federation per test."""
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,31 @@ settings.load_profile("motet")
 
 
 @pytest.fixture(scope="session")
-def phantom_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scans")
-    federation.write_scans(folder)
+def everybodys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that the processes of a parallel run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "everybodys"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def cohort_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cohorts")
+def phantom_scans(everybodys: Path) -> Path:
+    folder = everybodys / "scans"
+    with (everybodys / "scans.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():  # whole or absent
+            unfinished = everybodys / "scans.unfinished"
+            federation.write_scans(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cohort_cache(everybodys: Path) -> Path:
+    folder = everybodys / "cohorts"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

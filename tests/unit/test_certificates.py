@@ -16,7 +16,7 @@ from server import certificates
 def create(folder, *, host="127.0.0.1", federation="fed"):
     for part in ("keys", "certificates"):
         (folder / part).mkdir(exist_ok=True, parents=True)
-    certificates.create(folder / "certificates", keys=folder / "keys", federation=federation, host=host)
+    certificates.create(folder / "certificates", keys=folder / "keys", federation=federation, hosts=(host, "127.0.0.1"))
 
 
 def handshake(folder, *, trusted, name):

@@ -48,7 +48,8 @@ def make_roster(*, own, name="hosp-a"):
             name="hosp-b",
             identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(),
             ledger_key="x",
-            node_key="x", relay_certificate="",
+            node_key="x",
+            relay_certificate="",
         ),
     ]
     return roster.sign(federation="fed", coordinator="hub", key=Ed25519PrivateKey.generate(), members=tuple(members))
@@ -71,12 +72,17 @@ def test_folders_are_0700_and_keys_0600_under_any_umask(umask, tmp_path):
     before = os.umask(umask)
     try:
         create(tmp_path / "hosp")
-        server_config.create(tmp_path / "hub", settings=Settings(name="hub", federation="fed", host="h", port=1))
+        server_config.create(
+            tmp_path / "hub", settings=Settings(name="hub", federation="fed", address="h:1", superlink="h:1", lane="h:2")
+        )
     finally:
         os.umask(before)
-    for folder, keys in (("hosp", ("identity.pem", "ledger.pem", "pseudonym.key", "node")), ("hub", ("identity.pem",))):
+    for folder, keys in (
+        ("hosp", ("keys/identity.pem", "keys/ledger.pem", "keys/pseudonym.key", "relay/node", "relay/tls.key")),
+        ("hub", ("keys/identity.pem",)),
+    ):
         seen = modes(tmp_path / folder)
-        assert {seen[f"keys/{key}"] for key in keys} == {0o600}
+        assert {seen[key] for key in keys} == {0o600}
         assert {seen[name] for name in seen if (tmp_path / folder / name).is_dir()} == {0o700}
 
 
@@ -98,7 +104,7 @@ def test_a_second_init_is_refused_and_changes_nothing(home):
 
 
 def test_a_second_coordinator_is_refused_and_changes_nothing(tmp_path):
-    one = Settings(name="hub", federation="fed", host="h", port=1)
+    one = Settings(name="hub", federation="fed", address="h:1", superlink="h:1", lane="h:2")
     server_config.create(tmp_path / "hub", settings=one)
     before = tree(tmp_path)
     with pytest.raises(AlreadyExists):
@@ -296,23 +302,44 @@ def test_the_ledger_records_the_whole_policy(home):
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "Upper"}, {"federation": ""}, {"federation": "a b"}, {"port": 0}, {"port": 65_536}, {"port": -1}]
+    "change",
+    [
+        {"name": "Upper"},
+        {"federation": ""},
+        {"federation": "a b"},
+        {"address": "h:0"},
+        {"superlink": "h:65536"},
+        {"lane": "h:-1"},
+        {"lane": "h:1"},
+        {"address": "h:2"},
+        {"address": ":1"},
+        {"address": "h"},
+        {"lane": "x" * 65 + ":2"},
+    ],
 )
 def test_a_wrong_coordinator_is_refused_and_makes_nothing(change, tmp_path):
-    settings = Settings(**{"name": "hub", "federation": "fed", "host": "h", "port": 1, **change})
+    settings = Settings(**{"name": "hub", "federation": "fed", "address": "h:1", "superlink": "h:1", "lane": "h:2", **change})
     with pytest.raises(ConfigError):
         server_config.create(tmp_path / "hub", settings=settings)
     assert not (tmp_path / "hub").exists()
 
 
 def test_a_coordinators_folder_reads_back_or_says_what_is_missing(tmp_path):
-    settings = Settings(name="hub", federation="fed", host="127.0.0.1", port=18_443)
+    settings = Settings(
+        name="hub", federation="fed", address="hub.example:443", superlink="127.0.0.1:18443", lane="127.0.0.1:18444"
+    )
     home = server_config.create(tmp_path / "hub", settings=settings)
     assert server_config.read_settings(home) == settings
     server_config.identity_key(home)
     with pytest.raises(NotSetUp, match="enrol"):
         server_config.read_roster(home)
-    for data in (b"", b"[]", b"\xff", b'{"name": "x"}', b'{"name":"a","federation":"b","host":"c","port":1,"extra":2}'):
+    for data in (
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"name": "x"}',
+        b'{"name":"a","federation":"b","address":"c:1","superlink":"c:1","lane":"c:2","extra":"2"}',
+    ):
         home.settings_file.write_bytes(data)
         with pytest.raises(ConfigError, match="cannot be read"):
             server_config.read_settings(home)

@@ -87,7 +87,9 @@ def home(tmp_path):
 
 def request(folder, name):
     key = Ed25519PrivateKey.generate()
-    member = Member(name=name, identity=key.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="x", relay_certificate="")
+    member = Member(
+        name=name, identity=key.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="x", relay_certificate=""
+    )
     path = folder / f"{name}.{len(list(folder.iterdir()))}.json"
     path.write_bytes(enrolment.request(member, key=key))
     return path
@@ -138,7 +140,7 @@ def test_a_coordinator_enrols_and_proposes(home, tmp_path):
         (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub"), 10, "HOST:PORT"),
         (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub:many"), 10, "HOST:PORT"),
         (("init", "--home", "NEW", *CHOICES[:4], "--address", ":1"), 10, "HOST:PORT"),
-        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub:99999"), 10, "65535"),
+        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub:99999"), 10, "HOST:PORT"),
         (("init", "--home", "NEW", "--name", "Hub", *CHOICES[2:]), 10, "lower-case"),
         (("enrol", "--home", "NONE", "x"), 12, "init"),
         (("enrol", "--home", "HOME"), 64, "REQUESTS"),

@@ -28,7 +28,7 @@ OPTIONS = {
     "enrol": {"--home", "REQUEST"},
     "approve": {"--home", "--roster", "--study", "--hash"},
     "vault": {"--home"},
-    "relay": {"--home", "--superlink", "--ca"},
+    "relay": {"--folder", "--superlink", "--ca", "--lane"},
     "status": {"--home", "--json"},
     "bundle": {"--home", "PATH"},
 }
@@ -179,8 +179,8 @@ def test_a_new_hospital_shows_that_it_has_spent_nothing(home):
         (("approve", "--home", "HOME", "--roster", "HOME/site.toml", "--hash", "0"), 10, "not valid"),
         (("approve", "--home", "HOME", "--study", "HOME/site.toml", "--hash", "0"), 10, "not valid"),
         (("bundle", "--home", "HOME", "NONE"), 23, "No roster is approved"),
-        (("relay", "--home", "HOME", "--superlink", "127.0.0.1:1", "--ca", "NONE"), 10, "cannot be read"),
-        (("relay", "--home", "HOME", "--superlink", "127.0.0.1:1", "--ca", "HOME/site.toml"), 15, "No vault answers"),
+        (("relay", "--folder", "HOME/relay", "--superlink", "127.0.0.1:1", "--ca", "NONE"), 10, "cannot be read"),
+        (("relay", "--folder", "HOME/relay", "--superlink", "127.0.0.1:1", "--ca", "HOME/site.toml"), 15, "No vault answers"),
     ],
     ids=lambda value: " ".join(value[:3] + value[-2:]) if isinstance(value, tuple) else None,
 )

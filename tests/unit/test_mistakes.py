@@ -138,15 +138,15 @@ def test_coord_host(tmp_path, host):
 
 
 def test_coord_key_mode(tmp_path):
-    h = sc.create(tmp_path / "h", settings=sc.Settings(name="hub", federation="f", host="h", port=1))
+    h = sc.create(tmp_path / "h", settings=sc.Settings(name="hub", federation="f", address="h:1", superlink="h:1", lane="h:2"))
     (h.keys / "identity.pem").chmod(0o644)
     with pytest.raises(ConfigError):
         sc.identity_key(h)
 
 
 def test_settings_types(tmp_path):
-    h = sc.create(tmp_path / "h", settings=sc.Settings(name="hub", federation="f", host="h", port=1))
-    h.settings_file.write_text('{"name":1,"federation":[],"host":null,"port":"x"}')
+    h = sc.create(tmp_path / "h", settings=sc.Settings(name="hub", federation="f", address="h:1", superlink="h:1", lane="h:2"))
+    h.settings_file.write_text('{"name":1,"federation":[],"address":null,"superlink":"x","lane":"h:2"}')
     with pytest.raises(ConfigError):
         sc.read_settings(h)
 
@@ -155,7 +155,11 @@ def test_coord_identity_spelling():
     key = Ed25519PrivateKey.generate()
     members = tuple(
         roster.Member(
-            name=name, identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(), ledger_key="k", node_key="n", relay_certificate=""
+            name=name,
+            identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(),
+            ledger_key="k",
+            node_key="n",
+            relay_certificate="",
         )
         for name in ("hosp-a", "hosp-b")
     )

@@ -18,7 +18,9 @@ def home(tmp_path):
 
 
 def settings(port, *, host="127.0.0.1"):
-    return Settings(name="hub", federation="fed", host=host, port=port)
+    return Settings(
+        name="hub", federation="fed", address=f"{host}:{port}", superlink=f"{host}:{port}", lane=f"{host}:{port + 1}"
+    )
 
 
 def test_a_taken_port_is_refused_before_anything_starts(home):
