@@ -19,7 +19,11 @@ def key_of(number):
 def member(number, *, name=None):
     identity = key_of(number + 1).public_key().public_bytes_raw().hex()
     return Member(
-        name=name or f"hosp-{number:03d}", identity=identity, ledger_key="ledger+00000000+AQ==", node_key="ecdsa AAAA", relay_certificate=""
+        name=name or f"hosp-{number:03d}",
+        identity=identity,
+        ledger_key="ledger+00000000+AQ==",
+        node_key="ecdsa AAAA",
+        relay_certificate="",
     )
 
 
@@ -90,7 +94,9 @@ def test_a_name_or_key_that_is_there_twice_is_refused(members):
 
 
 def test_a_member_with_the_coordinators_key_is_refused():
-    own = Member(name="hosp", identity=KEY.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="", relay_certificate="")
+    own = Member(
+        name="hosp", identity=KEY.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="", relay_certificate=""
+    )
     with pytest.raises(ConfigError, match="share a name or a key"):
         sign(own, member(1))
 
