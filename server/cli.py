@@ -1,6 +1,7 @@
 """motet-coordinator: enrol hospitals, propose a study, run it, report it."""
 
 import json
+import os
 import secrets
 import signal
 import threading
@@ -17,7 +18,7 @@ from common import study as studies
 from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.study import Study
-from server import certificates, config, follow, glance, keeper, page, report, state, superlink, watch
+from server import certificates, config, door, follow, glance, keeper, page, report, state, superlink, watch
 from server.config import Home, Settings
 from server.glance import Glance
 from server.journal import Journal
@@ -51,9 +52,13 @@ def init(
     settings = Settings(
         name=name, federation=federation, address=address, superlink=behind, lane=lane or f"{host}:{min(port + 1, 65535)}"
     )
+    if door.stands(settings):
+        door.check(Home(home), settings)
     made = config.create(home, settings=settings)
     certificates.create(made.certificates, keys=made.keys, federation=federation, hosts=(settings.host, host))
     superlink.write_connection(made, settings)
+    if door.stands(settings):
+        out.print(f"Wrote {door.write(made, settings)}; `motet-coordinator door` opens it.", soft_wrap=True)
     out.print(f"Made {home}. Give {made.certificates / 'ca.crt'} and {address} to the hospitals.")
 
 
@@ -92,6 +97,15 @@ def serve(home: Folder) -> None:
         signal.signal(number, lambda *_: stop.set())
     with hold(home / "serve.lock", busy="A SuperLink of this coordinator runs already."):
         keeper.keep(made, settings, signed, stop=stop, say=lambda text: out.print(text, soft_wrap=True))
+
+
+@app.command("door")
+def door_command(home: Folder) -> None:
+    """Become nginx, the one public port before SuperLink and lane, until Ctrl-C; for a coordinator behind --superlink."""
+    made = Home(home)
+    command = door.command(made, config.read_settings(made))
+    os.umask(0o077)
+    os.execv(command[0], command)  # noqa: S606  (no shell wanted)
 
 
 @app.command()
