@@ -76,9 +76,10 @@ def _groups(one: Mapping[str, Any]) -> dict[str, Any]:
         _table("All pairs, unequal variances (Games-Howell)", PAIRS, one["games_howell"]),
         _table("All pairs, equal variances (Tukey-Kramer)", PAIRS, one["tukey"]),
     ]
+    low, high = _cell(one["omega_squared_low"]), _cell(one["omega_squared_high"])
     note = (
-        f"Welch's F({one['df_between']}, {_cell(one['df_within'])}) = {_cell(one['f'])}, p = {_cell(one['p'], p_value=True)}, omega squared "
-        f"{_cell(one['omega_squared'])} ({_cell(one['omega_squared_low'])} to {_cell(one['omega_squared_high'])})."
+        f"Welch's F({one['df_between']}, {_cell(one['df_within'])}) = {_cell(one['f'])}, p = {_cell(one['p'], p_value=True)}, "
+        f"omega squared {_cell(one['omega_squared'])} ({low} to {high})."
     )
     return _section(title, [one], tables=tables, note=note)
 

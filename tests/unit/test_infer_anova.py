@@ -1,5 +1,6 @@
 """Pooled fits of formulas and analyses of variance equal those of statsmodels on the pooled rows."""
 
+import time
 from dataclasses import asdict
 
 import mpmath as mp
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 import statsmodels.formula.api as smf
+from scipy import stats
 
 from common.errors import NotEstimable
 from server.infer import anova, noncentral, regression
@@ -114,9 +116,19 @@ def test_interval_of_a_small_f_starts_at_zero_and_that_of_a_tiny_f_is_zero() -> 
     assert noncentral.interval(0.001, q=3, df=57) == (0, 0)
 
 
-def test_interval_of_a_huge_f_is_found() -> None:
-    low, high = noncentral.explained(1e5, q=3, df=1e4)
-    assert low < 3e5 / (3e5 + 1e4) < high < 1
+@pytest.mark.parametrize(("f", "df"), [(30.0, 400), (1e3, 1e4), (1e5, 1e4), (1e9, 4e3), (1e12, 1e6)])
+def test_interval_of_a_huge_f_is_found_at_once(f: float, df: float) -> None:
+    started = time.process_time()
+    low, high = noncentral.explained(f, q=3, df=df)
+    assert time.process_time() - started < 2
+    assert 0 < low < 3 * f / (3 * f + df) < high < 1
+
+
+@pytest.mark.parametrize(("f", "ncp"), [(150.0, 400), (1e3, 2.8e3), (3e3, 9.3e3)])
+def test_tails_of_a_large_noncentrality_equal_scipys(f: float, ncp: float) -> None:
+    below, above = noncentral.tails(f, q=3, df=500, ncp=ncp)
+    assert below + above == pytest.approx(1, abs=1e-13)
+    assert below == pytest.approx(stats.ncf.cdf(f, 3, 500, ncp), rel=1e-10)
 
 
 @pytest.mark.parametrize(
