@@ -46,6 +46,10 @@ class Journal:
             file.truncate(at)
         file.seek(0, os.SEEK_END)
 
+    def rounds(self) -> dict[int, dict[str, Any]]:
+        """Return the rounds that ended, by number. One that was void and then opened, by a later life, counts as it ended last."""
+        return {event["round"]: event for event in self.events() if event["type"] == "round"}
+
     def events(self) -> Iterator[dict[str, Any]]:
         """Return the events so far; a half-written last line, as a crash leaves it, is left out."""
         if not self.path.exists():

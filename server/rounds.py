@@ -54,7 +54,7 @@ class Rounds:
 
     def __post_init__(self) -> None:
         """Read the rounds of an earlier life."""
-        self._past = {event["round"]: event for event in self.exchange.journal.events() if event["type"] == "round"}
+        self._past = self.exchange.journal.rounds()
 
     @property
     def members(self) -> tuple[str, ...]:

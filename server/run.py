@@ -165,10 +165,9 @@ def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> Scored:
 
 def _uploads(journal: Journal) -> dict[str, list[mechanism.Mechanism]]:
     sent: dict[str, list[mechanism.Mechanism]] = {}
-    for event in journal.events():
-        if event["type"] == "round":
-            for name in event["uploaded"]:
-                sent.setdefault(name, []).append(mechanism.from_entry(event["mechanism"]))
+    for event in journal.rounds().values():
+        for name in event["uploaded"]:
+            sent.setdefault(name, []).append(mechanism.from_entry(event["mechanism"]))
     return sent
 
 
@@ -190,7 +189,7 @@ def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
 
 
 def _told(study: Study, journal: Journal) -> dict[str, Any]:
-    events = [event for event in journal.events() if event["type"] == "round"]
+    events = list(journal.rounds().values())
     per_hospital = {}
     for name, items in _uploads(journal).items():
         private = [item for item in items if isinstance(item, GaussianShare)]
@@ -214,7 +213,7 @@ def _told(study: Study, journal: Journal) -> dict[str, Any]:
 
 
 def _seconds(journal: Journal, *, total: float) -> dict[str, float]:
-    opened = [event["seconds"] for event in journal.events() if event["type"] == "round" and event["state"] == "opened"]
+    opened = [event["seconds"] for event in journal.rounds().values() if event["state"] == "opened"]
     if not opened:
         raise HospitalMissing("No round was opened.", action="See the journal.")
     return {"run": round(total, 3), "per_secure_sum": round(statistics.median(opened), 3)}
