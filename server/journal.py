@@ -47,7 +47,7 @@ class Journal:
         file.seek(0, os.SEEK_END)
 
     def rounds(self) -> dict[int, dict[str, Any]]:
-        """Return the rounds that ended, by number. One that was void and then opened, by a later life, counts as it ended last."""
+        """Return the rounds that ended, by number; one that was void and then opened, by a later life, as it ended last."""
         return {event["round"]: event for event in self.events() if event["type"] == "round"}
 
     def events(self) -> Iterator[dict[str, Any]]:
