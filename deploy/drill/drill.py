@@ -1,10 +1,11 @@
 """`make drill`: every failure of table.py against a federation of real processes, and a table of what it cost.
 
-Needs root on Linux and the LIDC annotations, as the demo does. What is lost is judged twice: by the rounds during each drill,
-and at the end by the study's own result, which must equal the pooled computation, its replay and four audits.
+Needs root on Linux and the LIDC annotations, as the demo does. Drills follow one another in studies of one federation.
+What is lost is judged twice: by the rounds during each drill, and by each study's figures, which must be an undisturbed one's.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import signal
@@ -17,28 +18,26 @@ from pathlib import Path
 from rich.table import Table
 
 from common import commands, files, locks
-from common.audit import replay
 from common.errors import MotetError
-from deploy.demo import demo, proof
-from deploy.demo.children import command
-from deploy.drill.federation import SMALL_DISK, Federation, federation
+from deploy.demo import demo
+from deploy.drill import verdict
+from deploy.drill.federation import ENDS_S, ROUND_S, SMALL_DISKS, STEPS, Federation, Proposed, federation
 from deploy.drill.table import DRILLS, Drill
-
-FIRST_ROUND_S = 300
-STUDY_ENDS_S = 1800
-EXACT = 1e-10
+from deploy.drill.verdict import Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one drill did to the study; `wrong` is empty when it went as it must."""
+    """What one drill did to the study; `wrong` is empty when it went as it must. All times are the journal's."""
 
     name: str
     done: str
     lasted_s: float
     rounds_meanwhile: int  # opened while it lasted
     rounds_lost: int
-    seconds_until_good: float | None  # from the undo to a round of all hospitals
+    pause_s: float  # longest time without any opened round
+    good_after_s: float | None  # from the undo to a round of all hospitals
+    within_s: float  # the limit of that
     wrong: str
 
 
@@ -53,83 +52,101 @@ def main() -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the children as Ctrl-C does
     wanted = [drill for drill in DRILLS if not options.only or drill.name in options.only]
+    started = time.monotonic()
     with locks.hold(folder.parent / f"{folder.name}.lock", busy="Drills run here already."):
         _clear(folder)
-        with federation(folder) as running:
-            running.wait_for_good_round(timeout_s=FIRST_ROUND_S)
-            outcomes = [run(drill, running) for drill in wanted]
-            verdict = _finish(running)
-    found = {"drills": [asdict(outcome) for outcome in outcomes], "study": verdict}
+        with federation(folder) as (running, proposed):
+            outcomes, wrong = run_all(wanted, running, proposed)
+    seconds = round(time.monotonic() - started, 1)
+    found = {"drills": [asdict(outcome) for outcome in outcomes], "studies": wrong, "seconds": seconds}
     files.write(folder / "drill.json", json.dumps(found, indent=1, sort_keys=True).encode())
     if options.json:
         demo.out.print_json(json.dumps(found))
     else:
         demo.out.print(_table(outcomes))
-        demo.out.print(f"The study afterwards: {verdict or 'equals the pooled computation, replayed and audited'}.")
-    sys.exit(1 if verdict or any(outcome.wrong for outcome in outcomes) else 0)
+        demo.out.print("; ".join(wrong) or "Every study's figures are the undisturbed one's, replayed and audited.")
+        demo.out.print(f"{seconds:.0f} s in all.")
+    sys.exit(1 if wrong or any(outcome.wrong for outcome in outcomes) else 0)
 
 
-def run(drill: Drill, running: Federation) -> Outcome:
+def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tuple[list[Outcome], list[str]]:
+    """Run an undisturbed study, then the drills, in as many studies as they take; return their outcomes and what is wrong."""
+    outcomes: list[Outcome] = []
+    wrong: list[str] = []
+    homes = [running.folder / name for name in demo.HOSPITALS]
+    try:
+        running.begin(proposed.undisturbed_hash)
+        run = running.until_it_ends(timeout_s=ENDS_S)
+        undisturbed = verdict.figures(run)
+        wrong += verdict.wrong_with_pooled(run, homes, study=proposed.study)
+        for drill in wanted:
+            if running.run is not None and running.steps_left() < drill.lasts_at_most_s / ROUND_S:
+                wrong += _end_study(running, undisturbed=undisturbed)
+            if running.run is None:
+                running.begin(proposed.study_hash)
+            outcomes.append(one := run_one(drill, running))
+            demo.out.print(f"{one.name}: {one.rounds_lost} lost, good after {one.good_after_s} s; {one.wrong or 'as it must'}")
+        wrong += _end_study(running, undisturbed=undisturbed)
+        wrong += verdict.wrong_with_ledgers(homes, roster_hash=json.loads((run / "result.json").read_bytes())["roster"])
+    except (MotetError, OSError, subprocess.SubprocessError) as error:
+        wrong.append(str(error))
+    return outcomes, wrong
+
+
+def run_one(drill: Drill, running: Federation) -> Outcome:
     """Do one drill in the middle of a round and wait for a good round afterwards; whatever goes wrong is in the outcome."""
-    started, first, opened, until_s = time.monotonic(), 0, 0, None
+    began = ended = time.time()
+    after_s: float | None = None
     wrong: list[str | None] = []
     try:
-        running.wait_for_good_round(timeout_s=drill.good_within_s)
+        running.wait_for_good_round(since=began, timeout_s=drill.good_within_s)
         running.into_a_round()
-        first, started = len(running.rounds()), time.monotonic()
+        began = time.time()
         wrong.append(drill.act(running))
         time.sleep(drill.lasts_s)
-        opened = sum(one["state"] == "opened" for one in running.rounds()[first:])
+        ended = time.time()
         wrong.append(drill.undo(running))
-        lasted_s = time.monotonic() - started
-        until_s = round(running.wait_for_good_round(timeout_s=drill.good_within_s), 2)
+        after_s = round(running.wait_for_good_round(since=ended, timeout_s=drill.good_within_s), 2)
     except (MotetError, OSError, subprocess.SubprocessError) as error:
-        lasted_s = time.monotonic() - started
         wrong.append(str(error))
-    lost = sum(one["state"] == "void" for one in running.rounds()[first:])
+    return _judge(drill, running, began=began, ended=ended, after_s=after_s, wrong=[text for text in wrong if text])
+
+
+def _judge(
+    drill: Drill, running: Federation, *, began: float, ended: float, after_s: float | None, wrong: list[str]
+) -> Outcome:
+    rounds = running.rounds()
+    opened = [one["time"] for one in rounds if one["state"] == "opened"]
+    meanwhile = sum(began < at <= ended for at in opened)
+    lost = sum(one["state"] == "void" and one["time"] > began for one in rounds)
+    around = [at for at in opened if at >= max((one for one in opened if one <= began), default=began)]
     if lost > drill.lost_most:
         wrong.append(f"{lost} rounds were lost, {drill.lost_most} may be")
-    if drill.goes_on and drill.lasts_s and opened < 1:
+    if drill.goes_on and ended - began > 1 and meanwhile < 1:
         wrong.append("no round opened meanwhile")
     return Outcome(
         name=drill.name,
         done=drill.done,
-        lasted_s=round(lasted_s, 2),
-        rounds_meanwhile=opened,
+        lasted_s=round(ended - began, 2),
+        rounds_meanwhile=meanwhile,
         rounds_lost=lost,
-        seconds_until_good=until_s,
-        wrong="; ".join(text for text in wrong if text),
+        pause_s=round(max((later - earlier for earlier, later in itertools.pairwise(around)), default=0.0), 2),
+        good_after_s=after_s,
+        within_s=drill.good_within_s,
+        wrong="; ".join(wrong),
     )
 
 
-def _finish(running: Federation) -> str:
-    """Let the study end and check its result against pooled data, its replay and the audits; return what is wrong."""
-    try:
-        if running.running.running["run"].wait(STUDY_ENDS_S) != 0:
-            return "the study did not end well"
-        (folder,) = (path.parent for path in (running.coordinator / "runs").glob("*/result.json"))
-        result = json.loads((folder / "result.json").read_bytes())
-        homes = [running.folder / name for name in demo.HOSPITALS]
-        pooled = proof.pooled_table(homes, study=running.study)
-        differences = (proof.correlation_difference, proof.regression_difference)
-        if max(difference(result, pooled, study=running.study) for difference in differences) > EXACT:
-            return "the statistics differ from the pooled ones"
-        if len(list(replay.replay(folder, roster_hash=result["roster"]))) != len(running.rounds()):
-            return "the replay does not know every round"
-        bundles = [home.with_suffix(".zip") for home in homes]
-        for home, bundle in zip(homes, bundles, strict=True):
-            command("motet-hospital", "bundle", "--home", home, bundle)
-        command("motet-audit", "verify", *bundles, "--roster-hash", result["roster"])
-    except subprocess.TimeoutExpired:
-        return "the study did not end"
-    except MotetError as error:
-        return str(error)
-    return ""
+def _end_study(running: Federation, *, undisturbed: Figures) -> list[str]:
+    """Let the study end by itself and return what is wrong with it."""
+    run = running.until_it_ends(timeout_s=ENDS_S)
+    return verdict.wrong_with(run, steps=STEPS, undisturbed=undisturbed)
 
 
 def _clear(folder: Path) -> None:
     """Move an earlier result aside; what a killed run left mounted is unmounted."""
-    subprocess.run(["umount", "--lazy", folder / SMALL_DISK], capture_output=True, check=False)
+    for place in SMALL_DISKS:
+        subprocess.run(["umount", "--lazy", folder / place], capture_output=True, check=False)
     if folder.exists() and not (folder / "drill.json").exists():
         shutil.rmtree(folder)
     elif folder.exists():
@@ -137,10 +154,12 @@ def _clear(folder: Path) -> None:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table("drill", "done", "rounds meanwhile", "rounds lost", "good again after s", "", title="Drills")
+    heads = ("drill", "done", "rounds meanwhile", "rounds lost", "longest pause s", "good again after s", "")
+    table = Table(*heads, title="Drills")
     for one in outcomes:
-        until = "-" if one.seconds_until_good is None else f"{one.seconds_until_good}"
-        table.add_row(one.name, one.done, f"{one.rounds_meanwhile}", f"{one.rounds_lost}", until, one.wrong or "as it must")
+        until = "-" if one.good_after_s is None else f"{one.good_after_s}"
+        counts = (f"{one.rounds_meanwhile}", f"{one.rounds_lost}", f"{one.pause_s}")
+        table.add_row(one.name, one.done, *counts, f"{until} (of {one.within_s:.0f})", one.wrong or "as it must")
     return table
 
 

@@ -1,6 +1,7 @@
-"""A federation of real processes in namespaces, made by the demo's own commands; its study runs on while it is disturbed."""
+"""A federation of real processes in namespaces, made by the demo's own commands; its studies run on while it is disturbed."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -18,29 +19,35 @@ from typing_extensions import override
 
 from common import study as studies
 from common.errors import ConfigError, HospitalMissing
-from common.processes import program, uninterrupted
-from deploy.demo import demo
-from deploy.demo.children import Children
+from common.processes import end, program, uninterrupted
+from deploy.demo import cohort, demo
+from deploy.demo.children import Children, command, together
 from deploy.drill.clock import Clock
+from deploy.drill.link import Way
 from deploy.drill.namespaces import COORDINATOR, Network, Topology, network
 from deploy.drill.tap import Tap
 from server.journal import Journal
 
-PORT = 18443
+PORT, LANE_PORT = 18443, 18444
 PATIENTS = 24
 SEED = 2
-READY_S = 60
+READY_S = 120
 POLL_S = 0.05
-LIVES_S = 8  # a relay that is up for so long was let in
-SMALL_DISK = "hosp-d"  # its folder is a file system of its own, which a drill can fill
+SMALL_DISKS = ("hosp-d", COORDINATOR)  # their folders are file systems of their own, which a drill can fill
 CLOCKED = "hosp-b"  # its processes have a wall clock of their own
 TAPPED = "hosp-a"
 DISK_MIB = 512
+BASE = Way(delay_ms=100)  # every link, each way, while nothing is done to it: it sets the pace of the rounds
+STEPS, STEPS_UNDISTURBED = 280, 4
+ROUND_S = 0.4  # a round on these links at its quickest, for telling whether a study still lasts long enough
+ENDS_S = 600.0
+PATIENCE_S = 30
 # The demo's study, made long: (what demo/study.toml says, what a drill needs). Noise is high because there are many steps.
 CHANGES: Final = (
-    ("patience_s = 90", "patience_s = 30"), ("steps = 8", "steps = 400"), ("noise_multiplier = 4", "noise_multiplier = 60"),
+    ("patience_s = 90", f"patience_s = {PATIENCE_S}"), ("steps = 8", "steps = {steps}"),
+    ("noise_multiplier = 4", "noise_multiplier = 60"),
     ("patients_declared = 190", "patients_declared = 44"), ("held_out_fraction = 0.28", "held_out_fraction = 0.5"),
-    ("rounds_void_allowed = 2", "rounds_void_allowed = 60"),
+    ("rounds_void_allowed = 2", "rounds_void_allowed = 30"),
 )  # fmt: skip
 
 
@@ -74,6 +81,12 @@ class Placed(Children):
         command, *arguments = self.calls[name]
         self.start(name, command, *arguments)
 
+    def end(self, name: str) -> None:
+        """Wait for a child that ends by itself, and end what it left."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.running[name].wait(READY_S)
+        end(self.running[name])
+
     def place(self, name: str) -> str:
         """Return the party that a child belongs to."""
         return next((one for one in self.net.topology.hospitals if name.startswith(one)), COORDINATOR)
@@ -87,34 +100,72 @@ class Federation:
     net: Network
     running: Placed
     clock: Clock
-    study: studies.Study
-    study_hash: str
     taps: dict[str, Tap] = field(default_factory=dict)
+    run: Path | None = None  # the folder of the study that runs now
 
     @property
     def coordinator(self) -> Path:
         """The coordinator's folder."""
         return self.folder / "coordinator"
 
+    def begin(self, study_hash: str) -> None:
+        """Start a study by `motet-coordinator run` and wait until its first step is taken; raises ConfigError."""
+        runs = self.coordinator / "runs"
+        before, self.run = set(runs.iterdir()), None
+        self.running.start("run", "motet-coordinator", "run", "--home", self.coordinator, study_hash)
+        until = time.monotonic() + READY_S
+        while not any(one["task"] == "train" for one in self.rounds()):
+            if time.monotonic() > until or self.running.running["run"].poll() is not None:
+                raise ConfigError("A study did not begin.", action=f"Read {self.running.logs / 'run.log'}.")
+            time.sleep(POLL_S)
+            self.run = next(iter(set(runs.iterdir()) - before), None)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Return the events of a kind in the journal of the study that runs now."""
+        journal = [] if self.run is None else Journal(self.run / "journal.jsonl").events()
+        return [event for event in journal if event["type"] == kind]
+
     def rounds(self) -> list[dict[str, Any]]:
-        """Return the journal's rounds so far."""
-        paths = sorted((self.coordinator / "runs").glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
-        return [event for event in Journal(paths[-1]).events() if event["type"] == "round"] if paths else []
+        """Return the rounds of the study that runs now, so far."""
+        return self.events("round")
 
     def good(self, one: dict[str, Any]) -> bool:
         """Return whether a round opened with every hospital in it."""
         return one["state"] == "opened" and len(one["hospitals"]) == len(self.net.topology.hospitals)
 
-    def wait_for_good_round(self, *, timeout_s: float) -> float:
-        """Wait until another round of all hospitals opens; return after how many seconds, or raise HospitalMissing."""
-        before, started = len(self.rounds()), time.monotonic()
-        while not any(self.good(one) for one in self.rounds()[before:]):
-            if self.running.running["run"].poll() is not None:
-                raise HospitalMissing("The study has ended.", action=f"Read {self.running.logs / 'run.log'}.")
-            if time.monotonic() - started > timeout_s:
+    def steps_left(self) -> int:
+        """Return how many steps of training are left in the study that runs now; 0 where none runs."""
+        return (
+            0 if self.run is None else STEPS - sum(one["task"] == "train" and one["state"] == "opened" for one in self.rounds())
+        )
+
+    def until_it_ends(self, *, timeout_s: float) -> Path:
+        """Wait for the result of the study that runs now and return its folder; raises HospitalMissing."""
+        run, until = self.run, time.monotonic() + timeout_s
+        if run is None:
+            raise HospitalMissing("No study runs.", action="Begin one.")
+        while not self.events("done"):
+            if time.monotonic() > until:
+                raise HospitalMissing("The study did not end.", action=f"Read {self.running.logs}.")
+            time.sleep(POLL_S)
+        self.run = None
+        self.running.end("run")
+        return run
+
+    def wait_for_good_round(self, *, since: float, timeout_s: float) -> float:
+        """Wait for a round of all hospitals after `since`, a Unix time; return how long after, or raise HospitalMissing.
+
+        The time is the journal's.
+        """
+        while True:
+            found = [one["time"] for one in self.rounds() if self.good(one) and one["time"] > since]
+            if found:
+                return float(found[0] - since)
+            if self.events("done"):
+                raise HospitalMissing("The study has ended.", action="Give the drills' study more steps.")
+            if time.time() - since > timeout_s:
                 raise HospitalMissing(f"No good round within {timeout_s:.0f} s.", action=f"Read {self.running.logs}.")
             time.sleep(POLL_S)
-        return time.monotonic() - started
 
     def into_a_round(self) -> None:
         """Wait for half a round, so that what comes next falls into the middle of one."""
@@ -138,16 +189,14 @@ class Federation:
         self.running.again(f"{hospital}-vault")
         self.running.wait_for(f"{hospital}-vault", "vault ready", timeout_s=READY_S)
 
-    def relay_again(self, hospital: str, *, within_s: float) -> None:
-        """Start a relay again and again, as a supervisor would, until it stays; Flower keeps a killed node out for a while."""
-        until, name = time.monotonic() + within_s, f"{hospital}-relay"
-        while time.monotonic() < until:
-            self.running.again(name)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.running.running[name].wait(LIVES_S)
-                continue
-            return
-        raise HospitalMissing(f"The relay of {hospital} was not let in.", action=f"Read {self.running.logs / name}.log.")
+    def relay_again(self, hospital: str) -> None:
+        """Start a relay again, as a supervisor would."""
+        self.running.again(f"{hospital}-relay")
+
+    def serve_again(self) -> None:
+        """Start the coordinator's `serve` again, as a supervisor would, and wait until it is ready."""
+        self.running.again("superlink")
+        self.running.wait_for("superlink", "SuperLink ready", timeout_s=READY_S)
 
     def tap(self, hospital: str) -> Tap:
         """Return the tap at a hospital's vault, put there at the first call."""
@@ -160,27 +209,39 @@ class Federation:
         for tap in self.taps.values():
             tap.close()
 
-    def fill_disk(self) -> None:
-        """Fill the file system of SMALL_DISK to its last byte."""
-        with contextlib.suppress(OSError), (self.folder / SMALL_DISK / "filler").open("wb", buffering=0) as file:
+    def fill_disk(self, place: str) -> None:
+        """Fill the file system of one of SMALL_DISKS to its last byte."""
+        with contextlib.suppress(OSError), (self.folder / place / "filler").open("wb", buffering=0) as file:
             while file.write(bytes(1 << 16)):
                 pass
 
-    def empty_disk(self) -> None:
+    def empty_disk(self, place: str) -> None:
         """Give the space back."""
-        (self.folder / SMALL_DISK / "filler").unlink()
+        (self.folder / place / "filler").unlink()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposed:
+    """The studies of the drills: the same statistics, undisturbed and short, and long enough to be disturbed."""
+
+    study: studies.Study
+    undisturbed_hash: str
+    study_hash: str
 
 
 @contextmanager
-def federation(folder: Path) -> Iterator[Federation]:
-    """Make a coordinator and four hospitals in namespaces, start the study, and end everything on the way out."""
+def federation(folder: Path) -> Iterator[tuple[Federation, Proposed]]:
+    """Make a coordinator and four hospitals in namespaces, start everything but a study, and end it all on the way out."""
     folder.mkdir(parents=True)
     (folder / "logs").mkdir()
-    study_file = folder / "study.toml"
-    study_file.write_text(long_study((demo.ROOT / "deploy" / "demo" / "study.toml").read_text()))
-    study, topology = studies.read_toml(study_file), Topology(hospitals=demo.HOSPITALS)
-    scans, coordinator = folder / "scans", folder / "coordinator"
-    address = f"{topology.coordinator}:{PORT}"
+    text = (demo.ROOT / "deploy" / "demo" / "study.toml").read_text()
+    paths = {steps: folder / f"study-{steps}.toml" for steps in (STEPS_UNDISTURBED, STEPS)}
+    for steps, path in paths.items():
+        path.write_text(long_study(text, steps=steps))
+    study, topology = studies.read_toml(paths[STEPS]), Topology(hospitals=demo.HOSPITALS)
+    scans = folder.parent / "drill-scans" / f"{cohort.VERSION}-{PATIENTS}-{SEED}"
+    coordinator = folder / "coordinator"
+    address, lane = (f"{topology.coordinator}:{port}" for port in (PORT, LANE_PORT))
     with ExitStack() as stack:
         net = stack.enter_context(network(topology))
         clock = Clock(folder)
@@ -189,16 +250,39 @@ def federation(folder: Path) -> Iterator[Federation]:
             demo._render(scans, patients=PATIENTS, seed=SEED, progress=progress)  # noqa: SLF001
         with demo._stage("2 of 3  enrolment", total=5) as progress:  # noqa: SLF001
             study_hash = demo._enrol(  # noqa: SLF001
-                coordinator, scans, study, study_file=study_file, address=address, progress=progress
+                coordinator, scans, study, study_file=paths[STEPS], address=address, lane=lane, progress=progress
             )
-        stack.enter_context(small_disk(folder / SMALL_DISK, size_mib=DISK_MIB))
+            undisturbed_hash = _approve(coordinator, paths[STEPS_UNDISTURBED])
+        for place in SMALL_DISKS:
+            stack.enter_context(small_disk(folder / place, size_mib=DISK_MIB))
         stack.callback(running.end_all)
         with demo._stage("3 of 3  vaults, relays", total=100) as progress:  # noqa: SLF001
-            demo._start(running, coordinator, address=address, progress=progress)  # noqa: SLF001
-        running.start("run", "motet-coordinator", "run", "--home", coordinator, study_hash)
-        made = Federation(folder=folder, net=net, running=running, clock=clock, study=study, study_hash=study_hash)
+            demo._start(running, coordinator, address=address, lane=lane, progress=progress)  # noqa: SLF001
+        made = Federation(folder=folder, net=net, running=running, clock=clock)
+        made.tap(TAPPED)  # before a relay opens the vault's socket
         stack.callback(made.close_taps)
-        yield made
+        for hospital in topology.hospitals:
+            net.shape(hospital, up=BASE, down=BASE)
+        yield made, Proposed(study=study, undisturbed_hash=undisturbed_hash, study_hash=study_hash)
+
+
+def _approve(coordinator: Path, study_file: Path) -> str:
+    """Propose one more study and let every hospital approve it, and exact statistics for every run of the drills."""
+    proposed = json.loads(command("motet-coordinator", "propose", "--home", coordinator, study_file, "--json"))
+    homes = [coordinator.parent / name for name in demo.HOSPITALS]
+    together(
+        [
+            ("motet-hospital", "approve", "--home", home, "--study", proposed["study"], "--hash", proposed["hash"])
+            for home in homes
+        ]
+    )
+    for home in homes:
+        site = home / "site.toml"
+        text, changed = re.subn(r"(?m)^exact_releases_max = \d+", "exact_releases_max = 1000", site.read_text())
+        if changed != 1:
+            raise ConfigError("site.toml has no exact_releases_max.", action="Mend the drills.")
+        site.write_text(text)
+    return str(proposed["hash"])
 
 
 @contextmanager
@@ -223,12 +307,12 @@ def small_disk(folder: Path, *, size_mib: int) -> Iterator[None]:
         aside.rename(folder)
 
 
-def long_study(text: str) -> str:
-    """Return the demo's study made long; raises ConfigError when it no longer says what CHANGES expects."""
+def long_study(text: str, *, steps: int) -> str:
+    """Return the demo's study with so many steps; raises ConfigError when it no longer says what CHANGES expects."""
     for old, new in CHANGES:
         if old not in text:
             raise ConfigError(f"deploy/demo/study.toml no longer says {old!r}.", action="Mend CHANGES.")
-        text = text.replace(old, new)
+        text = text.replace(old, new.format(steps=steps))
     return text
 
 

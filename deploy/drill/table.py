@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.drill.federation import CLOCKED, TAPPED, Federation
+from deploy.drill.federation import BASE, CLOCKED, TAPPED, Federation
 from deploy.drill.junk import SIZE_BYTES
-from deploy.drill.link import PLAIN, Way
+from deploy.drill.link import Way
 from deploy.drill.measure import SLOW
 from deploy.drill.namespaces import COORDINATOR, ROOT
 
-RELAY_BACK_S = 120  # Flower lets a killed node in again after up to a minute
+CARRIER = "flwr-clientapp"
+NODE = "flower-supernode"
+RELAY = "motet-hospital relay"
+VAULT = "motet-hospital vault"
+SERVE = "motet-coordinator serve"
 FLOWER = "flower-supernode|flower-superexec|flwr-clientapp"
-ROUGH = Way(delay_ms=20, loss=0.02, duplicate=0.05, reorder=0.1)
+ROUGH = Way(delay_ms=100, loss=0.02, duplicate=0.05, reorder=0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,7 @@ class Drill:
     """One failure. `act` happens in the middle of a round, `undo` after `lasts_s`; both return what went wrong, or nothing.
 
     `lost_most` rounds may be void, nothing else is ever lost; `goes_on` says that rounds must open meanwhile, with whoever is
-    left; within `good_within_s` of the undo a round of all hospitals opens. `patience_s` of the study is 30.
+    left; within `good_within_s` of the undo a round of all hospitals opens. `patience_s` of the study is PATIENCE_S.
     """
 
     name: str
@@ -36,6 +40,11 @@ class Drill:
     lost_most: int = 0
     goes_on: bool = False
     good_within_s: float
+
+    @property
+    def lasts_at_most_s(self) -> float:
+        """Return how long rounds go on while it lasts and until its limit, where they do."""
+        return 10 + self.lasts_s * self.goes_on + self.good_within_s * (self.lost_most > 0) / 2
 
 
 def _kill(place: str, text: str) -> Callable[[Federation], None]:
@@ -54,13 +63,9 @@ def _shape(hospital: str, way: Way) -> Callable[[Federation], None]:
     return lambda one: one.net.shape(hospital, up=way, down=way)
 
 
-def _relay_again(hospital: str) -> Callable[[Federation], None]:
-    return lambda one: one.relay_again(hospital, within_s=RELAY_BACK_S)
-
-
 def _boot(one: Federation) -> None:
     one.vault_again("hosp-b")
-    one.relay_again("hosp-b", within_s=RELAY_BACK_S)
+    one.relay_again("hosp-b")
 
 
 def _cut_all(one: Federation) -> None:
@@ -101,18 +106,14 @@ def _junk_coordinator(one: Federation) -> str | None:
     return None if child.wait(len(ports) * 60) == 0 else "the junk could not be sent"
 
 
-def _run_again(one: Federation) -> None:
-    one.running.again("run")
-
-
 DRILLS: Final = (
     Drill(
         name="slow link", done="1 Mbit/s, 200 ms each way, 2 % loss at one hospital for 60 s",
-        act=_shape("hosp-b", SLOW), undo=_shape("hosp-b", PLAIN), lasts_s=60, goes_on=True, good_within_s=20,
+        act=_shape("hosp-b", SLOW), undo=_shape("hosp-b", BASE), lasts_s=60, goes_on=True, good_within_s=20,
     ),
     Drill(
         name="rough link", done="packets doubled (5 %), overtaking (10 %), lost (2 %) at one hospital for 15 s",
-        act=_shape("hosp-c", ROUGH), undo=_shape("hosp-c", PLAIN), lasts_s=15, goes_on=True, good_within_s=10,
+        act=_shape("hosp-c", ROUGH), undo=_shape("hosp-c", BASE), lasts_s=15, goes_on=True, good_within_s=10,
     ),
     Drill(
         name="short cut", done="one hospital's link silent for 5 s, within patience",
@@ -150,8 +151,14 @@ DRILLS: Final = (
         act=_junk_coordinator, good_within_s=30,
     ),
     Drill(
-        name="full disk", done="no byte left on a hospital's disk for 15 s", act=lambda one: one.fill_disk(),
-        undo=lambda one: one.empty_disk(), lasts_s=15, lost_most=1, goes_on=True, good_within_s=60,
+        name="full disk at a hospital", done="no byte left on a hospital's disk for 15 s",
+        act=lambda one: one.fill_disk("hosp-d"), undo=lambda one: one.empty_disk("hosp-d"),
+        lasts_s=15, lost_most=5, goes_on=True, good_within_s=30,
+    ),
+    Drill(
+        name="full disk at the coordinator", done="no byte left on the coordinator's disk for 15 s",
+        act=lambda one: one.fill_disk(COORDINATOR), undo=lambda one: one.empty_disk(COORDINATOR),
+        lasts_s=15, lost_most=1, good_within_s=60,
     ),
     Drill(
         name="clock ahead", done="one hospital's clock 90 s ahead for 10 s, then back",
@@ -164,27 +171,41 @@ DRILLS: Final = (
         undo=lambda one: one.clock.step(shift_s=0), lasts_s=45, lost_most=1, goes_on=True, good_within_s=90,
     ),
     Drill(
-        name="vault killed", done="kill -9, started again", act=_kill("hosp-b", "motet-hospital vault"),
-        undo=lambda one: one.vault_again("hosp-b"), lost_most=1, good_within_s=60,
+        name="vault killed", done="kill -9 of a vault, started again", act=_kill("hosp-b", VAULT),
+        undo=lambda one: one.vault_again("hosp-b"), lost_most=1, good_within_s=20,
     ),
     Drill(
-        name="carrier killed", done="kill -9 of flwr-clientapp, nobody starts it", act=_kill("hosp-d", "flwr-clientapp"),
+        name="carrier killed", done="kill -9 of a relay's ClientApp", act=_kill("hosp-d", CARRIER),
+        lost_most=1, good_within_s=60,
+    ),
+    Drill(
+        name="SuperNode killed", done="kill -9 of a relay's SuperNode", act=_kill("hosp-c", NODE),
         lost_most=1, good_within_s=120,
     ),
     Drill(
-        name="relay killed", done="kill -9 of a SuperNode, started again", act=_kill("hosp-c", "flower-supernode"),
-        undo=_relay_again("hosp-c"), lost_most=1, good_within_s=60,
+        name="relay killed", done="kill -9 of a relay's command, started again", act=_kill("hosp-c", RELAY),
+        undo=lambda one: one.relay_again("hosp-c"), lost_most=1, good_within_s=120,
     ),
     Drill(
-        name="machine reboots", done="kill -9 of all of a hospital's processes, started again", act=_kill("hosp-b", ""),
-        undo=_boot, lasts_s=5, lost_most=1, good_within_s=60,
+        name="hospital reboots", done="kill -9 of all of a hospital's processes, started again after 5 s",
+        act=_kill("hosp-b", ""), undo=_boot, lasts_s=5, lost_most=1, good_within_s=120,
+    ),
+    Drill(name="ServerApp killed", done="kill -9", act=_kill(COORDINATOR, "flwr-serverapp"), good_within_s=60),
+    Drill(
+        name="executor killed", done="kill -9 of flower-superexec", act=_kill(COORDINATOR, "flower-superexec"),
+        good_within_s=20,
+    ),
+    Drill(name="SuperLink killed", done="kill -9", act=_kill(COORDINATOR, "flower-superlink"), good_within_s=60),
+    Drill(
+        name="run killed", done="kill -9 of `motet-coordinator run`, nobody starts it",
+        act=_kill(COORDINATOR, "motet-coordinator run"), goes_on=True, good_within_s=20,
     ),
     Drill(
-        name="SuperLink killed", done="kill -9, started again", act=_kill(COORDINATOR, "flower-superlink"),
-        undo=lambda one: one.running.again("superlink"), lost_most=1, good_within_s=120,
+        name="serve killed", done="kill -9 of `motet-coordinator serve`, started again", act=_kill(COORDINATOR, SERVE),
+        undo=lambda one: one.serve_again(), good_within_s=60,
     ),
     Drill(
-        name="coordinator killed", done="kill -9 of the ServerApp, the study run again",
-        act=_kill(COORDINATOR, "flwr-serverapp"), undo=_run_again, lost_most=1, good_within_s=120,
+        name="coordinator reboots", done="kill -9 of all of the coordinator's processes, `serve` started again after 5 s",
+        act=_kill(COORDINATOR, ""), undo=lambda one: one.serve_again(), lasts_s=5, lost_most=1, good_within_s=120,
     ),
 )  # fmt: skip

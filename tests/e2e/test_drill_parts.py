@@ -148,16 +148,19 @@ def test_junk_at_a_closed_door_ends_at_once():
 def test_the_drills_study_is_the_demos_made_long(tmp_path):
     text = (ROOT / "deploy/demo/study.toml").read_text()
     path = tmp_path / "study.toml"
-    path.write_text(federation.long_study(text))
+    path.write_text(federation.long_study(text, steps=federation.STEPS))
     study = studies.read_toml(path)
-    assert study.privacy.rounds_void_allowed >= sum(drill.lost_most for drill in table.DRILLS)
+    assert study.training.steps == federation.STEPS
+    assert study.patience_s == federation.PATIENCE_S
     for drill in table.DRILLS:
         assert 0 < drill.good_within_s <= 4 * study.patience_s, drill.name
+        assert drill.lost_most <= study.privacy.rounds_void_allowed, drill.name
+        assert drill.lasts_at_most_s / federation.ROUND_S < federation.STEPS - 10, drill.name  # it fits into a study
         if drill.lasts_s > study.patience_s and "slow" not in drill.name:
             assert drill.lost_most, drill.name  # nobody waits longer than patience
             assert drill.goes_on, drill.name
     with pytest.raises(ConfigError, match="no longer says"):
-        federation.long_study(text.replace("steps = 8", "steps = 9"))
+        federation.long_study(text.replace("steps = 8", "steps = 9"), steps=4)
 
 
 def test_no_two_drills_share_a_name():
