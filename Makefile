@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint fix bench bench-demo bench-secure-sum bundle proto clean
+.PHONY: help setup demo test test-all lint fix bench bench-demo bench-secure-sum bench-rounds bundle proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,13 +40,16 @@ fix: setup ## format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-demo bench-secure-sum ## all benchmarks; JSON under out/bench
+bench: bench-demo bench-secure-sum bench-rounds ## all benchmarks; JSON under out/bench
 
 bench-demo: setup ## the demo's times, as JSON in out/bench/demo.json
 	$(BIN)/python -m tests.benchmarks.demo
 
 bench-secure-sum: setup ## the secure sum beside Flower's and others, as JSON in out/bench/secure_sum.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.secure_sum
+
+bench-rounds: setup ## a round over real processes, both carriers, as JSON in out/bench/rounds.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.rounds
 
 bundle: setup ## build the Flower bundle (configuration only) and print its SHA-256
 	@mkdir -p out/bundle && cd out/bundle && rm -f *.fab && ../../$(BIN)/flwr build --app ../../server/bundle >/dev/null && sha256sum *.fab
