@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from scipy import stats
 from common.moments import Moments
 from common.terms import Column, Model, Piece, Term
 from server.infer import noncentral
-from server.infer.linear import Form, Solved, residual, solve
+from server.infer.linear import Form, Solved, sequence, solve
 
 Kind = Literal["I", "II", "III"]
 
@@ -61,7 +60,7 @@ def analyse(moments: Moments, *, model: Model, kind: Kind) -> Anova:
     I: each term beside those before it. II: beside all terms that do not contain it. III: beside all terms, with factors coded
     to sum to zero, covariates at zero, so that a main effect is one averaged over the levels of the other factors.
 
-    Guarantee: sums of squares are differences of exact rationals, rounded once; tails are `sf`.
+    Guarantee: sums of squares are those of the integer table, rounded once; tails are `sf`.
     Raises NotEstimable ("too few rows", "constant": also a declared level or cell that no patient has, "aliased",
     "perfect fit") with the column's name.
     Source: reference statistics.md section 2; type III as the hypothesis of the sum-to-zero parameters (Speed, Hocking and
@@ -88,7 +87,7 @@ def _squares(moments: Moments, *, model: Model, kind: Kind, solved: Solved) -> l
     if kind == "I":
         return _sequential(moments, model=model)
     if kind == "II":
-        return [_marginal(moments, model=model, term=term) for term in model.terms]
+        return _beside(moments, model=model, solved=solved)
     return [solved.explained(_averaged(term, model=model)) for term in model.terms]
 
 
@@ -111,20 +110,22 @@ def row(name: str, *, square: Fraction, q: int, solved: Solved) -> Row:
 
 
 def _sequential(moments: Moments, *, model: Model) -> list[Fraction]:
-    named: list[str] = []
-    left = [residual(moments, outcome=model.outcome.name, predictors=named)]
+    left = sequence(moments, outcome=model.outcome.name, predictors=model.predictors)
+    ends = [0, *itertools.accumulate(len(term.columns) for term in model.terms)]
+    return [left[before] - left[after] for before, after in itertools.pairwise(ends)]
+
+
+def _beside(moments: Moments, *, model: Model, solved: Solved) -> list[Fraction]:
+    """Return each term's sum of squares beside all terms that do not contain it."""
+    fits: dict[tuple[str, ...], Solved | None] = {model.predictors: solved}
+    squares = []
     for term in model.terms:
-        named += _names([term])
-        left.append(residual(moments, outcome=model.outcome.name, predictors=named))
-    return [before - after for before, after in itertools.pairwise(left)]
-
-
-def _marginal(moments: Moments, *, model: Model, term: Term) -> Fraction:
-    others = [other for other in model.terms if not set(term.atoms) <= set(other.atoms)]
-    without, beside = (
-        residual(moments, outcome=model.outcome.name, predictors=_names(held)) for held in (others, [*others, term])
-    )
-    return without - beside
+        held = [other for other in model.terms if other == term or not set(term.atoms) <= set(other.atoms)]
+        names = tuple(column.name for one in held for column in one.columns)
+        fit = fits.setdefault(names, None) or solve(moments, outcome=model.outcome.name, predictors=names)
+        fits[names] = fit
+        squares.append(fit.explained([{column.name: Fraction(1)} for column in term.columns]))
+    return squares
 
 
 def _averaged(term: Term, *, model: Model) -> list[Form]:
@@ -144,7 +145,3 @@ def _averaged(term: Term, *, model: Model) -> list[Form]:
 def _within(column: Column, other: Column) -> bool:
     pieces: set[Piece] = set(column.pieces)
     return pieces <= set(other.pieces)
-
-
-def _names(terms: Sequence[Term]) -> list[str]:
-    return [column.name for term in terms for column in term.columns]

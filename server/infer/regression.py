@@ -1,4 +1,4 @@
-"""Moments become ordinary least squares, solved in exact integers and rounded once at the end."""
+"""Moments become ordinary least squares, solved in wide integer arithmetic and rounded once at the end."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from scipy import stats
 
 from common.moments import Moments
 from common.terms import Model
-from server.infer.linear import Solved, solve
+from server.infer.linear import ONE, Solved, solve
 
 CONFIDENCE = 0.95
 INTERCEPT = "(intercept)"
@@ -69,8 +69,8 @@ def fit(moments: Moments, *, outcome: str, predictors: Sequence[str], absorbed: 
 
     With absorbed means (common/within.py) there is no intercept; R squared and F are those within hospitals.
 
-    Guarantee: estimates, standard errors and variance inflation are those of the integer table exactly, then rounded to
-    float64; tails are `sf`, never one minus `cdf`. Nothing per row is used.
+    Guarantee: estimates, standard errors and variance inflation are those of the integer table, rounded once to
+    float64 (server/infer/linear.py); tails are `sf`, never one minus `cdf`. Nothing per row is used.
 
     | input | result |
     |---|---|
@@ -81,7 +81,7 @@ def fit(moments: Moments, *, outcome: str, predictors: Sequence[str], absorbed: 
     | a total that is no Gram matrix | ProtocolError |
     | unknown, repeated or no names, the outcome among the predictors | ConfigError |
 
-    Source: fraction-free Gauss-Jordan elimination (Bareiss 1968); reference statistics.md section 2.
+    Source: the sweep operator (Goodnight 1979); reference statistics.md section 2.
     """
     solved = solve(moments, outcome=outcome, predictors=predictors, absorbed=absorbed)
     p, df, variance = len(predictors), solved.df, solved.variance
@@ -93,8 +93,8 @@ def fit(moments: Moments, *, outcome: str, predictors: Sequence[str], absorbed: 
         rows.append(_row(INTERCEPT, solved.mean[-1] - slope, variance * (Fraction(1, solved.n) + leverage), df=df))
     for j, name in enumerate(predictors):
         estimate, spread = solved.form({name: Fraction(1)})
-        vif = solved.square[j] * -solved.swept[j][j] / solved.determinant
-        scale = math.sqrt(Fraction(solved.square[j], solved.square[p]) * (solved.unit[p] / solved.unit[j]) ** 2)
+        vif = float(solved.inflation(j))
+        scale = math.sqrt(solved.square[j] / solved.square[p] * (solved.unit[p] / solved.unit[j]) ** 2)
         rows.append(_row(name, estimate, variance * spread, df=df, vif=vif, scale=scale))
     f = float((total - solved.residual) / p / variance)
     return Regression(
@@ -122,8 +122,9 @@ def _condition_number(moments: Moments, *, solved: Solved) -> float:
     length = np.sqrt([float(moments.cross[i][i]) for i in columns])
     forward = np.array([[float(moments.cross[i][j]) for j in columns] for i in columns]) / np.outer(length, length)
     p = len(columns)
-    inverse = np.array([[-solved.swept[i][j] / solved.determinant for j in range(p)] for i in range(p)])
-    inverse *= np.outer(length, length)
+    inverse = np.array([[-solved.swept[i][j] / ONE for j in range(p)] for i in range(p)])
+    scaled = np.sqrt([float(square) for square in solved.square[:p]])
+    inverse *= np.outer(scaled, scaled)
     return math.sqrt(float(np.linalg.eigvalsh(forward)[-1]) * float(np.linalg.eigvalsh(inverse)[-1]))
 
 

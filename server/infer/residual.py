@@ -64,15 +64,7 @@ def broadcast(moments: Moments, *, outcome: str, predictors: Sequence[str]) -> F
     solved = solve(moments, outcome=outcome, predictors=predictors)
     p = len(predictors)
     scale = [math.sqrt(moments.scatter(name, name) / moments.n) for name in predictors]
-    inverse = np.array(
-        [
-            [
-                float(Fraction(-solved.swept[i][j] * solved.n, solved.determinant) * solved.unit[i] * solved.unit[j])
-                for j in range(p)
-            ]
-            for i in range(p)
-        ]
-    ) * np.outer(scale, scale)
+    inverse = np.array([[float(solved.inverse(i, j)) for j in range(p)] for i in range(p)]) * np.outer(scale, scale)
     slope = np.array([float(solved.form({name: Fraction(1)})[0]) for name in predictors]) * scale
     return Fit(
         outcome=outcome,
