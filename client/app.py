@@ -14,9 +14,11 @@ from flwr.clientapp import ClientApp
 
 from client import lane, vault_pb2, vault_pb2_grpc
 from common.errors import MotetError
+from common.lane import VAULT_AWAY
 
 CHUNK_BYTES = 1 << 20
 DEADLINE_S_MOST = 3600.0
+STATE_S = 1.0
 REFUSED = 2
 CODE = re.compile(r"E-[A-Z-]{1,40}")
 
@@ -55,7 +57,7 @@ def join(message: Message, context: Context) -> Message:
     where = lane.Where(
         address=str(known["lane"]), ca=Path(str(known["ca"])), key=folder / "tls.key", certificate=folder / "tls.crt"
     )
-    patience_s = min(float(config["patience_s"]), DEADLINE_S_MOST)  # type: ignore[arg-type]
+    patience_s = _seconds(config["patience_s"])  # type: ignore[index]
     with grpc.insecure_channel(f"unix:{known['vault']}") as channel:
         vault = vault_pb2_grpc.VaultStub(channel)  # type: ignore[no-untyped-call]
 
@@ -67,7 +69,14 @@ def join(message: Message, context: Context) -> Message:
                 log.warning("the vault did not answer: %s", shown)
                 return shown
 
-        lane.carry(where, run=str(config["run"]), patience_s=patience_s, ask=ask)
+        def there() -> bool:
+            try:
+                vault.State(vault_pb2.StateRequest(), timeout=STATE_S)
+            except grpc.RpcError:
+                return False
+            return True
+
+        lane.carry(where, run=str(config["run"]), patience_s=patience_s, ask=ask, there=there)
     return Message(RecordDict({"config": ConfigRecord({})}), reply_to=message)
 
 
@@ -76,13 +85,18 @@ def join(message: Message, context: Context) -> Message:
 def envelope(message: Message, context: Context) -> Message:
     """Carry one envelope to the vault and its answer back."""
     config = message.content["config"]
-    deadline_s = min(float(config["deadline_s"]), DEADLINE_S_MOST)  # type: ignore[arg-type]
+    deadline_s = _seconds(config["deadline_s"])  # type: ignore[index]
     data = message.content["envelope"].to_numpy_ndarrays()[0].tobytes()  # type: ignore[union-attr]
     with grpc.insecure_channel(f"unix:{context.node_config['vault']}") as channel:
         answer = vault_pb2_grpc.VaultStub(channel).Answer  # type: ignore[no-untyped-call]
         reply = b"".join(chunk.data for chunk in answer(_chunks(data), timeout=deadline_s))
     array = np.frombuffer(reply, np.uint8)
     return Message(RecordDict({"envelope": ArrayRecord([array]), "config": ConfigRecord({})}), reply_to=message)
+
+
+def _seconds(value: object) -> float:
+    """Return what the coordinator says, within reason: it may say anything, NaN too."""
+    return DEADLINE_S_MOST if not isinstance(value, float) or not 0 <= value <= DEADLINE_S_MOST else value
 
 
 def _chunks(data: bytes) -> Iterator[vault_pb2.Chunk]:
@@ -93,6 +107,6 @@ def _chunks(data: bytes) -> Iterator[vault_pb2.Chunk]:
 def _code(error: grpc.RpcError) -> str:
     call = cast("Any", error)  # the errors that a channel raises are calls too
     if call.code() is grpc.StatusCode.UNAVAILABLE:
-        return "E-VAULT"
+        return VAULT_AWAY
     details = call.details() or ""
     return details if CODE.fullmatch(details) else "E-RELAY"

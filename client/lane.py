@@ -1,5 +1,6 @@
 """The relay's end of the lane: one stream to the coordinator, made again when it breaks, and the vault's answers over it."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,15 +10,21 @@ from pathlib import Path
 import grpc
 
 from common import lane_pb2, lane_pb2_grpc
-from common.errors import BadEnvelope, LinkLost
-from common.lane import BEAT_S, ENVELOPE_BYTES_MOST, MESSAGE_BYTES_MOST, NAME, PIECE_BYTES, SILENCE_S, inflate
+from common.errors import BadEnvelope, LinkLost, MotetError
+from common.lane import BEAT_S, ENVELOPE_BYTES_MOST, MESSAGE_BYTES_MOST, NAME, PIECE_BYTES, SILENCE_S, VAULT_AWAY, inflate
 
 AGAIN_S = 0.2  # before the first new connection; doubled up to AGAIN_S_MOST
 AGAIN_S_MOST = 2.0
 NOTHING_LEFT = 1 << 62
-FINAL = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED)  # another run, another roster: no use in trying again
+FINAL = {  # no use in trying again
+    grpc.StatusCode.NOT_FOUND: "The coordinator knows no such run any more.",
+    grpc.StatusCode.PERMISSION_DENIED: "The coordinator's roster does not name this relay's certificate.",
+    grpc.StatusCode.ALREADY_EXISTS: "Another relay with this hospital's certificate took over.",
+}
 
+log = logging.getLogger("motet.relay")
 Ask = Callable[[bytes], bytes | str]  # an envelope in; an envelope out, or a code
+There = Callable[[], bool]  # whether the vault answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +50,17 @@ class _State:
     life: bytes = b""  # of the coordinator that counts the requests
     connection: int = 0
     heard: float = 0.0
+    told: str = ""  # how the last connection ended; said when it changes
     over: bool = False
 
 
-def carry(where: Where, *, run: str, patience_s: float, ask: Ask) -> None:
+def carry(where: Where, *, run: str, patience_s: float, ask: Ask, there: There = lambda: True) -> None:
     """Carry envelopes between the coordinator and `ask` until the coordinator says goodbye.
 
+    After VAULT_AWAY, beats tell the coordinator whether the vault is `there` again.
+
     A link that breaks is made again, and goes on at the byte where it stood. Raises LinkLost when nothing was heard of the
-    coordinator for `patience_s`, or when it knows no such run any more.
+    coordinator for `patience_s`, when it knows no such run or hospital any more, or when another relay took over.
     """
     state = _State(heard=time.monotonic())
     credentials = grpc.ssl_channel_credentials(where.ca.read_bytes(), where.key.read_bytes(), where.certificate.read_bytes())
@@ -68,7 +78,7 @@ def carry(where: Where, *, run: str, patience_s: float, ask: Ask) -> None:
         while True:
             with grpc.secure_channel(where.address, credentials, options) as channel:
                 before = state.heard
-                if _connection(channel, state, run=run):
+                if _connection(channel, state, run=run, there=there):
                     return
             if time.monotonic() - state.heard > patience_s:
                 raise LinkLost("The coordinator was not heard of for the plan's patience.", action="Look at the coordinator.")
@@ -80,15 +90,15 @@ def carry(where: Where, *, run: str, patience_s: float, ask: Ask) -> None:
             state.changed.notify_all()
 
 
-def _connection(channel: grpc.Channel, state: _State, *, run: str) -> bool:
+def _connection(channel: grpc.Channel, state: _State, *, run: str, there: There) -> bool:
     """Serve one connection to its end; tell whether the coordinator said goodbye."""
     with state.changed:
         state.connection += 1
         mine = state.connection
     opened = threading.Event()
-    sent_from: list[tuple[int, int]] = []  # (request, offset) at which the coordinator wants the reply
+    sent_from: list[tuple[int, int]] = []  # (request, offset) at which the coordinator wants the reply; one at most
     stub = lane_pb2_grpc.LaneStub(channel)  # type: ignore[no-untyped-call]
-    call = stub.Carry(_speak(state, mine, run=run, opened=opened, sent_from=sent_from))
+    call = stub.Carry(_speak(state, mine, run=run, opened=opened, sent_from=sent_from, there=there))
     watch = threading.Thread(target=_watch, args=(state, mine, call, time.monotonic()), daemon=True)
     watch.start()
     try:
@@ -96,6 +106,9 @@ def _connection(channel: grpc.Channel, state: _State, *, run: str) -> bool:
             state.heard = time.monotonic()
             kind = frame.WhichOneof("frame")
             if kind == "welcome":
+                if sent_from:
+                    raise BadEnvelope("A second welcome came.", action="Connect again.")
+                state.told = ""
                 with state.changed:
                     if state.life != frame.welcome.life:  # another life of the coordinator: it asks again
                         state.life, state.request, state.asked, state.reply = frame.welcome.life, 0, 0, None
@@ -106,13 +119,14 @@ def _connection(channel: grpc.Channel, state: _State, *, run: str) -> bool:
                 _take(state, frame.request)
             elif kind == "bye":
                 return True
-    except BadEnvelope:
+        _say(state, "CLOSED")
+    except BadEnvelope as error:
+        _say(state, str(error))
         call.cancel()
     except grpc.RpcError as error:
         if error.code() in FINAL:
-            raise LinkLost(
-                "The coordinator knows no such run or hospital any more.", action="Wait for its next study."
-            ) from None
+            raise LinkLost(FINAL[error.code()], action="Wait for its next study.") from None
+        _say(state, error.code().name)  # never its text, which comes from outside
     finally:
         with state.changed:
             state.connection += 1
@@ -121,16 +135,26 @@ def _connection(channel: grpc.Channel, state: _State, *, run: str) -> bool:
     return False
 
 
+def _say(state: _State, how: str) -> None:
+    """Log how a connection ended, once in a row."""
+    if state.told != how:
+        state.told = how
+        log.warning("the lane broke: %s; it is made again", how)
+
+
 def _speak(
-    state: _State, mine: int, *, run: str, opened: threading.Event, sent_from: list[tuple[int, int]]
+    state: _State, mine: int, *, run: str, opened: threading.Event, sent_from: list[tuple[int, int]], there: There
 ) -> Iterator[lane_pb2.FromRelay]:
     """Yield what the relay says: hello, then replies in pieces, and beats where there is nothing to say."""
     with state.changed:
-        yield lane_pb2.FromRelay(hello=lane_pb2.Hello(run=run, request=state.request, bytes=len(state.data), life=state.life))
+        hello = lane_pb2.Hello(run=run, request=state.request, bytes=len(state.data), life=state.life)
+    yield lane_pb2.FromRelay(hello=hello)
     opened.wait()
     with state.changed:
         sending = state.request
-        at = sent_from[0][1] if sent_from and sent_from[0][0] == sending else NOTHING_LEFT
+        asked, at = sent_from[0] if sent_from else (sending, NOTHING_LEFT)
+        if asked != sending:  # a newer request came already, or the one that the coordinator waits for is yet to come
+            at = 0 if sending > asked else NOTHING_LEFT
     while True:
         with state.changed:
             if state.connection != mine or state.over:
@@ -142,14 +166,14 @@ def _speak(
                 state.changed.wait(BEAT_S)
                 reply = state.reply if state.request == sending else None
         if reply is None or at >= max(len(reply), 1):
-            yield lane_pb2.FromRelay(beat=lane_pb2.Beat())
+            yield lane_pb2.FromRelay(beat=lane_pb2.Beat(away=reply == VAULT_AWAY and not there()))
         elif isinstance(reply, str):
             at = len(reply)
             yield lane_pb2.FromRelay(failed=lane_pb2.Failed(request=sending, code=reply))
         else:
             data = reply[at : at + PIECE_BYTES]
             yield lane_pb2.FromRelay(reply=lane_pb2.Piece(request=sending, offset=at, total=len(reply), data=data))
-            at += len(data)
+            at += max(len(data), 1)  # an empty reply is one empty piece
 
 
 def _take(state: _State, piece: lane_pb2.Piece) -> None:
@@ -162,11 +186,11 @@ def _take(state: _State, piece: lane_pb2.Piece) -> None:
             state.request, state.data, state.total, state.reply = piece.request, bytearray(), piece.total, None
         if piece.offset < len(state.data):
             return  # it came by the connection before
-        if piece.offset > len(state.data) or piece.total > ENVELOPE_BYTES_MOST or piece.total != state.total:
+        if piece.total > ENVELOPE_BYTES_MOST or piece.total != state.total or piece.offset != len(state.data):
+            raise BadEnvelope("Pieces do not fit together.", action="Connect again.")
+        if len(state.data) + len(data) > state.total:
             raise BadEnvelope("Pieces do not fit together.", action="Connect again.")
         state.data += data
-        if len(state.data) > state.total:
-            raise BadEnvelope("Pieces do not fit together.", action="Connect again.")
         if len(state.data) == state.total:
             state.changed.notify_all()
 
@@ -181,7 +205,11 @@ def _work(state: _State, ask: Ask) -> None:
                 return
             state.asked = request = state.request
             life, data = state.life, bytes(state.data)
-        reply = ask(data)
+        try:
+            reply = ask(data)
+        except Exception as error:  # noqa: BLE001  (a worker that died would leave every later request without an answer)
+            log.error("the vault could not be asked: %s", type(error).__name__)  # noqa: TRY400  (no text from outside)
+            reply = error.code if isinstance(error, MotetError) else "E-RELAY"
         with state.changed:
             if (state.life, state.request) == (life, request):
                 state.reply = reply

@@ -12,6 +12,7 @@ MESSAGE_BYTES_MOST: Final = 1 << 20  # of one frame: junk is dropped before it i
 ENVELOPE_BYTES_MOST: Final = BLOB_BYTES_MOST + HEAD_BYTES_MOST + 128
 BEAT_S: Final = 1.0  # who has nothing to say says so
 SILENCE_S: Final = 8.0  # a link that is silent for so long is cut, and made again
+VAULT_AWAY: Final = "E-VAULT"  # the code of a relay whose vault does not answer
 SAVING_LEAST: Final = 0.9  # a blob is sent deflated when its beginning shrinks to this
 
 
@@ -32,6 +33,6 @@ def inflate(data: bytes) -> bytes:
         plain = engine.decompress(data, PIECE_BYTES + 1)
     except zlib.error:
         raise BadEnvelope("A piece cannot be inflated.", action="Send it again.") from None
-    if len(plain) > PIECE_BYTES or engine.unconsumed_tail or not engine.eof:
+    if len(plain) > PIECE_BYTES or engine.unconsumed_tail or engine.unused_data or not engine.eof:
         raise BadEnvelope("A piece inflates to too much.", action="Send it again.")
     return plain

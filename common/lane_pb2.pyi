@@ -74,8 +74,10 @@ class Failed(_message.Message):
     def __init__(self, request: _Optional[int] = ..., code: _Optional[str] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("away",)
+    AWAY_FIELD_NUMBER: _ClassVar[int]
+    away: bool
+    def __init__(self, away: _Optional[bool] = ...) -> None: ...
 
 class Bye(_message.Message):
     __slots__ = ()

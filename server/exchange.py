@@ -3,7 +3,7 @@
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -19,6 +19,7 @@ from server import intake
 from server.intake import Begin, Intake
 from server.journal import Journal
 
+POLL_S: Final = 0.05
 ATTEMPTS: Final = 3  # the identical request, sent again to a hospital that is late
 ANSWERS_LATER: Final = frozenset({"E-LATE", "E-OFFLINE", "E-VAULT", "E-RELAY"})  # worth asking again for the same
 CODE: Final = re.compile(r"E-[A-Z-]{1,40}")
@@ -70,7 +71,14 @@ class Exchange:
                 self.say("missing", step=sent, codes=codes)
             if not set(codes.values()) & ANSWERS_LATER:
                 break
+            self.wait_for(codes)
         return replies
+
+    def wait_for(self, hospitals: Iterable[str]) -> None:
+        """Wait until these hospitals can be reached, patience_s at most: a vault that restarts is not given up at once."""
+        end = time.monotonic() + self.study.patience_s
+        while set(hospitals) - self.carrier.present() and time.monotonic() < end:
+            time.sleep(POLL_S)
 
     def wave(
         self, requests: Mapping[str, Sealed], *, kind: str, part: str, begin: Begin = intake.keep_only

@@ -21,19 +21,20 @@ from common.errors import (
     ReservationConflict,
 )
 from common.wire import Envelope, Sealed
-from server.exchange import ANSWERS_LATER, ATTEMPTS, Exchange
+from server.exchange import ANSWERS_LATER, ATTEMPTS, POLL_S, Exchange
 from server.setup import SetUp
 
-POLL_S: Final = 0.05
 AWAY_ROUNDS: Final = 2  # rounds without a hospital that missed one, before it is asked again
+AWAY_PART: Final = 1 / 8  # of patience_s, at least, when it misses that one too; doubled with every further one
 
 
 @dataclass(slots=True)
 class _Away:
-    """Why a hospital is left out, and for how many more rounds; None for the rest of the run."""
+    """Why a hospital is left out, and for how many more rounds, None for the rest of the run; and not before when."""
 
     code: str
     rounds: int | None
+    until: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Rounds:
     _past: dict[int, dict[str, Any]] = field(default_factory=dict)
     _keyed: set[str] = field(default_factory=set)
     _away: dict[str, _Away] = field(default_factory=dict)
+    _misses: dict[str, int] = field(default_factory=dict)  # one after another
 
     def __post_init__(self) -> None:
         """Read the rounds of an earlier life."""
@@ -159,6 +161,7 @@ class Rounds:
             if not set(codes.values()) & ANSWERS_LATER:
                 break
             if exact:
+                self.exchange.wait_for(codes)
                 adder, heads = self._kept(announced)  # half of a late vector may have been added: again, from what is whole
         try:
             opened: ring.Words | None = adder.total(heads)
@@ -224,14 +227,19 @@ class Rounds:
         self.outcomes[str(event["round"])] = event["state"]
         for name in [name for name, away in self._away.items() if away.rounds is not None]:
             left = (self._away[name].rounds or 0) - 1
-            if left > 0:
-                self._away[name].rounds = left
+            if left > 0 or time.monotonic() < self._away[name].until:
+                self._away[name].rounds = max(left, 1)
             else:
                 del self._away[name]
+        for name in event["uploaded"]:
+            self._misses.pop(name, None)
         for name, code in event["missing"].items():
             if name:
                 for_good = code.startswith("E-REFUSED") and code != ReservationConflict.code
-                self._away[name] = _Away(code=code, rounds=None if for_good else AWAY_ROUNDS)
+                self._misses[name] = misses = self._misses.get(name, 0) + 1
+                patience_s = self.exchange.study.patience_s
+                out_s = min(patience_s * AWAY_PART * 2 ** (misses - 2), patience_s) if misses > 1 else 0.0
+                self._away[name] = _Away(code=code, rounds=None if for_good else AWAY_ROUNDS, until=time.monotonic() + out_s)
 
 
 def _parse(path: Path) -> Announcement:
