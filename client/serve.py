@@ -50,8 +50,17 @@ class _Service(vault_pb2_grpc.VaultServicer):
             context.abort(grpc.StatusCode.INTERNAL, "E-INTERNAL")
         else:
             self._metrics.answered()
+            context.add_callback(self._settle)
             for start in range(0, len(reply), CHUNK_BYTES):
                 yield vault_pb2.Chunk(data=reply[start : start + CHUNK_BYTES])
+
+    def _settle(self) -> None:
+        """Do what nobody waits for, once the answer has left."""
+        try:
+            with self._one_at_a_time:
+                self._vault.settle()
+        except MotetError as error:  # a full disk, or the vault has just been closed: the coordinator says it again
+            log.warning("not-settled", extra={"code": error.code})
 
     @override
     def State(self, request: vault_pb2.StateRequest, context: grpc.ServicerContext) -> vault_pb2.StateReply:

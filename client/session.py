@@ -105,6 +105,15 @@ class Session:
 
     def save(self, folder: Path) -> None:
         """Write the state, 0600, synced to disk before it returns."""
+        files.write(_path(folder, self.run), self._bytes(), private=True)
+
+    def save_with(self, folder: Path, *, reply: bytes, label: str) -> None:
+        """Write the reply that was made under `label`, then the state, both 0600, synced to disk before it returns."""
+        files.write_together(
+            {reply_path(folder, run=self.run, label=label): reply, _path(folder, self.run): self._bytes()}, private=True
+        )
+
+    def _bytes(self) -> bytes:
         plain = {
             "run": self.run,
             "study": self.study,
@@ -119,7 +128,7 @@ class Session:
             "requests": self.requests,
             "models": list(self.models),
         }
-        files.write(_path(folder, self.run), json.dumps(plain).encode(), private=True)
+        return json.dumps(plain).encode()
 
 
 def seeds(pair_keys: dict[str, bytes], *, ctx: bytes, me: str) -> dict[str, bytes]:
@@ -152,6 +161,11 @@ def load(folder: Path, *, run: str) -> Session:
 def exists(folder: Path, *, run: str) -> bool:
     """Tell whether a state of `run` is on disk."""
     return _path(folder, run).exists()
+
+
+def reply_path(folder: Path, *, run: str, label: str) -> Path:
+    """Return where the reply that was made under `label` is kept."""
+    return _path(folder, run).with_name(f"{run}-{label}.reply")
 
 
 def _path(folder: Path, run: str) -> Path:

@@ -15,7 +15,7 @@ from client.mask import mask
 from client.origin import ledger_origin
 from client.session import Session
 from common import announcement as announcements
-from common import files, wire
+from common import wire
 from common.announcement import Announcement
 from common.crypto import keys, masking
 from common.errors import (
@@ -62,6 +62,9 @@ class Vault:
         self.ledger = Ledger.open(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=clock)
         self.ledger.record_policy(site.policy.snapshot())
         self._warm: dict[str, _Open] = {}
+        self._approved: tuple[tuple[bytes, bytes], Site, Roster] | None = None
+        self._said: dict[str, str] = {}  # reservation -> what the coordinator said of its round
+        self._unwritten: list[str] = []  # reservations of which that is not in the ledger yet
 
     def close(self) -> None:
         """Close the ledger."""
@@ -69,19 +72,32 @@ class Vault:
 
     def prepare(self, study_hash: str) -> Cohort:
         """Read, measure and keep the cohort of an approved study; raises DataError or StudyNotApproved."""
-        site = read_site(self.home)
-        study = approved_study(self.home, site, study_hash=study_hash)
-        if study_hash not in self._warm:
+        return self._prepare(study_hash, read_site(self.home)).cohort
+
+    def _prepare(self, study_hash: str, site: Site) -> _Open:
+        if study_hash not in self._warm or study_hash not in site.policy.allowed_studies:
+            study = approved_study(self.home, site, study_hash=study_hash)
             cohort = shelf.cohort(self.home, site, study=study, pseudonym=self._pseudonym(), progress=self.progress)
             policy.check_cohort(site.policy, patients=len(cohort.patients))
             self.ledger.record_study(study_hash, title=study.title)
             self._warm[study_hash] = _Open(study=study, cohort=cohort)
-        return self._warm[study_hash].cohort
+        return self._warm[study_hash]
+
+    def settle(self) -> None:
+        """Write down what the coordinator said of earlier rounds: a claim, which changes no charge.
+
+        Done before the next answer at the latest, and after it the coordinator says it again: nobody needs to wait for it.
+        """
+        while self._unwritten:
+            reservation = self._unwritten[0]
+            with contextlib.suppress(ReservationConflict):  # a claim that contradicts an earlier one, or a crash
+                (self.ledger.commit if self._said[reservation] == "opened" else self.ledger.void)(reservation)
+            del self._unwritten[0]
 
     def answer(self, data: bytes) -> bytes:
         """Answer one envelope; a refusal is an envelope too, with a code and no text, and is in the ledger."""
-        site = read_site(self.home)
-        roster = approved_roster(self.home, site)
+        self.settle()
+        site, roster = self._settings()
         self.ledger.record_policy(site.policy.snapshot())
         request = wire.open_envelope(
             data, key=roster.identity(roster.coordinator), sender=roster.coordinator, recipient=self.name
@@ -99,13 +115,26 @@ class Vault:
             malformed = BadEnvelope("A request is malformed.", action="Check the coordinator's version.")
             return self._refuse(request, malformed)
 
+    def _settings(self) -> tuple[Site, Roster]:
+        """Return site.toml and the approved roster as they are now; parsed again when a byte of them has changed."""
+        try:
+            seen = self.home.site_file.read_bytes(), (self.home.approved / "roster.json").read_bytes()
+        except OSError:
+            seen = None
+        if seen is None or self._approved is None or self._approved[0] != seen:
+            site = read_site(self.home)
+            roster = approved_roster(self.home, site)
+            self._approved = None if seen is None else (seen, site, roster)
+            return site, roster
+        return self._approved[1], self._approved[2]
+
     def _invite(self, request: Envelope, data: bytes, site: Site, roster: Roster) -> bytes:
         study_hash, roster_hash = request.body["study"], request.body["roster"]
         if roster_hash != roster.hash():
             raise RosterNotApproved("The run is over another roster.", action="Approve the new roster.")
         study = approved_study(self.home, site, study_hash=study_hash)
         policy.check_study(site.policy, study=study, roster=roster)
-        self.prepare(study_hash)
+        self._prepare(study_hash, site)
         if session.exists(self.home.state, run=request.run):
             state = self._session(request.run, roster)
             if state.answered("invite", data):
@@ -134,8 +163,8 @@ class Vault:
         if announced.run != request.run or announced.blob_sha256 != hashlib.sha256(request.blob).hexdigest():
             raise BadEnvelope("The announcement is not about this envelope.", action="Check the coordinator's version.")
         self._acknowledge(request, state)
-        self.prepare(state.study)
-        study, cohort = self._warm[state.study].study, self._warm[state.study].cohort
+        opened = self._prepare(state.study, site)
+        study, cohort = opened.study, opened.cohort
         if state.answered(str(announced.round), data):
             return self._sent_again(announced, study, site)
         policy.check_study(site.policy, study=study, roster=roster)
@@ -205,15 +234,17 @@ class Vault:
         state = session.load(self.home.state, run=request.run)
         state.erased().save(self.home.state)  # first: nothing that follows may keep the keys alive
         self._acknowledge(request, state)
+        self.settle()
         return self._seal(request, "closed", {"checkpoint": self.ledger.checkpoint().decode()})
 
     def _acknowledge(self, request: Envelope, state: Session) -> None:
-        """Write down what the coordinator says of earlier rounds: a claim, which changes no charge."""
+        """Take what the coordinator says of earlier rounds, for `settle`."""
         for number, outcome in request.body["outcomes"].items():
             if number in state.requests and number.isdigit():
-                reservation = f"{state.run}/{number}/{self.name}"
-                with contextlib.suppress(ReservationConflict):  # a claim that contradicts an earlier one, or a crash
-                    (self.ledger.commit if outcome == "opened" else self.ledger.void)(reservation)
+                reservation, said = f"{state.run}/{number}/{self.name}", "opened" if outcome == "opened" else "void"
+                if self._said.get(reservation) != said:
+                    self._said[reservation] = said
+                    self._unwritten.append(reservation)
 
     def _reserve(self, announced: Announcement, study: Study, site: Site) -> Receipt:
         return self.ledger.reserve(
@@ -261,18 +292,14 @@ class Vault:
         return envelope
 
     def _keep(self, state: Session, label: str, reply: bytes) -> bytes:
-        files.write(self._outbox(state.run, label), reply, private=True)
-        state.save(self.home.state)
+        state.save_with(self.home.state, reply=reply, label=label)
         return reply
 
     def _sent(self, run: str, label: str) -> bytes:
         try:
-            return self._outbox(run, label).read_bytes()
+            return session.reply_path(self.home.state, run=run, label=label).read_bytes()
         except OSError:
             raise SetupMissing("An earlier reply is lost.", action="Start a new run.") from None
-
-    def _outbox(self, run: str, label: str) -> Path:
-        return self.home.state / f"{run}-{label}.reply"
 
     def _pseudonym(self) -> Callable[[str, str], str]:
         secret = pseudonym_key(self.home)

@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.errors import AlreadyExists, ConfigError
@@ -22,6 +23,26 @@ def write(path: Path, data: bytes, *, private: bool = False) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_together(contents: Mapping[Path, bytes], *, private: bool = False) -> None:
+    """Replace files of one folder, each in one step and in the order given; all on disk before any is replaced.
+
+    The disk syncs them side by side: it costs one wait instead of one per file. Raises ValueError for several folders.
+    """
+    (folder,) = {path.parent for path in contents}
+    beside = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
+    try:
+        with ThreadPoolExecutor(len(contents)) as pool:
+            for done in [pool.submit(_write_synced, beside[path], data, private=private) for path, data in contents.items()]:
+                done.result()
+        for path in contents:
+            beside[path].replace(path)
+    except BaseException:
+        for path in beside.values():
+            path.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
 
 
 def write_new(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -50,6 +71,15 @@ def refuse_remains(folder: Path, *, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name).exists():
             raise AlreadyExists(f"{folder / name} exists already.", action="Choose another folder, or move it away.")
+
+
+def _write_synced(path: Path, data: bytes, *, private: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o644)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

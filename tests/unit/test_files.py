@@ -76,3 +76,27 @@ def test_a_new_file_never_replaces_what_is_there(there, tmp_path):
         files.write_new(tmp_path / there, b"new", private=True)
     assert (tmp_path / "file").read_bytes() == b"old"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_files_written_together_are_replaced_whole_and_in_order(umask, tmp_path):
+    first, second = tmp_path / "reply", tmp_path / "state"
+    for data in (b"", b"one", os.urandom(100_000)):
+        files.write_together({first: data, second: data[::-1]}, private=True)
+        assert (first.read_bytes(), second.read_bytes()) == (data, data[::-1])
+        assert {mode(first), mode(second)} == {0o600}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reply", "state"]
+    before = second.stat().st_ino
+    files.write_together({first: b"new"})
+    assert (first.read_bytes(), second.stat().st_ino) == (b"new", before)
+
+
+def test_files_written_together_are_all_left_alone_when_one_cannot_be_written(tmp_path):
+    files.write(tmp_path / "reply", b"old")
+    with pytest.raises(TypeError):
+        files.write_together({tmp_path / "reply": b"new", tmp_path / "state": "not bytes"})
+    with pytest.raises(ValueError):
+        files.write_together({tmp_path / "reply": b"new", tmp_path / "none" / "state": b"new"})
+    with pytest.raises(OSError):
+        files.write_together({tmp_path / "none" / "reply": b"new", tmp_path / "none" / "state": b"new"})
+    assert (tmp_path / "reply").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["reply"]
