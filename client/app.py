@@ -57,7 +57,7 @@ def join(message: Message, context: Context) -> Message:
     where = lane.Where(
         address=str(known["lane"]), ca=Path(str(known["ca"])), key=folder / "tls.key", certificate=folder / "tls.crt"
     )
-    patience_s = _seconds(config["patience_s"])  # type: ignore[index]
+    patience_s = _seconds(config["patience_s"])
     with grpc.insecure_channel(f"unix:{known['vault']}") as channel:
         vault = vault_pb2_grpc.VaultStub(channel)  # type: ignore[no-untyped-call]
 
@@ -85,7 +85,7 @@ def join(message: Message, context: Context) -> Message:
 def envelope(message: Message, context: Context) -> Message:
     """Carry one envelope to the vault and its answer back."""
     config = message.content["config"]
-    deadline_s = _seconds(config["deadline_s"])  # type: ignore[index]
+    deadline_s = _seconds(config["deadline_s"])
     data = message.content["envelope"].to_numpy_ndarrays()[0].tobytes()  # type: ignore[union-attr]
     with grpc.insecure_channel(f"unix:{context.node_config['vault']}") as channel:
         answer = vault_pb2_grpc.VaultStub(channel).Answer  # type: ignore[no-untyped-call]

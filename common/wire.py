@@ -14,6 +14,7 @@ from common.errors import BadEnvelope, SecondUpload
 
 MAGIC: Final = b"MOTET\x01"
 DOMAIN: Final = b"motet/envelope/v1\0"
+START: Final = len(MAGIC) + 4  # bytes that tell how long the head is
 HEAD_BYTES_MOST: Final = 1 << 20
 BLOB_BYTES_MOST: Final = 1 << 30
 KINDS: Final = frozenset(  # the closed set of what may travel
@@ -110,31 +111,46 @@ class Incoming:
         self._front = bytearray()
         self._head: _Head | None = None
         self._pass_on: Callable[[memoryview], None] = _nowhere
-        self._hash, self._left = hashlib.sha256(), 0
+        self._hash, self._left, self._wrong = hashlib.sha256(), 0, False
 
     def take(self, data: bytes | memoryview) -> None:
-        """Take the next bytes; raises BadEnvelope, also for bytes after the end, and whatever `begin` raises."""
-        if self._head is None:
-            self._front += data
-            size = _front_bytes(self._front)
-            if size is None or len(self._front) < size:
-                return
-            head = _check_head(bytes(self._front[:size]), key=self._key, sender=self._sender, recipient=self._recipient)
-            data = bytes(self._front[size:])
-            self._front.clear()
-            self._head, self._left = head, head.blob_bytes
-            self._pass_on = self._begin(head.envelope, head.blob_bytes)
+        """Take the next bytes; raises BadEnvelope, SecondUpload for bytes after the end, and whatever `begin` raises.
+
+        After an error nothing more is taken, and `end` raises too.
+        """
+        if self._wrong:
+            raise BadEnvelope("An envelope was refused already.", action="Send it again.")
+        self._wrong = True
         piece = memoryview(data)
-        if len(piece) > self._left:
-            raise SecondUpload(f"{self._sender} sent more than it signed.", action="Void the round.")
-        self._left -= len(piece)
-        self._hash.update(piece)
-        self._pass_on(piece)
+        if self._head is None:
+            piece = self._take_front(piece)
+        if self._head is not None:
+            if len(piece) > self._left:
+                raise SecondUpload(f"{self._sender} sent more than it signed.", action="Void the round.")
+            self._left -= len(piece)
+            self._hash.update(piece)
+            self._pass_on(piece)
+        self._wrong = False
+
+    def _take_front(self, piece: memoryview) -> memoryview:
+        """Take what belongs to the front, and begin once it is whole; return the rest. Never copies a blob."""
+        size = _front_bytes(self._front)
+        while len(piece) and (size is None or len(self._front) < size):
+            wanted = (START if size is None else size) - len(self._front)
+            self._front += piece[:wanted]
+            piece = piece[wanted:]
+            size = _front_bytes(self._front)
+        if size is not None and len(self._front) == size:
+            self._head = _check_head(bytes(self._front), key=self._key, sender=self._sender, recipient=self._recipient)
+            self._front.clear()
+            self._left = self._head.blob_bytes
+            self._pass_on = self._begin(self._head.envelope, self._head.blob_bytes)
+        return piece
 
     @property
     def whole(self) -> bool:
         """Tell whether as many bytes came as the head announced."""
-        return self._head is not None and self._left == 0
+        return self._head is not None and self._left == 0 and not self._wrong
 
     def end(self) -> Envelope:
         """Return the envelope without its blob; raises BadEnvelope unless all of it came, as it was signed."""
@@ -228,15 +244,14 @@ def _check_head(front: bytes, *, key: Ed25519PublicKey, sender: str, recipient: 
 
 def _front_bytes(data: bytes | bytearray) -> int | None:
     """Return how long an envelope's front is, or None while its first bytes do not tell; raises BadEnvelope."""
-    start = len(MAGIC) + 4
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise BadEnvelope("Not an envelope.", action="Check that both sides run the same version.")
-    if len(data) < start:
+    if len(data) < START:
         return None
-    (size,) = struct.unpack(">I", data[len(MAGIC) : start])
+    (size,) = struct.unpack(">I", data[len(MAGIC) : START])
     if size > HEAD_BYTES_MOST:
         raise BadEnvelope("An envelope is truncated or too large.", action="Send it again.")
-    return start + int(size) + 64
+    return START + int(size) + 64
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:

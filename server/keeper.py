@@ -1,10 +1,12 @@
 """`motet-coordinator serve`: keeps SuperLink and executor running, and goes on with a study whose process was killed."""
 
+import functools
 import logging
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from common import locks
 from common.errors import ConfigError
@@ -61,13 +63,21 @@ def unfinished(home: Home) -> Iterator[str]:
     """Yield the runs that began, did not end, and that no process works on now."""
     for journal in sorted(home.runs.glob("*/journal.jsonl")):
         name = journal.parent.name
-        kinds = [event["type"] for event in Journal(journal).events()]
-        if kinds and not ENDED & set(kinds[_last_start(kinds) :]) and not locks.held(home.run_lock(name)):
+        seen = journal.stat()
+        if _open_ended(journal, size_bytes=seen.st_size, modified_ns=seen.st_mtime_ns) and not locks.held(home.run_lock(name)):
             yield name
 
 
-def _last_start(kinds: list[str]) -> int:
-    return max((at for at, kind in enumerate(kinds) if kind in {"start", "resumed"}), default=0)
+@functools.lru_cache(maxsize=1024)
+def _open_ended(journal: Path, *, size_bytes: int, modified_ns: int) -> bool:  # noqa: ARG001  (read again when it changed)
+    """Tell whether a run began and did not end since it was last begun or resumed; never of a journal that is damaged."""
+    try:
+        kinds = [str(event["type"]) for event in Journal(journal).events()]
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("the journal of run %s cannot be read; it is left alone", journal.parent.name)
+        return False
+    last = max((at for at, kind in enumerate(kinds) if kind in {"start", "resumed"}), default=0)
+    return bool(kinds) and not ENDED & set(kinds[last:])
 
 
 def _adopt(home: Home, orphaned: dict[str, float], *, say: Callable[[str], None]) -> None:
@@ -81,5 +91,5 @@ def _adopt(home: Home, orphaned: dict[str, float], *, say: Callable[[str], None]
             orphaned[name] = now + 60.0  # Flower takes its time to start a ServerApp
             try:
                 superlink.submit(home, run=name)
-            except ConfigError as error:
-                log.warning("%s", error)
+            except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
+                log.warning("run %s could not be handed to the SuperLink: %s", name, type(error).__name__)

@@ -1,9 +1,10 @@
 """Flower messages: invitations to the lane, and envelopes for studies whose carrier is the message."""
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -11,9 +12,13 @@ from flwr.serverapp import Grid
 
 from common.errors import MotetError
 from common.wire import Sealed
+from server.exchange import CODE
 
 POLL_S = 0.2
 OFFLINE = "E-OFFLINE"
+NOT_ONE = "E-RELAY"  # a message without an envelope
+AGAIN_S, AGAIN_S_MOST = 0.5, 30.0  # between two invitations; doubled for a relay that leaves again and again
+SETTLED_S = 60.0  # who stayed so long is invited again at once
 MARGIN_S = 5.0  # a relay gives up a little before the coordinator does
 INVITATION_S = 7 * 86_400  # how long Flower keeps an invitation for a hospital that is away
 GOODBYE_S = 3.0  # for the relays' answers when the study ends
@@ -33,6 +38,9 @@ class Invitations:
         """Start inviting, in a thread of its own: it alone speaks with Flower."""
         self._grid, self._names, self._run, self._patience_s = grid, names, run, patience_s
         self._sent: dict[str, str] = {}  # message id -> hospital
+        self._again: dict[
+            str, tuple[float, float]
+        ] = {}  # hospital -> when it is invited next at the earliest, pause after that
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="invitations", daemon=True)
         self._thread.start()
@@ -51,20 +59,25 @@ class Invitations:
                 log.warning("Flower does not answer: %s", type(error).__name__)
                 self._over.wait(1.0)
         end = time.monotonic() + GOODBYE_S
-        while self._sent and time.monotonic() < end:
-            self._collect()
-            time.sleep(POLL_S / 4)
+        with contextlib.suppress(Exception):  # the study is over
+            while self._sent and time.monotonic() < end:
+                self._collect()
+                time.sleep(POLL_S / 4)
 
     def _collect(self) -> None:
-        for message in self._grid.pull_messages(self._sent) if self._sent else ():
+        for message in _pull(self._grid, self._sent):
             name = self._sent.pop(message.metadata.reply_to_message_id, None)
             if name is not None and message.has_error():
                 log.warning("%s: its relay left: %s", name, _error(message))
 
     def _invite(self) -> None:
         invited = set(self._sent.values())
+        now = time.monotonic()
         for name, node in nodes(self._grid, self._names).items():
-            if name not in invited:
+            earliest, pause = self._again.get(name, (now, AGAIN_S))
+            if name not in invited and now >= earliest:
+                pause = AGAIN_S if now - earliest > SETTLED_S else min(2 * pause, AGAIN_S_MOST)
+                self._again[name] = now + pause, pause
                 config = ConfigRecord({"run": self._run, "patience_s": self._patience_s})
                 message = Message(RecordDict({"config": config}), dst_node_id=node, message_type="query.join", ttl=INVITATION_S)
                 for pushed in self._grid.push_messages([message]):
@@ -97,7 +110,7 @@ class MessageCarrier:
         waiting = set(names)
         end = time.monotonic() + deadline_s
         while waiting and time.monotonic() < end:
-            for message in self._grid.pull_messages(waiting):
+            for message in _pull(self._grid, waiting):
                 sent = message.metadata.reply_to_message_id  # an error about a node that is gone names no node
                 if sent not in waiting:
                     continue
@@ -129,13 +142,30 @@ def _message(sealed: Sealed, node: int, deadline_s: float) -> Message:
     return Message(content, dst_node_id=node, message_type="query.envelope", ttl=deadline_s + 60)
 
 
+def _pull(grid: Grid, waiting: Collection[str]) -> list[Message]:
+    """Return the messages that came; one that Flower cannot unpack is set aside, and keeps no other from being read."""
+    try:
+        return list(grid.pull_messages(waiting)) if waiting else []
+    except Exception as error:  # noqa: BLE001  (what comes from a hospital is not trusted to be harmless)
+        log.warning("Flower does not hand out the messages: %s", type(error).__name__)
+    came: list[Message] = []
+    for one in list(waiting):
+        with contextlib.suppress(Exception):
+            came.extend(grid.pull_messages([one]))
+    return came
+
+
 def _error(message: Message) -> str:
     """Return the relay's own code, or OFFLINE for what Flower says of a node that is gone or crashed."""
     reason = str(message.error.reason)
-    return reason if reason.startswith("E-") else OFFLINE
+    return reason if CODE.fullmatch(reason) else OFFLINE
 
 
 def _envelope(message: Message) -> bytes | str:
-    record = message.content.get("envelope")
-    arrays = record.to_numpy_ndarrays() if isinstance(record, ArrayRecord) else []
-    return arrays[0].tobytes() if len(arrays) == 1 else "E-RELAY"
+    try:
+        record = message.content.get("envelope")
+        arrays = record.to_numpy_ndarrays() if isinstance(record, ArrayRecord) else []
+        return arrays[0].tobytes() if len(arrays) == 1 else NOT_ONE
+    except Exception as error:  # noqa: BLE001  (arrays that are none, as a hostile relay can send them)
+        log.warning("a message could not be read: %s", type(error).__name__)
+        return NOT_ONE

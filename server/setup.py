@@ -29,9 +29,9 @@ def set_up(exchange: Exchange) -> SetUp:
     What was agreed in an earlier life of this coordinator is taken from the run's folder: the hospitals see the same requests.
     """
     place = exchange.place(BUNDLES)
-    invited = any(event["type"] == "invited" for event in exchange.journal.events())
+    invited = [event["hospitals"] for event in exchange.journal.events() if event["type"] == "invited"]
     exchange.say("stage", stage="set-up 1 of 2: hospitals open the study")
-    asked = tuple(path.stem for path in sorted(place.glob("*.envelope"))) if invited else exchange.roster.names
+    asked = tuple(invited[-1]) if invited else exchange.roster.names
     body = {"study": exchange.study.hash(), "roster": exchange.roster.hash()}
     answered = exchange.ask("invite", dict.fromkeys(asked, body), kind="bundle", part=BUNDLES)
     setup_keys = {name: key for name, reply in answered.items() if (key := _setup_key(exchange, name, reply))}

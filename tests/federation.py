@@ -36,7 +36,7 @@ STUDY: dict[str, Any] = {
     "title": "Phantoms",
     "purpose": "phantoms",
     "hospitals_min": 3,
-    "patience_s": 60,
+    "patience_s": 1,
     "carrier": "stream",
     "variables": [
         {"name": "longest_diameter_mm", "source": "image", "unit": "mm", "lower": Decimal(0), "upper": Decimal(128)},
