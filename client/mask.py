@@ -1,16 +1,17 @@
 """The last step before the wall: round, add the noise share that the receipt names, mask. No receipt, no mask."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.contribution import Contribution
 from common.crypto import masking, ring, rng
 from common.errors import InternalError
 from common.ledger.receipt import Receipt
 from common.mechanism import GaussianShare
+
+AT_ONCE: Final = 1 << 16  # entries rounded and noised at once: they stay in a core's cache
 
 
 def mask(contribution: Contribution, *, receipt: Receipt, me: str, seeds: Mapping[str, bytes]) -> bytes:
@@ -25,21 +26,24 @@ def mask(contribution: Contribution, *, receipt: Receipt, me: str, seeds: Mappin
         raise InternalError("A contribution does not match its receipt.", action="Report this.")
     if not seeds:
         raise InternalError("A vector would leave without a mask.", action="Report this.")
-    bits = receipt.mechanism.ring_bits
-    words = ring.encode(_integers(contribution), bits=bits)
-    masking.add_masks(words, me=me, seeds=seeds, bits=bits)
+    words = _words(contribution)
+    masking.add_masks(words, me=me, seeds=seeds, bits=receipt.mechanism.ring_bits)
     return ring.to_bytes(words)
 
 
-def _integers(contribution: Contribution) -> NDArray[Any]:
-    mechanism = contribution.mechanism
+def _words(contribution: Contribution) -> ring.Words:
+    mechanism, values = contribution.mechanism, contribution.values
     if not isinstance(mechanism, GaussianShare):
-        return contribution.values
-    if contribution.values.dtype != np.float64 or len(contribution.values) != mechanism.dimension:
+        return ring.encode(values, bits=mechanism.ring_bits)
+    if values.dtype != np.float64 or len(values) != mechanism.dimension:
         raise InternalError("A clipped sum has the wrong type or length.", action="Report this.")
-    rounded = np.rint(contribution.values / mechanism.grid_step)
-    if not np.isfinite(rounded).all():
-        raise InternalError("A clipped sum is not finite.", action="Report this.")
-    limit = mechanism.coordinate_limit
-    clamped = np.clip(rounded, -limit, limit).astype(np.int64)
-    return clamped + rng.discrete_gaussian(mechanism.dimension, share_bits=mechanism.share_bits)
+    words, limit = ring.zeros(mechanism.dimension, bits=mechanism.ring_bits), mechanism.coordinate_limit
+    for start in range(0, mechanism.dimension, AT_ONCE):
+        rounded = values[start : start + AT_ONCE] / mechanism.grid_step
+        np.rint(rounded, out=rounded)
+        if not np.isfinite(rounded).all():
+            raise InternalError("A clipped sum is not finite.", action="Report this.")
+        np.clip(rounded, -limit, limit, out=rounded)
+        noise = rng.discrete_gaussian(len(rounded), share_bits=mechanism.share_bits)
+        words[start : start + AT_ONCE] = ring.encode(rounded.astype(np.int64) + noise, bits=mechanism.ring_bits)
+    return words
