@@ -25,6 +25,9 @@ from deploy.drill.federation import ENDS_S, ROUND_S, SMALL_DISKS, STEPS, Federat
 from deploy.drill.table import DRILLS, Drill
 from deploy.drill.verdict import Figures
 
+SETTLES_S = 6.0
+CLOCK_S = 0.01  # the journal's resolution
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -36,7 +39,7 @@ class Outcome:
     rounds_meanwhile: int  # opened while it lasted
     rounds_lost: int
     pause_s: float  # longest time without any opened round
-    good_after_s: float | None  # from the undo to a round of all hospitals
+    good_after_s: float | None  # from the undo to the first round of all hospitals that no worse one follows
     within_s: float  # the limit of that
     wrong: str
 
@@ -94,9 +97,8 @@ def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tup
 
 
 def run_one(drill: Drill, running: Federation) -> Outcome:
-    """Do one drill in the middle of a round and wait for a good round afterwards; whatever goes wrong is in the outcome."""
+    """Do one drill in the middle of a round and wait for good rounds afterwards; whatever goes wrong is in the outcome."""
     began = ended = time.time()
-    after_s: float | None = None
     wrong: list[str | None] = []
     try:
         running.wait_for_good_round(since=began, timeout_s=drill.good_within_s)
@@ -106,24 +108,29 @@ def run_one(drill: Drill, running: Federation) -> Outcome:
         time.sleep(drill.lasts_s)
         ended = time.time()
         wrong.append(drill.undo(running))
-        after_s = round(running.wait_for_good_round(since=ended, timeout_s=drill.good_within_s), 2)
+        running.wait_for_good_round(since=ended, timeout_s=drill.good_within_s)
+        time.sleep(SETTLES_S)  # what comes of it later belongs to it too
+        running.wait_for_good_round(since=time.time(), timeout_s=drill.good_within_s)
     except (MotetError, OSError, subprocess.SubprocessError) as error:
         wrong.append(str(error))
-    return _judge(drill, running, began=began, ended=ended, after_s=after_s, wrong=[text for text in wrong if text])
+    return _judge(drill, running, began=began, ended=ended, wrong=[text for text in wrong if text])
 
 
-def _judge(
-    drill: Drill, running: Federation, *, began: float, ended: float, after_s: float | None, wrong: list[str]
-) -> Outcome:
+def _judge(drill: Drill, running: Federation, *, began: float, ended: float, wrong: list[str]) -> Outcome:
     rounds = running.rounds()
     opened = [one["time"] for one in rounds if one["state"] == "opened"]
     meanwhile = sum(began < at <= ended for at in opened)
     lost = sum(one["state"] == "void" and one["time"] > began for one in rounds)
     around = [at for at in opened if at >= max((one for one in opened if one <= began), default=began)]
+    bad = max((one["time"] for one in rounds if one["time"] > began and not running.good(one)), default=ended)
+    good = [one["time"] for one in rounds if running.good(one) and one["time"] - one["seconds"] >= max(bad, ended) - CLOCK_S]
+    after_s = round(good[0] - ended, 2) if good else None
     if lost > drill.lost_most:
         wrong.append(f"{lost} rounds were lost, {drill.lost_most} may be")
     if drill.goes_on and ended - began > 1 and meanwhile < 1:
         wrong.append("no round opened meanwhile")
+    if after_s is not None and after_s > drill.good_within_s:
+        wrong.append("too late")
     return Outcome(
         name=drill.name,
         done=drill.done,

@@ -21,7 +21,7 @@ RELAY = "motet-hospital relay"
 VAULT = "motet-hospital vault"
 SERVE = "motet-coordinator serve"
 FLOWER = "flower-supernode|flower-superexec|flwr-clientapp"
-ROUGH = Way(delay_ms=100, loss=0.02, duplicate=0.05, reorder=0.1)
+ROUGH = Way(delay_ms=150, loss=0.02, duplicate=0.05, reorder=0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Drill:
     @property
     def lasts_at_most_s(self) -> float:
         """Return how long rounds go on while it lasts and until its limit, where they do."""
-        return 10 + self.lasts_s * self.goes_on + self.good_within_s * (self.lost_most > 0) / 2
+        return 15 + self.lasts_s * self.goes_on + self.good_within_s * (self.lost_most > 0) / 2
 
 
 def _kill(place: str, text: str) -> Callable[[Federation], None]:
