@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint fix bench bench-demo bench-secure-sum bench-rounds bundle proto clean
+.PHONY: help setup demo drill test test-all lint fix bench bench-demo bench-secure-sum bench-rounds bundle proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ $(STAMP): pyproject.toml deploy/constraints.txt
 demo: setup ## a whole study on this machine, from DICOM to an audited report, in out/demo
 	$(BIN)/python -m deploy.demo.demo
 
+drill: setup ## every failure against real processes in network namespaces; a table, and out/drill/drill.json (root)
+	OMP_NUM_THREADS=1 $(BIN)/python -m deploy.drill.drill
+
 test: setup ## the tests, under five minutes
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long"
 
@@ -33,7 +36,7 @@ test-all: setup ## the tests, and those that take minutes
 lint: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy common client server deploy/demo
+	$(BIN)/mypy common client server deploy/demo deploy/drill
 	$(BIN)/lint-imports
 
 fix: setup ## format, and mend what can be mended

@@ -176,7 +176,7 @@ DRILLS: Final = (
     ),
     Drill(
         name="carrier killed", done="kill -9 of a relay's ClientApp", act=_kill("hosp-d", CARRIER),
-        lost_most=1, good_within_s=60,
+        lost_most=1, good_within_s=90,
     ),
     Drill(
         name="SuperNode killed", done="kill -9 of a relay's SuperNode", act=_kill("hosp-c", NODE),
