@@ -138,8 +138,12 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
         flower_run = superlink.submit(made, run=name)
         journal = Journal(folder / "journal.jsonl")
         done = False
+
+        def alive() -> bool:  # a run that `serve` adopted has another number in Flower, but holds its lock
+            return held(made.run_lock(name)) or superlink.active(made, run_id=flower_run)
+
         try:
-            follow.follow(journal, study=study, alive=lambda: superlink.active(made, run_id=flower_run), console=out)
+            follow.follow(journal, study=study, alive=alive, console=out)
             done = True
         finally:
             if not done:

@@ -14,7 +14,8 @@ from common.study import Study
 from server.journal import Journal
 
 POLL_S = 0.3
-SILENCE_S = 30.0  # after so long without an event, ask Flower whether the run is still alive
+SILENCE_S = 30.0  # after so long without an event, ask whether the run is still alive
+ASKS = 2  # no, twice in a row: `serve` takes a while to go on with a run that was killed
 BESIDE_TRAINING = 5  # two waves of set-up, the Gram, the evaluation, the close
 FIRST_GUESS_S = 9.0  # a wave of Flower messages on a small machine, until one was measured
 
@@ -31,19 +32,19 @@ def follow(journal: Journal, *, study: Study, alive: Callable[[], bool], console
         console=console,
     ) as progress:
         shown = progress.add_task("waiting for the hospitals", total=total, left="")
-        seen, times, asked, ended = 0, [time.monotonic()], 0.0, False
+        seen, times, asked, silent = 0, [time.monotonic()], 0.0, 0
         while True:
             events = list(journal.events())
             for event in events[seen:]:
                 times.append(time.monotonic())
                 if _show(progress, shown, event):
                     return
-            seen = len(events)
+            seen, silent = len(events), 0 if len(events) > seen else silent
             _estimate(progress, shown, times)
             if time.monotonic() - max(times[-1], asked) > SILENCE_S:
                 asked = time.monotonic()
-                ended = not alive()
-            if ended and list(journal.events()) == events:
+                silent = 0 if alive() else silent + 1
+            if silent >= ASKS and list(journal.events()) == events:
                 raise HospitalMissing("The run ended without a result.", action="Read superlink.log and the journal.")
             time.sleep(POLL_S)
 
