@@ -1,0 +1,410 @@
+"""The door, with nginx before a real SuperLink and a real lane: what answers from outside, what does not, and who says so."""
+
+import base64
+import contextlib
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+
+from client import config as hospital
+from client import lane as relays
+from client import relay
+from client.relay import RelayHome
+from common import ports, wire
+from common.errors import LinkLost
+from common.lane import NAME
+from common.processes import end
+from server import certificates, config, door, setup, superlink
+from server.config import Settings
+from server.exchange import Exchange
+from server.journal import Journal
+from server.lane import Lane
+from tests import federation, refusing
+from tests.federation import HOSPITALS
+from tests.refusing import announced
+
+pytestmark = pytest.mark.e2e
+
+NGINX = shutil.which("nginx", path=door.PROGRAM_PATH)
+OPEN_S = 20
+STUDY = federation.study(patience_s=20)  # machines are shared
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory, phantom_scans, cohort_cache):
+    one = federation.Federation(tmp_path_factory.mktemp("f"), phantom_scans, cache=cohort_cache)
+    one.approve(STUDY)
+    yield one
+    one.close()
+
+
+class Coordinator:
+    """A coordinator's folder, its address, and what its door wrote down."""
+
+    def __init__(self, folder):
+        self.settings = Settings(
+            name="coordinator",
+            federation="phantoms",
+            **{name: f"127.0.0.1:{ports.free()}" for name in ("address", "superlink", "lane")},
+        )
+        self.home = config.create(folder, settings=self.settings)
+        certificates.create(
+            self.home.certificates, keys=self.home.keys, federation="phantoms", hosts=(self.settings.host, "127.0.0.1")
+        )
+        superlink.write_connection(self.home, self.settings)
+        self.ca = self.home.certificates / "ca.crt"
+        self.host, self.port = config.split(self.settings.address)
+
+    def said(self, name, *, event, timeout_s=5.0, **facts):
+        """Return the last line of the door's log `name` with these facts, once it is there."""
+        until = time.monotonic() + timeout_s
+        while True:
+            lines = [json.loads(line) for line in (door.folder(self.home) / "logs" / f"{name}.log").read_text().splitlines()]
+            found = [line for line in lines if line["event"] == event and facts.items() <= line.items()]
+            if found or time.monotonic() > until:
+                assert found, lines[-5:]
+                return found[-1]
+            time.sleep(0.05)
+
+    def raw(self, data, *, server_name=None, alpn=()):
+        """Send bytes over TLS and return what comes back before the end, or before a second of silence."""
+        trust = ssl.create_default_context(cafile=str(self.ca))
+        trust.check_hostname = server_name is not None
+        if alpn:
+            trust.set_alpn_protocols(list(alpn))
+        answer = b""
+        plain = socket.create_connection((self.host, self.port), timeout=0.5)
+        with trust.wrap_socket(plain, server_hostname=server_name) as link:
+            link.sendall(data)
+            with contextlib.suppress(TimeoutError, ssl.SSLError, ConnectionError):
+                while piece := link.recv(65536):
+                    answer += piece
+        return answer
+
+    def where(self, relay):
+        return relays.Where(address=self.settings.address, ca=self.ca, key=relay.tls_key, certificate=relay.certificate)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory, hospitals):
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    if not any((place / door.STREAM).exists() for place in door.MODULES):
+        pytest.skip("nginx has no stream module: libnginx-mod-stream")
+    one = Coordinator(tmp_path_factory.mktemp("d") / "c")
+    nginx = subprocess.Popen(door.command(one.home, one.settings), start_new_session=True)
+    link = superlink.start(one.home, one.settings)
+    try:
+        known = replace(hospitals.roster, members=hospitals.roster.members[:1])
+        superlink.register(one.home, known)
+        yield one
+    finally:
+        end(link)
+        end(nginx)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory, hospitals):
+    """A hospital that was set up and never enrolled."""
+    folder = tmp_path_factory.mktemp("s") / "stranger"
+    site = hospital.read_site(hospitals.homes["hosp-a"])
+    policy = site.policy.model_dump(exclude={"allowed_studies", "approved_roster"})
+    hospital.create(folder, name="hosp-x", scans=site.scans, clinical=site.clinical, **policy)
+    return hospital.Home(folder)
+
+
+def request(path, *, method="POST", host="hub", headers=(), body=b""):
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def status(answer):
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else None
+
+
+def activate(coordinator, key, *, signed_at=None):
+    """Ask the fleet interface to let a SuperNode in, as Flower's client does."""
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    stamp = (signed_at or datetime.now(UTC)).isoformat()
+    signature = key.sign(stamp.encode(), ec.ECDSA(hashes.SHA256()))
+    return httpx.post(
+        f"https://{coordinator.settings.address}/v1/fleet/activate-node",
+        content=ActivateNodeRequest(public_key=public, heartbeat_interval=30).SerializeToString(),
+        headers={
+            "content-type": PROTOBUF_MEDIA_TYPE,
+            "flwr-public-key": base64.b64encode(public).decode(),
+            "flwr-signature": base64.b64encode(signature).decode(),
+            "flwr-timestamp": stamp,
+        },
+        verify=ssl.create_default_context(cafile=str(coordinator.ca)),
+    )
+
+
+def node_key(relay):
+    return serialization.load_ssh_private_key(relay.node_key.read_bytes(), password=None)
+
+
+def test_a_hospital_on_the_roster_is_let_in_and_its_supernode_stays(opened, hospitals):
+    answer = activate(opened, node_key(RelayHome(hospitals.homes["hosp-a"].relay)))
+    assert answer.status_code == 200
+    assert ActivateNodeResponse.FromString(answer.content).node_id > 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/health", "/docs", "/redoc", "/openapi.json", "/metrics", "/favicon.ico", "/v1/fleet", "/v1/fleet/",
+        "/v1/control/list-nodes", "/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/pull-messages",
+        "/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/get-run/", "/v1/fleet/get-runs", "/V1/FLEET/GET-RUN",
+    ],
+)  # fmt: skip
+def test_nothing_but_what_a_supernode_needs_is_published(opened, path):
+    for method in ("GET", "POST"):
+        assert status(opened.raw(request(path, method=method))) == 403
+        line = opened.said("refused", event="refused", path=path, method=method)
+        assert (line["status"], line["reason"], line["client"]) == (403, "not-published", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/fleet/../control/list-nodes", "/v1/control/../fleet/get-run", "/v1/fleet/get-run/../../control/list-nodes",
+        "//v1/fleet/get-run", "/v1//fleet/get-run", "/v1/fleet//get-run", "/v1/fleet/./get-run", "/v1/fleet/get%2Drun",
+        "/v1/fleet/%2e%2e/control/list-nodes", "/v1/fleet/..%2fcontrol/list-nodes", "/v1/fleet/get-run%00",
+        "/v1/fleet/get-run%0a",
+        "/v1/fleet/get-run?x=/v1/control/list-nodes", "/v1/fleet/get-run;/../../control/list-nodes", "/v1/fleet/get-run#x",
+        "/v1/fleet\\get-run", "http://127.0.0.1/v1/control/list-nodes", "https://hub/docs", "*", "127.0.0.1:80",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_path_leads_anywhere_else(opened, path):
+    assert status(opened.raw(request(path))) in {400, 403}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "post", "PRI"])
+def test_no_other_method_is_passed_on(opened, method):
+    assert status(opened.raw(request("/v1/fleet/get-run", method=method))) in {400, 403, 405}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "localhost", "motet-lane", "metadata", ""])
+def test_the_hosts_name_changes_nothing(opened, host):
+    assert status(opened.raw(request("/v1/control/list-nodes", host=host))) in {400, 403}
+    assert status(opened.raw(request("/v1/fleet/pull-messages", host=host))) in {400, 415}  # the SuperLink's own refusal
+
+
+HIDDEN = b"POST /v1/control/list-nodes HTTP/1.1\r\nHost: hub\r\nContent-Length: 0\r\n\r\n"
+SMUGGLED = {
+    "both lengths": b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % (5 + len(HIDDEN)),
+    "chunked": b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "odd encoding": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(HIDDEN),
+    "signed length": b"Content-Length: +0\r\n\r\n",
+    "folded header": b"X: 1\r\n Content-Length: 0\r\nContent-Length: 0\r\n\r\n",
+    "space before colon": b"Content-Length : 0\r\n\r\n",
+    "old protocol": None,
+}
+
+
+@pytest.mark.parametrize("trick", sorted(SMUGGLED))
+def test_no_second_request_hides_in_the_first(opened, trick):
+    """Whatever the front reads as one request, what is behind sees as one: the hidden one is answered by the door or never."""
+    if trick == "old protocol":
+        answer = opened.raw(b"POST /v1/fleet/get-run HTTP/1.0\r\nContent-Length: 0\r\n\r\n" + HIDDEN)
+    else:
+        answer = opened.raw(b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: hub\r\n" + SMUGGLED[trick] + HIDDEN)
+    first, *others = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+    assert first in {400, 401, 403, 501}
+    assert set(others) <= {400, 403}
+    link_log = (opened.home.folder / "superlink.log").read_text()
+    assert "list-nodes" not in link_log
+
+
+def test_neither_http_2_nor_plain_http_nor_junk_is_spoken(opened):
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    assert status(opened.raw(preface)) in {400, 403}
+    with pytest.raises(ssl.SSLError, match="no application protocol"):
+        opened.raw(preface, alpn=["h2"])
+    for sent in (request("/v1/control/list-nodes"), b"\x00" * 64, b"SSH-2.0-x\r\n"):
+        with socket.create_connection((opened.host, opened.port), timeout=2) as plain:
+            plain.sendall(sent)
+            plain.shutdown(socket.SHUT_WR)
+            assert b"200" not in plain.recv(64)
+
+
+def test_headers_and_bodies_have_limits(opened):
+    assert status(opened.raw(request("/v1/fleet/get-run", headers=["X: " + "x" * 9000]))) == 400
+    huge = b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: hub\r\nContent-Length: 17000000\r\n\r\n"
+    assert status(opened.raw(huge)) == 413
+    assert opened.said("refused", event="refused", status=413)["reason"] == "too-large"
+
+
+def test_a_forged_address_is_not_believed(opened):
+    opened.raw(request("/docs?forged", headers=["X-Forwarded-For: 203.0.113.9", "X-Real-IP: 203.0.113.9"]))
+    assert opened.said("refused", event="refused", path="/docs?forged")["client"] == "127.0.0.1"
+
+
+def test_a_strangers_node_key_and_a_bad_signature_are_refused(opened, hospitals, stranger):
+    assert activate(opened, node_key(RelayHome(stranger.relay))).status_code == 412
+    assert opened.said("refused", event="refused", reason="node-unknown")["path"] == "/v1/fleet/activate-node"
+    late = activate(opened, node_key(RelayHome(hospitals.homes["hosp-a"].relay)), signed_at=datetime(2020, 1, 1, tzinfo=UTC))
+    assert late.status_code == 401
+    assert opened.said("refused", event="refused", reason="node-signature")["path"] == "/v1/fleet/activate-node"
+    assert "412" in (link_log := (opened.home.folder / "superlink.log").read_text())
+    assert "401" in link_log
+
+
+@contextlib.contextmanager
+def open_lane(opened, hospitals, *, run):
+    heard = []
+    served = Lane(
+        run=run,
+        roster=hospitals.roster,
+        listen=opened.settings.lane,
+        key=opened.home.keys / "server.key",
+        certificate=opened.home.certificates / "server.crt",
+        heard=lambda name, state: heard.append((name, state)),
+    )
+    try:
+        yield served, heard
+    finally:
+        served.close()
+
+
+@contextlib.contextmanager
+def relayed(opened, hospitals, *, run, ask=None):
+    """Every hospital's relay, over the door, before its real vault; `ask` may stand between."""
+    errors, threads = [], []
+    for name in HOSPITALS:
+        answer = hospitals.vaults[name].answer
+
+        def carry(name=name, answer=answer):
+            try:
+                where = opened.where(RelayHome(hospitals.homes[name].relay))
+                relays.carry(where, run=run, patience_s=20, ask=lambda data: ask(name, data, answer) if ask else answer(data))
+            except LinkLost as error:
+                errors.append((name, error))
+
+        threads.append(threading.Thread(target=carry, daemon=True))
+        threads[-1].start()
+    try:
+        yield errors
+    finally:
+        for thread in threads:
+            thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def wait_until(true, *, timeout_s=OPEN_S):
+    end_ = time.monotonic() + timeout_s
+    while not true() and time.monotonic() < end_:
+        time.sleep(0.02)
+    assert true()
+
+
+def exchange_over(served, hospitals, folder, *, run):
+    folder.mkdir()
+    return Exchange(
+        run=run,
+        study=STUDY,
+        roster=hospitals.roster,
+        key=hospitals.key,
+        carrier=served,
+        journal=Journal(folder / "j"),
+        folder=folder,
+    )
+
+
+def test_real_vaults_agree_on_keys_over_the_door_and_replays_are_refused_on_both_sides(opened, hospitals, tmp_path):
+    """Set-up over the lane; then an old request to a vault, an old reply to the coordinator, a reply by a stranger."""
+    run, replaying, first = "door", {}, {}
+
+    def ask(name, data, answer):
+        if name in replaying:
+            return replaying[name](data)
+        reply = answer(data)
+        first.setdefault(name, reply)
+        return reply
+
+    with relayed(opened, hospitals, run=run, ask=ask) as errors, open_lane(opened, hospitals, run=run) as (served, _):
+        wait_until(lambda: served.present() == frozenset(HOSPITALS))
+        exchange = exchange_over(served, hospitals, tmp_path / "run", run=run)
+        agreed = setup.set_up(exchange)
+        assert agreed.members == HOSPITALS
+        old = SimpleNamespace(run=run, roster=hospitals.roster, key=hospitals.key, sealed=agreed.sealed)
+        bodies = {
+            number: wire.peek(refusing.envelope(old, announced(old, number, study=STUDY.hash()))).body for number in (1, 2)
+        }
+
+        def asked(number, name, *, part):
+            """Ask one hospital for an upload; return whether there is one, and the code in the coordinator's journal."""
+            replies = exchange.ask("announce", {name: bodies[number]}, kind="upload", part=part)
+            last = list(exchange.journal.events())[-1]
+            return set(replies), last["codes"].get(name) if last["type"] == "missing" else None
+
+        assert asked(2, "hosp-a", part="newer") == ({"hosp-a"}, None)
+        assert asked(1, "hosp-a", part="older") == (set(), "E-ROUND")  # as whoever recorded it would send it
+        assert [leaf["code"] for leaf in leaves(hospitals.vaults["hosp-a"]) if leaf["type"] == "refuse"] == ["E-ROUND"]
+        replaying["hosp-b"] = lambda _data: first["hosp-b"]
+        assert asked(2, "hosp-b", part="old") == (set(), "E-ENVELOPE")
+        replaying["hosp-c"] = lambda _data: wire.seal(
+            wire.Envelope(kind="upload", sender="hosp-c", recipient="coordinator", run=run, body={}), key=refusing.STRANGER
+        )
+        assert asked(2, "hosp-c", part="strange") == (set(), "E-ENVELOPE")
+    assert errors == []
+    line = opened.said("lane", event="lane-closed")
+    assert line["client"] == "127.0.0.1"
+    assert min(line["received"], line["sent"]) > 0
+
+
+def test_a_strangers_certificate_is_refused_by_the_lane(opened, hospitals, stranger):
+    """Also one that bears a hospital's name: the roster names certificates, not names."""
+    with open_lane(opened, hospitals, run="closed") as (served, heard):
+        before = len((door.folder(opened.home) / "logs" / "lane.log").read_text().splitlines())
+        for name in ("hosp-x", "hosp-a"):
+            shutil.rmtree(stranger.relay)
+            with pytest.raises(LinkLost):
+                relays.carry(
+                    opened.where(relay.create(stranger.relay, name=name, socket=stranger.folder / "s")),
+                    run="closed",
+                    patience_s=1,
+                    ask=lambda data: data,
+                )
+        assert heard == []
+        assert served.present() == frozenset()
+        until = time.monotonic() + 5
+        while len(lines := (door.folder(opened.home) / "logs" / "lane.log").read_text().splitlines()) < before + 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        for line in map(json.loads, lines[before:]):
+            assert (line["event"], line["client"]) == ("lane-closed", "127.0.0.1")
+
+
+def test_a_relay_without_a_run_finds_the_lane_closed(opened, hospitals):
+    with pytest.raises(LinkLost):
+        relays.carry(opened.where(RelayHome(hospitals.homes["hosp-a"].relay)), run="none", patience_s=1, ask=lambda data: data)
+    assert opened.said("lane", event="lane-not-open")["status"] == 502
+
+
+def test_only_the_lane_has_the_lanes_certificate_check(opened, hospitals):
+    """Whoever asks for the lane without a certificate gets none of the fleet interface, and the other way round."""
+    with open_lane(opened, hospitals, run="bare"):
+        answer = opened.raw(request("/v1/fleet/get-run"), server_name=NAME)
+    assert not answer.startswith(b"HTTP/1.1 2")
+    assert b"403" not in answer[:20]
+
+
+def leaves(vault):
+    return [json.loads(line) for line in vault.ledger.entries()]
