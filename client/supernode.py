@@ -11,7 +11,7 @@ from client import relay
 from client.relay import RelayHome
 from common import ports
 from common.errors import ConfigError
-from common.processes import end, flower_environment, program, uninterrupted
+from common.processes import end, end_with_parent, flower_environment, program, uninterrupted
 
 POLL_S = 0.2
 AGAIN_S = 3.0  # between two starts
@@ -63,4 +63,5 @@ def _start(home: RelayHome, *, superlink: str, lane: str, ca: Path) -> subproces
         env=flower_environment(home.flower, extra={}),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509  (one call into the C library, loaded before)
     )

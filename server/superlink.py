@@ -15,7 +15,7 @@ from pathlib import Path
 from common import files
 from common.crypto.keys import fresh_secret
 from common.errors import ConfigError, NotSetUp, PortInUse
-from common.processes import flower_environment, program
+from common.processes import end_with_parent, flower_environment, program
 from common.roster import Roster
 from server import config
 from server.config import Home, Settings
@@ -83,6 +83,7 @@ def _keep_running(home: Home, name: str, *command: str | Path) -> subprocess.Pop
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509  (one call into the C library, loaded before)
         )
 
 
