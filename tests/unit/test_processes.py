@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,19 @@ def test_keyboard_interrupt_is_raised_once_the_block_ends():
     with pytest.raises(KeyboardInterrupt):
         start()
     assert noted == ["child"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_child_ends_when_its_parent_is_killed():
+    child = "import subprocess, sys, time; from common.processes import end_with_parent\n"
+    child += "one = subprocess.Popen(['sleep', '60'], preexec_fn=end_with_parent, start_new_session=True)\n"
+    child += "print(one.pid, flush=True); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+    pid = int(parent.stdout.readline())
+    assert Path(f"/proc/{pid}/stat").exists()
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 5
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
