@@ -242,7 +242,7 @@ class Lane(lane_pb2_grpc.LaneServicer):
             if piece.request != link.request or receive is None or link.code is not None:
                 if link.unused != link.request:
                     link.unused = link.request
-                    second = link.code == "" and receive is not None
+                    second = piece.request == link.request and link.code == ""
                     log.warning("%s: not used: %s", link.name, SecondUpload.code if second else LateUpload.code)
                 return
             if piece.offset > link.got or piece.total > ENVELOPE_BYTES_MOST or piece.offset + len(piece.data) > piece.total:
@@ -309,10 +309,12 @@ class Lane(lane_pb2_grpc.LaneServicer):
             (was, breaks, at), up = link.told, link.up
             if now - at < TELL_S or (was, breaks) == (up, link.breaks):
                 return
-            broke = was and link.breaks > breaks
+            broke = link.breaks > breaks
             link.told = (up, link.breaks, now)
         if broke:
             log.warning("%s: its link was lost", link.name)
+            if not was:  # it came and went since this was looked at
+                self._heard(link.name, "up")
             self._heard(link.name, "lost")
         if up:
             self._heard(link.name, "up")
@@ -320,21 +322,22 @@ class Lane(lane_pb2_grpc.LaneServicer):
 
 def _first(link: _Link, frames: Iterator[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401  (no class of gRPC's own)
     """Return a connection's first frame, or None. One connection of a hospital may wait here, and not for long."""
+    mine = context, time.monotonic()
     with link.changed:
-        before, link.unnamed = link.unnamed, (context, time.monotonic())
+        before, link.unnamed = link.unnamed, mine
     if before is not None:
         before[0].cancel()  # type: ignore[no-untyped-call]
     try:
         return next(frames, None)
     finally:
         with link.changed:
-            if link.unnamed is not None and link.unnamed[0] is context:
+            if link.unnamed is mine:
                 link.unnamed = None
 
 
 def _peer(context: grpc.ServicerContext) -> bytes:
-    (pem,) = context.auth_context().get("x509_pem_cert", [b""])
-    return _der(x509.load_pem_x509_certificate(bytes(pem))) if pem else b""
+    (pem,) = context.auth_context()["x509_pem_cert"]  # TLS asks for one
+    return _der(x509.load_pem_x509_certificate(bytes(pem)))
 
 
 def _der(certificate: x509.Certificate) -> bytes:

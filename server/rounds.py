@@ -76,7 +76,7 @@ class Rounds:
             announced = self._next(task, index, dimension, hashlib.sha256(blob).hexdigest())
             past = self._past.get(announced.round)
             if past is not None and not (exact and past["state"] == "void"):
-                opened = self._opened_before(announced, past)
+                opened = self._opened_before(announced, past, blob)
             else:
                 opened = self._live(announced, blob, exact=exact)
             if opened is not None:
@@ -184,11 +184,18 @@ class Rounds:
         )
         return opened
 
-    def _opened_before(self, announced: Announcement, past: dict[str, Any]) -> ring.Words | None:
-        """Return the sum of a round of an earlier life, added again from the kept uploads; None when it was void."""
+    def _opened_before(self, announced: Announcement, past: dict[str, Any], blob: bytes) -> ring.Words | None:
+        """Return the sum of a round of an earlier life, added again from the kept uploads; None when it was void.
+
+        An upload that a power cut damaged is asked for again: the same request brings the same bytes, and costs no charge.
+        """
         opened = None
         if past["state"] == "opened":
             adder, heads = self._kept(announced)
+            lost = {name: self._request(announced, name, blob) for name in announced.hospitals if name not in heads}
+            if lost:
+                answered, _ = self.exchange.wave(lost, kind="upload", part=f"{announced.round:06d}", begin=adder.begin)
+                heads |= answered
             try:
                 opened = adder.total(heads)
             except MotetError:

@@ -25,7 +25,7 @@ from server.exchange import Exchange
 from server.journal import Journal
 from server.rounds import Rounds
 from server.run import run_study
-from tests import phantoms
+from tests import carriers, phantoms
 
 HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
 PATIENTS = 12
@@ -172,6 +172,7 @@ class Federation:
         self.before: Intercept = lambda _name, data: data  # what reaches the vault: bytes, a code, or nothing at all
         self.after: Intercept = lambda _name, data: data  # what reaches the coordinator
         self.sent: list[tuple[str, bytes]] = []  # everything that left a vault
+        self.carrying: carriers.Kind = "direct"  # by what `run` carries envelopes
 
     def open(self, name: str) -> Vault:
         """Open a hospital's vault, as its process does at start."""
@@ -198,12 +199,8 @@ class Federation:
         """Carry envelopes to the vaults and back, through `before` and `after`."""
         failed: dict[str, str] = {}
         for name, sealed in envelopes.items():
-            arrived = self.before(name, sealed.whole())
             try:
-                if isinstance(arrived, bytes):
-                    left = self.vaults[name].answer(arrived)
-                    self.sent.append((name, left))
-                    arrived = self.after(name, left)
+                arrived = self.answer(name, sealed.whole())
                 if isinstance(arrived, str):
                     failed[name] = arrived
                 if isinstance(arrived, bytes):
@@ -212,6 +209,15 @@ class Federation:
                 failed[name] = error.code
         return failed
 
+    def answer(self, name: str, data: bytes) -> bytes | str | None:
+        """Return what a hospital answers: bytes, a code, or nothing; raises what its vault raises."""
+        arrived = self.before(name, data)
+        if not isinstance(arrived, bytes):
+            return arrived
+        left = self.vaults[name].answer(arrived)
+        self.sent.append((name, left))
+        return self.after(name, left)
+
     def present(self) -> frozenset[str]:
         """Return the hospitals that can be reached: all of them."""
         return frozenset(HOSPITALS)
@@ -219,9 +225,13 @@ class Federation:
     def run(self, wanted: Study) -> dict[str, Any]:
         """Run a study that the hospitals approved; each call is a run of its own."""
         run = hashlib.sha256(f"{wanted.hash()}{len(list(self.folder.glob('run-*')))}".encode()).hexdigest()[:16]
-        folder = self.folder / f"run-{run}"
-        folder.mkdir()
-        return run_study(study=wanted, roster=self.roster, key=self.key, carrier=self, folder=folder, run=run)
+        return self.go_on(wanted, run=run, folder=self.folder / f"run-{run}")
+
+    def go_on(self, wanted: Study, *, run: str, folder: Path) -> dict[str, Any]:
+        """Begin a run of this name in a folder, or go on with it where it was killed."""
+        folder.mkdir(exist_ok=True)
+        with carriers.opened(self, run=run, folder=folder) as carrier:
+            return run_study(study=wanted, roster=self.roster, key=self.key, carrier=carrier, folder=folder, run=run)
 
     def close(self) -> None:
         """End every vault."""

@@ -50,10 +50,10 @@ def where(folder: Path, home: RelayHome, *, port: int) -> relay_end.Where:
     return relay_end.Where(address=f"127.0.0.1:{port}", ca=ca, key=home.tls_key, certificate=home.certificate)
 
 
-def listening(folder: Path, signed: Roster, *, heard=lambda _name, _state: None, port: int = 0) -> Lane:
+def listening(folder: Path, signed: Roster, *, heard=lambda _name, _state: None, port: int = 0, run: str = RUN) -> Lane:
     """Return a lane that listens."""
     return Lane(
-        run=RUN,
+        run=run,
         roster=signed,
         listen=f"127.0.0.1:{port}",
         key=folder / "keys" / "server.key",

@@ -14,9 +14,19 @@ from common import announcement, wire
 from common.audit import bundle, verify
 from common.crypto.adding import Adder
 from common.errors import BadEnvelope, HospitalMissing
+from server import messages
 from server.journal import Journal
-from tests import federation, phantoms
+from tests import carriers, federation, phantoms
 from tests.federation import HOSPITALS, kind
+
+
+@pytest.fixture(params=carriers.KINDS)
+def carried(make_federation, request, monkeypatch):
+    """A federation whose envelopes are carried by a call, by the lane, or by Flower's messages."""
+    monkeypatch.setattr(messages, "POLL_S", 0.01)
+    one = make_federation()
+    one.carrying = request.param
+    return one
 
 
 def opened(result):
@@ -42,8 +52,8 @@ def leaves(one, name):
     return [json.loads(line) for line in one.vaults[name].ledger.entries()]
 
 
-def test_federated_statistics_equal_those_of_the_pooled_table(make_federation):
-    one, wanted = make_federation(), federation.study()
+def test_federated_statistics_equal_those_of_the_pooled_table(carried):
+    one, wanted = carried, federation.study(patience_s=30)
     one.approve(wanted)
     result = one.run(wanted)
     assert [event["state"] for event in result["rounds"]] == ["opened"] * 4
@@ -93,8 +103,8 @@ def test_the_bundles_of_a_run_verify(make_federation, tmp_path):
         assert abs(Decimal(result["training"]["epsilon"]) - verdict.epsilon_pld) < Decimal("0.001")
 
 
-def test_a_hospital_that_misses_a_step_voids_it_and_is_left_out_and_returns(make_federation):
-    one, wanted = make_federation(), federation.study(training={"steps": 5})
+def test_a_hospital_that_misses_a_step_voids_it_and_is_left_out_and_returns(carried):
+    one, wanted = carried, federation.study(training={"steps": 5}, patience_s=30)
     one.approve(wanted)
     one.after = lambda name, data: None if name == "hosp-b" and kind(data) == "upload" and round_of(data) == 3 else data
     result = one.run(wanted)
@@ -118,8 +128,8 @@ def test_a_void_step_is_charged_at_a_hospital_whose_upload_got_lost(make_federat
     assert one.vaults["hosp-b"].ledger.spent(delta=Decimal("1e-5")).releases_private == 1
 
 
-def test_a_late_exact_statistic_is_answered_again_with_identical_bytes(make_federation):
-    one, wanted = make_federation(), federation.study()
+def test_a_late_exact_statistic_is_answered_again_with_identical_bytes(carried):
+    one, wanted = carried, federation.study(patience_s=30)
     one.approve(wanted)
     lost, uploads = [], []
 
@@ -170,8 +180,8 @@ def test_no_cap_is_passed_over_several_runs(make_federation):
         assert vault.ledger.spent(delta=Decimal("1e-5")).epsilon_rdp <= 4
 
 
-def test_a_study_that_is_not_approved_is_refused_and_the_refusal_is_written_down(make_federation):
-    one, wanted = make_federation(), federation.study()
+def test_a_study_that_is_not_approved_is_refused_and_the_refusal_is_written_down(carried):
+    one, wanted = carried, federation.study(patience_s=30)
     with pytest.raises(HospitalMissing):
         one.run(wanted)
     assert codes(one) == {name: ["E-REFUSED-STUDY"] for name in HOSPITALS}
