@@ -42,6 +42,7 @@ def join(
     | input | result |
     |---|---|
     | value missing, not a plain decimal number, or outside its declared bounds | nan (a series outside is left out) |
+    | clinical variable with levels: a level's name, spelled as declared; anything else | its position; nan |
     | patient without a clinical row | set aside, NO_CLINICAL_ROW |
     | clinical row without a scan | set aside, NO_SCANS |
     | nobody has both | an empty cohort |
@@ -65,7 +66,7 @@ def join(
     for i, patient in enumerate(patients):
         for j, variable in enumerate(study.variables):
             if variable.source == "clinical":
-                table[i, j] = _within(_number(rows[patient][variable.name]), variable)
+                table[i, j] = _clinical_value(rows[patient][variable.name], variable)
             else:
                 table[i, j] = _image_value(images[patient].values() if patient in images else (), variable)
     pixels, indices = _stack(
@@ -148,6 +149,14 @@ def _number(text: str) -> float:
     """Return a plain decimal number; nan for anything else (also '1,5', '1_000', 'nan', other scripts' digits)."""
     text = text.strip()
     return float(text) if len(text) <= 64 and NUMBER.fullmatch(text) else math.nan
+
+
+def _clinical_value(text: str, variable: Variable) -> float:
+    """Return a cell's number within its bounds, or the position of its level, spelled as declared; nan for anything else."""
+    if variable.levels:
+        level = text.strip()
+        return float(variable.levels.index(level)) if level in variable.levels else math.nan
+    return _within(_number(text), variable)
 
 
 def _within(value: float, variable: Variable) -> float:

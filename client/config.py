@@ -35,6 +35,10 @@ class Policy(BaseModel):
     colluders_min: Annotated[int, Field(ge=0, le=63)]
     patients_min: Annotated[int, Field(ge=1)]
     exact_releases_max: Annotated[int, Field(ge=0, le=1_000_000)]
+    cell_min: Annotated[int, Field(ge=2, le=1000)]
+    parameters_share_max: Annotated[Decimal, Field(gt=0, le=Decimal("0.5"))]
+    share_max: Annotated[Decimal, Field(gt=0, lt=1)]
+    site_aggregates: bool
     allowed_studies: tuple[HashText, ...]
     approved_roster: HashText | None = None
 
@@ -115,6 +119,10 @@ class Home:
         return path
 
 
+CELL_MIN = 5  # floors that `init` writes: reference values of statistical disclosure control
+PARAMETERS_SHARE_MAX = Decimal("0.1")
+SHARE_MAX = Decimal("0.6")
+
 SITE_TEMPLATE = """\
 # What this hospital is, and what it allows. Only `motet-hospital approve` and your editor write here.
 name = {name}
@@ -129,6 +137,10 @@ hospitals_min = {hospitals_min}          # fewer in a round: refused
 colluders_min = {colluders_min}          # a study must assume at least so many colluding hospitals
 patients_min = {patients_min}           # fewer in the cohort: refused
 exact_releases_max = {exact_releases_max}     # exact sums that may ever leave; each is listed as epsilon = infinity
+cell_min = {cell_min}               # exact sums that show fewer patients in a cell, a group or events: refused
+parameters_share_max = {parameters_share_max}     # coefficients of an iterated fit, per patient here
+share_max = {share_max}              # the most of a column's or a weight's sum that one patient may hold
+site_aggregates = {site_aggregates}      # whether analyses may show this hospital's own sums (random intercepts)
 allowed_studies = []       # by SHA-256, added by `motet-hospital approve`
 """
 
@@ -145,8 +157,15 @@ def create(
     colluders_min: int,
     patients_min: int,
     exact_releases_max: int,
+    cell_min: int = CELL_MIN,
+    parameters_share_max: Decimal = PARAMETERS_SHARE_MAX,
+    share_max: Decimal = SHARE_MAX,
+    site_aggregates: bool = False,
 ) -> Site:
-    """Make a hospital's folder with fresh keys; raises AlreadyExists and changes nothing when one is there."""
+    """Make a hospital's folder with fresh keys; raises AlreadyExists and changes nothing when one is there.
+
+    The disclosure rules are written into site.toml at their floors, which are conservative; nothing is assumed later.
+    """
     home = Home(folder)
     quote = tomlkit.string
     text = SITE_TEMPLATE.format(
@@ -159,6 +178,10 @@ def create(
         colluders_min=colluders_min,
         patients_min=patients_min,
         exact_releases_max=exact_releases_max,
+        cell_min=cell_min,
+        parameters_share_max=canonical.decimal_text(parameters_share_max),
+        share_max=canonical.decimal_text(share_max),
+        site_aggregates=str(site_aggregates).lower(),
     )
     site = _parse_site(text, shown=home.site_file)
     files.refuse_remains(folder, names=("site.toml", "keys", "approved", "state", "cohorts", "relay", "ledger.sqlite"))

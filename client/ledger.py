@@ -198,6 +198,17 @@ class Ledger:
                 refusals=self._state.refusals,
             )
 
+    def exact_counted(self, *, analyses: str) -> tuple[int, frozenset[tuple[str, str]]]:
+        """Return how many exact sums count against the hospital's cap, and which analyses of a study are among them.
+
+        The sums of one analysis of a study, whose statistic begins with `analyses`, count as one, in whatever runs they left:
+        the study fixes how many there may be. Any other sum counts each time that it left.
+        """
+        with self._reading():
+            left = [(item.study, getattr(item.mechanism, "statistic", "")) for item in self._state.exact()]
+        once = frozenset(item for item in left if item[1].startswith(analyses))
+        return len(once) + sum(item not in once for item in left), once
+
     def entries(self) -> Iterator[bytes]:
         """Yield the entries in order, as they are hashed."""
         start = 0

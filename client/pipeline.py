@@ -1,6 +1,6 @@
 """The hospital side on one page: scans to cohort, cohort to contribution. The only file that composes the steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import cohort as cohort_step
-from client import score, summarise, train
+from client import columns, score, summarise, train
 from client.imaging.guard import Guard
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
@@ -17,13 +17,17 @@ from client.imaging.scan import read_scans
 from client.imaging.tensor import to_tensor
 from client.imaging.volume import assemble
 from client.inside import Cohort, Measured, Scan, SetAside, View
+from client.kernels.answer import answer
+from client.kernels.rows import Answer, Rows
 from client.measure import angle, depth, intensity, length, shape
-from common import canonical, model, moments, wire
+from common import analyses, canonical, model, moments, query, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import GeometryRefused
 from common.mechanism import GaussianShare
+from common.query import Query
 from common.study import Study
+from common.terms import Column
 
 FAMILIES = (length, angle, shape, intensity, depth)
 Progress = Callable[[int, int], None]
@@ -58,8 +62,10 @@ def _measure_and_see(scan: Scan, *, study: Study) -> tuple[Measured, View]:
     return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)
 
 
-def dimension(announcement: Announcement, *, study: Study) -> int:
-    """Return how long the vector of a task is, from the study alone."""
+def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:
+    """Return how long the vector of a task is, from the study and, for a query, its bytes; raises BadQuery."""
+    if announcement.task == "query":
+        return query.dimension(query.parse(blob))
     if announcement.task == "gram":
         return moments.size(len(study.columns()))
     if announcement.task == "evaluate":
@@ -76,32 +82,93 @@ def training_rows(cohort: Cohort, *, study: Study) -> tuple[NDArray[np.int64], N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entering:
-    """What enters an exact sum: how many patients, and per question their data as bytes, to be hashed and nothing else."""
+    """What enters an exact sum: which patients, and per question their data as bytes, to be hashed and nothing else.
 
-    patients: int
+    `variables` are those of the dictionary behind the columns, `rows` what a query is answered from; a Gram's `rows` are its
+    columns. An evaluation has neither: its sums are of scores, which no other sum holds.
+    """
+
+    patients: tuple[str, ...]
     questions: dict[str, bytes]
+    variables: frozenset[str] = frozenset()
+    rows: Rows | None = None
 
 
-def entering(announcement: Announcement, *, study: Study, cohort: Cohort) -> Entering:
-    """Return what a task asks: of a Gram, every pair of columns as prepared; of an evaluation, the held-out patients."""
+def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Entering:
+    """Return what a task asks: of a Gram, every pair of columns as prepared; of an evaluation, the held-out patients.
+
+    Of a query its kernel, columns and grids, without the numbers that change from one to the next: every query of an analysis
+    is bound to the same rows.
+    """
     prepared = study.recipe.model_dump(mode="python")
+    if announcement.task == "query":
+        return _of_query(query.parse(blob), index=announcement.index, study=study, cohort=cohort)
     if announcement.task == "gram":
-        values = summarise.complete_rows(cohort, study)
-        columns = {name: values[:, at].tobytes() for at, name in enumerate(study.columns())}
-        asked = {name: study.variable(name).model_dump(mode="python") for name in columns}
+        table = columns.table(cohort, columns=study.design(), study=study)
+        complete = columns.complete(table)
+        values = moments.fixed_point(table[complete], study=study)
+        data = {name: values[:, at].tobytes() for at, name in enumerate(study.columns())}
+        asked = {name: study.variable(name).model_dump(mode="python") for name in data}
         return Entering(
-            patients=len(values),
+            patients=_patients(cohort, complete),
             questions={
-                canonical.digest({"gram": [asked[one], asked[other]], "recipe": prepared}): columns[one] + columns[other]
-                for one, other in combinations_with_replacement(sorted(columns), 2)
+                canonical.digest({"gram": [asked[one], asked[other]], "recipe": prepared}): data[one] + data[other]
+                for one, other in combinations_with_replacement(sorted(data), 2)
             },
+            variables=frozenset(piece.variable for column in study.design() for piece in column.pieces),
+            rows=_rows(table[complete], design=study.design(), study=study),
         )
     _, rows = training_rows(cohort, study=study)
     label = cohort.columns.index(study.training.label)
     views = [view for row in rows for view in cohort.bags[row][: study.training.views_per_patient_max]]
     scored = {"scores": study.training.model_dump(mode="python"), "recipe": prepared}
-    data = cohort.table[rows, label].tobytes() + cohort.views[views].tobytes()
-    return Entering(patients=len(rows), questions={canonical.digest(scored): data})
+    seen = cohort.table[rows, label].tobytes() + cohort.views[views].tobytes()
+    return Entering(patients=tuple(cohort.patients[row] for row in rows), questions={canonical.digest(scored): seen})
+
+
+def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Entering:
+    """Return the rows complete in every column of the analysis, and what is asked of them."""
+    position, _ = analyses.place(index)
+    bound = study.asked(position)
+    table = columns.table(cohort, columns=bound.columns, study=study)
+    complete = columns.complete(table)
+    rows = _rows(table[complete], design=bound.columns, study=study)
+    dictionary = {one.name: one for one in study.variables}
+    question = {
+        "query": asked.kernel,
+        "responses": asked.responses,
+        "predictors": asked.predictors,
+        "variables": [study.variable(name).model_dump(mode="python") for name in sorted(bound.variables)],
+        "bounds": [[low.hex(), high.hex()] for low, high in zip(rows.lower, rows.upper, strict=True)],
+        "grids": {key: [edge.hex() for edge in edges] for key, edges in asked.numbers if key.startswith("grid.")},
+        "recipe": study.recipe.model_dump(mode="python"),
+    }
+    return Entering(
+        patients=_patients(cohort, complete),
+        questions={canonical.digest(question): rows.complete(asked.variables).tobytes()},
+        variables=frozenset(name for name in bound.variables if name in dictionary),
+        rows=rows,
+    )
+
+
+def _rows(values: NDArray[np.float64], *, design: Sequence[Column], study: Study) -> Rows:
+    bounds = [study.bounds(column) for column in design]
+    return Rows(
+        names=tuple(column.name for column in design),
+        values=values,
+        lower=tuple(low for low, _ in bounds),
+        upper=tuple(high for _, high in bounds),
+    )
+
+
+def _patients(cohort: Cohort, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(patient for patient, kept in zip(cohort.patients, chosen.tolist(), strict=True) if kept)
+
+
+def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows) -> tuple[Answer, Contribution]:
+    """Return this hospital's answer to a query, for its disclosure policy to judge, and as what would leave."""
+    given = answer(rows, query=query.parse(blob))
+    return given, Contribution(values=given.values, mechanism=announcement.mechanism)
 
 
 def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Contribution:

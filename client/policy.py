@@ -3,9 +3,11 @@
 import hashlib
 
 from client.config import Policy
+from common import analyses
 from common.announcement import Announcement, mechanism_for
 from common.errors import OutsidePolicy, RosterNotApproved, RosterTooSmall, TooFewPatients
 from common.mechanism import Exact, GaussianShare
+from common.query import Query
 from common.roster import Roster
 from common.study import Study
 
@@ -42,7 +44,9 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
     if announcement.task == "gram" and (announcement.index != 0 or announcement.blob_sha256 != NOTHING_SHA256):
         raise OutsidePolicy("A Gram is asked with nothing beside it.", action="Check the coordinator's version.")
-    expected = mechanism_for(study, task=announcement.task, hospitals=len(named), dimension=announcement.dimension)
+    expected = mechanism_for(
+        study, task=announcement.task, hospitals=len(named), dimension=announcement.dimension, index=announcement.index
+    )
     if announcement.mechanism != expected:
         raise OutsidePolicy("The round's mechanism is not the study's.", action="Check the coordinator's version.")
     if isinstance(expected, Exact) and policy.exact_releases_max == 0:
@@ -51,6 +55,23 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise OutsidePolicy("Rounding would cost more than 1 % of the noise.", action="Train fewer parameters.")
     if announcement.task == "evaluate" and announcement.index != models_scored(study):
         raise OutsidePolicy("Other models are to be scored than the study's.", action="Check the coordinator's version.")
+
+
+def check_query(asked: Query, *, index: int, study: Study) -> None:
+    """Refuse a query beyond the declared analysis: its cap, its kernels, columns, grids, or how many numbers it has."""
+    position, number = analyses.place(index)
+    if not 1 <= number <= analyses.queries_most(study.statistics.analyses[position]):
+        raise OutsidePolicy("The analysis has no query of this number.", action="Check the coordinator's version.")
+    if not any(form.admits(asked) for form in study.asked(position).forms):
+        raise OutsidePolicy("The query is not one of the declared analysis.", action="Check the coordinator's version.")
+
+
+def queries_most(announcement: Announcement, *, study: Study) -> int:
+    """Return how many different queries the approved study allows the announced analysis; none for another task."""
+    if announcement.task != "query":
+        return 0
+    position, _ = analyses.place(announcement.index)
+    return analyses.queries_most(study.statistics.analyses[position])
 
 
 def models_scored(study: Study) -> int:

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from client import columns
 from client.inside import Cohort
-from common import moments, terms
+from common import moments
 from common.contribution import Contribution
-from common.errors import DataError
 from common.mechanism import Exact
 from common.study import Study
 
@@ -21,17 +21,8 @@ def complete_rows(cohort: Cohort, study: Study) -> NDArray[np.int64]:
     (indicators of levels, transformations, products) are made here, from the study's dictionary alone.
     Raises DataError when the cohort lacks a variable, or holds a value outside its declared bounds.
     """
-    design = study.design()
-    needed = dict.fromkeys(piece.variable for column in design for piece in column.pieces)
-    missing = [name for name in needed if name not in cohort.columns]
-    if missing:
-        raise DataError(f"The cohort has no column {', '.join(missing)}.", action="Make the cohort with this study.")
-    raw = {name: cohort.table[:, cohort.columns.index(name)] for name in needed}
-    dictionary = {name: study.variable(name) for name in needed}
-    table = np.empty((len(cohort.patients), len(design)))
-    for at, column in enumerate(design):
-        table[:, at] = terms.values(column, of=raw.__getitem__, bounds_of=study.declared_bounds, dictionary=dictionary)
-    return moments.fixed_point(table[~np.isnan(table).any(axis=1)], study=study)
+    table = columns.table(cohort, columns=study.design(), study=study)
+    return moments.fixed_point(table[columns.complete(table)], study=study)
 
 
 def summarise(cohort: Cohort, *, study: Study) -> Contribution:

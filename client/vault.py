@@ -3,23 +3,27 @@
 import contextlib
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client import exact, pipeline, policy, session, shelf
+from client import disclosure, exact, pipeline, policy, released, session, shelf
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
+from client.kernels.rows import Rows
 from client.ledger import Ledger
 from client.mask import mask
 from client.origin import ledger_origin
 from client.session import Session
+from common import analyses, query, wire
 from common import announcement as announcements
-from common import wire
 from common.announcement import Announcement
+from common.contribution import Contribution
 from common.crypto import keys, masking
 from common.errors import (
     BadEnvelope,
+    BadQuery,
     BudgetExhausted,
     DataError,
     ExactReleasesUsedUp,
@@ -38,6 +42,8 @@ from common.roster import HEX_KEY, Roster
 from common.study import Study
 from common.wire import Envelope
 
+log = logging.getLogger("motet.vault")
+
 
 @dataclass(slots=True)
 class _Open:
@@ -45,6 +51,15 @@ class _Open:
 
     study: Study
     cohort: Cohort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    """An exact sum that may leave: the two records as they will be, and a query's answer."""
+
+    answered: exact.Record
+    released: released.Record
+    contribution: Contribution | None
 
 
 class Vault:
@@ -169,19 +184,21 @@ class Vault:
             return self._sent_again(announced, study, site)
         policy.check_study(site.policy, study=study, roster=roster)
         policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
-        if announced.dimension != pipeline.dimension(announced, study=study):
+        if announced.dimension != pipeline.dimension(announced, blob=request.blob, study=study):
             raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
         if not state.keyed():
             state = state.with_sealed(self._inbox(request, roster), me=self.name)
             state.save(self.home.state)  # the ephemeral secrets are gone from disk, whatever follows
         if isinstance(announced.mechanism, Exact):
-            answered = self._check_exact(announced, request, state, study, cohort, site)
+            checked = self._check_exact(announced, request, state, study, cohort, site)
         else:
             state = _count_step(state, announced, study=study)
-            answered = None
+            checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
         receipt = self._reserve(announced, study, site)
-        contribution = pipeline.contribute(announced, blob=request.blob, study=study, cohort=cohort)
+        contribution = (checked and checked.contribution) or pipeline.contribute(
+            announced, blob=request.blob, study=study, cohort=cohort
+        )
         ctx = masking.context(state.transcript, announcement=announced.bytes())
         seeds = session.seeds(pair_keys, ctx=ctx, me=self.name)
         vector = mask(contribution, receipt=receipt, me=self.name, seeds=seeds)
@@ -191,25 +208,57 @@ class Vault:
             "commitments": {peer: masking.commitment(text, ctx=ctx) for peer, text in seeds.items()},
         }
         reply = self._seal(request, "upload", body, blob=vector)
-        if answered is not None:
-            exact.save(self._exact_file, answered)
+        if checked is not None:
+            exact.save(self._exact_file, checked.answered)
+            released.save(self._released_file, checked.released)
         self._keep(state, str(announced.round), reply)
         self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
         return reply
 
     def _check_exact(
         self, announced: Announcement, request: Envelope, state: Session, study: Study, cohort: Cohort, site: Site
-    ) -> exact.Record:
-        if self.ledger.spent(delta=site.policy.delta_cap).releases_exact >= site.policy.exact_releases_max:
-            raise ExactReleasesUsedUp("The exact releases are used up.", action="Raise exact_releases_max in site.toml.")
+    ) -> _Checked:
+        self._check_count(announced, site)
         if announced.task == "evaluate":
             scored = tuple(hashlib.sha256(blob).hexdigest() for blob in wire.unpack(request.blob, count=announced.index))
             policy.check_models(study, seen=state.models, scored=scored)
-        rows = pipeline.entering(announced, study=study, cohort=cohort)
-        policy.check_cohort(site.policy, patients=rows.patients)
-        return exact.check(
-            self._exact_file, questions=rows.questions, roster=announced.hospitals, secret=pseudonym_key(self.home)
-        )
+        if announced.task == "query":
+            policy.check_query(query.parse(request.blob), index=announced.index, study=study)
+        entering = pipeline.entering(announced, blob=request.blob, study=study, cohort=cohort)
+        policy.check_cohort(site.policy, patients=len(entering.patients))
+        secret = pseudonym_key(self.home)
+        answered = exact.check(self._exact_file, questions=entering.questions, roster=announced.hospitals, secret=secret)
+        record, contribution = released.read(self._released_file), None
+        if entering.rows is not None:
+            asking = released.Asking(
+                label=f"{announced.mechanism.entry()['statistic']} of {announced.study}",
+                variables=entering.variables,
+                roster=announced.hospitals,
+                patients=entering.patients,
+                query_sha256=announced.blob_sha256 if announced.task == "query" else "",
+            )
+            most = policy.queries_most(announced, study=study)
+            record = released.check(record, asking=asking, cell_min=site.policy.cell_min, queries_most=most, secret=secret)
+            contribution = self._disclosed(announced, request.blob, entering.rows, site)
+        return _Checked(answered=answered, released=record, contribution=contribution)
+
+    def _check_count(self, announced: Announcement, site: Site) -> None:
+        """Refuse more exact sums than the hospital allows; an analysis that was answered before counts already."""
+        counted, once = self.ledger.exact_counted(analyses=analyses.PREFIX)
+        if (announced.study, announced.mechanism.entry().get("statistic")) in once:
+            return
+        if counted >= site.policy.exact_releases_max:
+            raise ExactReleasesUsedUp("The exact releases are used up.", action="Raise exact_releases_max in site.toml.")
+
+    def _disclosed(self, announced: Announcement, blob: bytes, rows: Rows, site: Site) -> Contribution | None:
+        """Return a query's answer once the disclosure policy has passed it; a Gram is checked and made later."""
+        if announced.task == "gram":
+            disclosure.check_columns(site.policy, values=rows.values, names=rows.names)
+            return None
+        disclosure.check_query(site.policy, asked=query.parse(blob), rows=rows)
+        answer, contribution = pipeline.answer_query(announced, blob=blob, rows=rows)
+        disclosure.check_answer(site.policy, answer=answer)
+        return contribution
 
     def _inbox(self, request: Envelope, roster: Roster) -> dict[str, bytes]:
         return {
@@ -269,6 +318,10 @@ class Vault:
     def _exact_file(self) -> Path:
         return self.home.state / "exact.json"
 
+    @property
+    def _released_file(self) -> Path:
+        return self.home.state / "released.json"
+
     def _refuse(self, request: Envelope, error: MotetError) -> bytes:
         number = _number(request.body.get("announcement"))
         study_hash = request.body.get("study")
@@ -278,7 +331,9 @@ class Vault:
                 study=study_hash if isinstance(study_hash, str) and HEX_KEY.match(study_hash) else None,
                 round_number=number,
             )
-        outside = RefusedError.code if isinstance(error, DataError | TooFewPatients) else error.code  # no bit about the data
+        log.warning("refused", extra={"code": error.code, "round": number}, exc_info=error)
+        hidden = isinstance(error, DataError | TooFewPatients) or _of_query(request, error)
+        outside = RefusedError.code if hidden else error.code  # no bit about the data
         return self._seal(request, "refusal", {"code": outside})
 
     def _seal(self, request: Envelope, kind: str, body: Mapping[str, object], *, blob: bytes = b"") -> bytes:
@@ -304,6 +359,13 @@ class Vault:
     def _pseudonym(self) -> Callable[[str, str], str]:
         secret = pseudonym_key(self.home)
         return lambda kind, value: hmac.new(secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _of_query(request: Envelope, error: MotetError) -> bool:
+    """Say whether a query was refused: which rule it broke may be a bit about the data."""
+    announced = request.body.get("announcement")
+    asked = isinstance(announced, dict) and announced.get("task") == "query"
+    return asked and isinstance(error, RefusedError | BadQuery)
 
 
 def _number(announced: object) -> int | None:

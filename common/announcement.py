@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common import canonical, mechanism
-from common.errors import BadEnvelope
+from common import analyses, canonical, mechanism
+from common.errors import BadEnvelope, OutsidePolicy
 from common.mechanism import Exact, GaussianShare, Mechanism
 from common.study import Study
 
-TASKS: Final = ("gram", "train", "evaluate")
+TASKS: Final = ("gram", "query", "train", "evaluate")
 ROUNDS_MOST: Final = 1_000_000
 
 
@@ -17,7 +17,8 @@ ROUNDS_MOST: Final = 1_000_000
 class Announcement:
     """One round: its number, its hospitals in sorted order, its task, and the vector that each of them uploads.
 
-    `index` is the step of `train` and the number of models of `evaluate`; 0 for `gram`.
+    `index` is the step of `train`, the number of models of `evaluate`, and for `query` the analysis and the running number of
+    its query (analyses.index); 0 for `gram`.
     """
 
     run: str
@@ -89,10 +90,19 @@ def _integer(value: object) -> int:
     return value
 
 
-def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int) -> Mechanism:
-    """Return the only mechanism that `study` allows for a task; both sides derive it, neither chooses it."""
+def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, index: int = 0) -> Mechanism:
+    """Return the only mechanism that `study` allows for a task; both sides derive it, neither chooses it.
+
+    A query's statistic is the declared analysis that it belongs to, so that ledgers say which analysis a sum was for.
+    Raises OutsidePolicy when the study declares no such analysis.
+    """
     if task == "gram":
         return Exact(statistic="gram", ring_bits=128)
+    if task == "query":
+        declared, (position, _) = study.statistics.analyses, analyses.place(index)
+        if not 0 <= position < len(declared):
+            raise OutsidePolicy("The study declares no such analysis.", action="Check the coordinator's version.")
+        return Exact(statistic=analyses.statistic(declared[position], position=position), ring_bits=128)
     if task == "evaluate":
         return Exact(statistic="score-histogram", ring_bits=64)
     privacy, training = study.privacy, study.training

@@ -5,23 +5,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from common import canonical, formula, terms
-from common.errors import ConfigError
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-Positive = Annotated[Decimal, Field(gt=0, max_digits=24)]
-Probability = Annotated[Decimal, Field(gt=0, le=1, max_digits=24)]
-Number = Annotated[Decimal, Field(max_digits=24)]
-Level = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+<>=/-]{0,63}$")]
-Text = Annotated[str, Field(min_length=1, max_length=formula.LENGTH_MOST)]
-
-
-class Part(BaseModel):
-    """A frozen part of a study; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from common import canonical, forms, formula, terms
+from common.analyses import ANALYSES_MOST, Declared
+from common.errors import BadQuery, ConfigError
+from common.forms import Asked
+from common.part import Level, Name, Number, Part, Positive, Probability, Text
 
 
 class Privacy(Part):
@@ -116,7 +106,8 @@ class Statistics(Part):
     """Which variables enter the one wide Gram of the study, and what is read from it.
 
     `models` are formulas (common/formula.py), `descriptive` names the variables of Table 1. All of it is read from the one
-    Gram: a wish here costs columns, never another release.
+    Gram: a wish here costs columns, never another release. `analyses` go beyond the Gram: each is asked for in secure sums
+    of its own (common/analyses.py).
     """
 
     correlation: Annotated[tuple[Name, ...], Field(min_length=2, max_length=128)]
@@ -125,6 +116,7 @@ class Statistics(Part):
     groups: Annotated[tuple[Grouping, ...], Field(max_length=32)] = ()
     ancova: Annotated[tuple[Ancova, ...], Field(max_length=32)] = ()
     descriptive: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
+    analyses: Annotated[tuple[Declared, ...], Field(max_length=ANALYSES_MOST)] = ()
 
 
 class Recipe(Part):
@@ -216,6 +208,11 @@ class Study(Part):
             raise ValueError(str(error)) from None
         if count > terms.COLUMNS_MOST:
             raise ValueError(f"the statistics need {count} columns; at most {terms.COLUMNS_MOST} fit one Gram")
+        for position, one in enumerate(wanted.analyses):
+            try:
+                forms.bind(one, dictionary=declared)
+            except (ConfigError, BadQuery) as error:
+                raise ValueError(f"analysis {position + 1} ({one.kind}): {error}") from None
 
     def variable(self, name: str) -> Variable:
         """Return the variable called `name`, or a column of the Gram described as one; raises KeyError.
@@ -260,6 +257,10 @@ class Study(Part):
             for indicator in terms.indicators(one.factor, levels=self.variable(one.factor).levels):
                 added += [indicator, terms.column(terms.Piece(variable=one.outcome), *indicator.pieces)]
         return tuple(dict.fromkeys((*plain, *added)))
+
+    def asked(self, position: int) -> Asked:
+        """Return what the analysis at `position` may ask; raises IndexError."""
+        return forms.bind(self.statistics.analyses[position], dictionary={one.name: one for one in self.variables})
 
     def bounds(self, column: terms.Column) -> tuple[float, float]:
         """Return the least and greatest value of a column of the Gram, from the declared bounds; raises ConfigError."""

@@ -22,6 +22,10 @@ MINE = Policy(
     colluders_min=1,
     patients_min=5,
     exact_releases_max=10,
+    cell_min=5,
+    parameters_share_max=Decimal("0.1"),
+    share_max=Decimal("0.6"),
+    site_aggregates=False,
     allowed_studies=(),
 )
 
@@ -32,7 +36,8 @@ def make_roster(count):
             name=f"hosp-{number}",
             identity=ledgers.key(number + 100).public_key().public_bytes_raw().hex(),
             ledger_key="x",
-            node_key="x", relay_certificate="",
+            node_key="x",
+            relay_certificate="",
         )
         for number in range(count)
     )

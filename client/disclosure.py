@@ -1,0 +1,120 @@
+"""The hospital's disclosure policy for exact sums: no small cells, no saturated fits, no sum that one patient dominates.
+
+All counts are this hospital's own, before anything is masked. A refusal is TooFewPatients: what leaves is a code without a
+reason, since the reason would be a bit about the data; the reason is in the hospital's own log, without any value.
+Source: Hundepool et al. 2012, Statistical Disclosure Control (threshold and dominance rules).
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.config import Policy
+from client.kernels.rows import Answer, Rows, linear, with_ones
+from common.errors import OutsidePolicy, TooFewPatients
+from common.query import Query
+
+Float = NDArray[np.float64]
+
+COUNTS_ONLY: Final = frozenset({"table", "marginals", "rank_gram"})
+AGGREGATES: Final = frozenset({"mixed"})
+
+
+def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
+    """Refuse products of columns that would show a small cell or a single patient.
+
+    `values` (patients, columns): complete rows. Nobody in it passes: zeros say nothing. Refused, by name of the column:
+    not more patients than columns and an intercept; a column of two values, or a pair of such, with a cell of 1 to k - 1
+    patients; an indicator or its product that is other than zero for 1 to k - 1; a column of whose sum of squared deviations
+    one patient holds more than the policy's share.
+    """
+    n, p = values.shape
+    if n == 0:
+        return
+    if n <= p + 1:
+        raise _few("there are not more patients than columns")
+    two = [(name, np.unique(column)) for name, column in zip(names, values.T, strict=True)]
+    binary = [(name, values[:, at] == found[0]) for at, (name, found) in enumerate(two) if len(found) <= 2]
+    _cells(binary, k=policy.cell_min)
+    for name, column in zip(names, values.T, strict=True):
+        if "[" in name and 0 < int(np.count_nonzero(column)) < policy.cell_min:
+            raise _few(f"{name} is other than zero for too few")
+    few = {name for name, _ in binary}
+    squares = (values - values.mean(axis=0)) ** 2
+    for name, column in zip(names, squares.T, strict=True):
+        if name not in few and _share(column) > float(policy.share_max):
+            raise _few(f"one patient dominates {name}")
+
+
+def check_query(policy: Policy, *, asked: Query, rows: Rows) -> None:
+    """Refuse a query whose sums would show one patient of `rows`, before it is answered.
+
+    Rows are those complete in every column of the analysis. Beside the rules of check_columns: weights that a query gives to
+    patients (residuals and variances of a logistic fit, hazards) are dominated by one; scores of ranks that do not tell
+    occupied bins apart; a kernel that shows hospitals' own aggregates, where the policy does not allow it.
+    """
+    if asked.kernel in AGGREGATES and not policy.site_aggregates:
+        raise OutsidePolicy("The analysis shows this hospital's own sums.", action="Set site_aggregates in site.toml, or not.")
+    if asked.kernel not in COUNTS_ONLY:
+        check_columns(policy, values=rows.values, names=rows.names)
+    for weights in _weights(asked, rows):
+        if _share(weights) > float(policy.share_max):
+            raise _few("one patient dominates the weights of a query")
+    if asked.kernel == "rank_gram":
+        _scores_rise(asked, rows)
+
+
+def check_answer(policy: Policy, *, answer: Answer) -> None:
+    """Refuse an answer that counts 1 to k - 1 patients anywhere, or is about a fit with too many coefficients."""
+    if answer.smallest_cell is not None and answer.smallest_cell < policy.cell_min:
+        raise _few("a cell, a group or a number of events is too small")
+    if answer.patients and answer.parameters > float(policy.parameters_share_max) * answer.patients:
+        raise _few("a fit has too many coefficients")
+
+
+def _cells(binary: list[tuple[str, NDArray[np.bool_]]], *, k: int) -> None:
+    """Check every cell of every pair of two-valued columns, a column with itself included."""
+    if not binary:
+        return
+    flags = np.stack([flag for _, flag in binary], axis=1).astype(np.int64)
+    both, one, n = flags.T @ flags, flags.sum(axis=0), len(flags)
+    cells = [both, one[:, None] - both, one[None, :] - both, n - one[:, None] - one[None, :] + both]
+    small = np.any([(cell > 0) & (cell < k) for cell in cells], axis=0)
+    if small.any():
+        i, j = np.argwhere(small)[0]
+        raise _few(f"{binary[int(i)][0]} with {binary[int(j)][0]} has a small cell")
+
+
+def _weights(asked: Query, rows: Rows) -> list[Float]:
+    if asked.kernel not in {"logistic", "firth", "cox", "cox_stratified"} or not len(rows.values):
+        return []
+    x = rows.complete(asked.variables)
+    z = rows.standardised(x[:, len(asked.responses) :], names=asked.predictors)
+    b = asked.array("coefficients")
+    if asked.kernel in {"cox", "cox_stratified"}:
+        eta = linear(z, b)
+        return [np.exp(eta - eta.max())]
+    eta = linear(with_ones(z), b)
+    signed = np.where(x[:, 0] == 1, eta, -eta)
+    missed = np.exp(-np.logaddexp(0.0, signed))  # |y - probability|
+    return [missed, missed * np.exp(-np.logaddexp(0.0, -signed))]
+
+
+def _scores_rise(asked: Query, rows: Rows) -> None:
+    """Midranks rise by at least a patient's worth from one occupied bin to the next: no cut between two sets of patients."""
+    x = rows.complete(asked.variables)
+    for at in range(len(asked.responses)):
+        score, edges = asked.array(f"score.{at}"), asked.array(f"grid.{at}")
+        occupied = np.unique(np.clip(np.searchsorted(edges, x[:, at], side="right") - 1, 0, len(score) - 1))
+        if bool(np.any(np.diff(score) < 0)) or bool(np.any(np.diff(score[occupied]) <= 0)):
+            raise OutsidePolicy("The scores of ranks do not rise with the values.", action="Check the coordinator's version.")
+
+
+def _share(parts: Float) -> float:
+    whole = float(parts.sum())
+    return float(parts.max()) / whole if whole > 0 else 0.0
+
+
+def _few(why: str) -> TooFewPatients:
+    return TooFewPatients(f"An exact sum is refused: {why}.", action="See [policy] in site.toml; ask for coarser groups.")
