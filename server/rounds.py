@@ -75,7 +75,7 @@ class Rounds:
         for _ in range(attempts):
             announced = self._next(task, index, dimension, hashlib.sha256(blob).hexdigest())
             past = self._past.get(announced.round)
-            if past is not None and not (exact and past["state"] == "void"):
+            if past is not None and not (exact and task != "query" and past["state"] == "void"):
                 opened = self._opened_before(announced, past, blob)
             else:
                 opened = self._live(announced, blob, exact=exact)
@@ -124,7 +124,9 @@ class Rounds:
             index=index,
             dimension=dimension,
             blob_sha256=blob_sha256,
-            mechanism=announcements.mechanism_for(exchange.study, task=task, hospitals=len(hospitals), dimension=dimension),
+            mechanism=announcements.mechanism_for(
+                exchange.study, task=task, hospitals=len(hospitals), dimension=dimension, index=index
+            ),
         )
         files.write(exchange.place(f"{self.number:06d}") / "announcement.json", announced.bytes())
         return announced
@@ -242,6 +244,8 @@ class Rounds:
             self._misses.pop(name, None)
         for name, code in event["missing"].items():
             if name:
+                if event["task"] == "query" and code.startswith("E-REFUSED"):
+                    continue  # its policy refuses this analysis, not the run
                 for_good = code.startswith("E-REFUSED") and code != ReservationConflict.code
                 self._misses[name] = misses = self._misses.get(name, 0) + 1
                 patience_s = self.exchange.study.patience_s
