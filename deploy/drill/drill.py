@@ -98,7 +98,7 @@ def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tup
 
 def run_one(drill: Drill, running: Federation) -> Outcome:
     """Do one drill in the middle of a round and wait for good rounds afterwards; whatever goes wrong is in the outcome."""
-    began = ended = time.time()
+    began = ended = mended = time.time()
     wrong: list[str | None] = []
     try:
         running.wait_for_good_round(since=began, timeout_s=drill.good_within_s)
@@ -108,22 +108,23 @@ def run_one(drill: Drill, running: Federation) -> Outcome:
         time.sleep(drill.lasts_s)
         ended = time.time()
         wrong.append(drill.undo(running))
-        running.wait_for_good_round(since=ended, timeout_s=drill.good_within_s)
+        mended = time.time()
+        running.wait_for_good_round(since=mended, timeout_s=drill.good_within_s)
         time.sleep(SETTLES_S)  # what comes of it later belongs to it too
         running.wait_for_good_round(since=time.time(), timeout_s=drill.good_within_s)
     except (MotetError, OSError, subprocess.SubprocessError) as error:
         wrong.append(str(error))
-    return _judge(drill, running, began=began, ended=ended, wrong=[text for text in wrong if text])
+    return _judge(drill, running, began=began, ended=ended, mended=mended, wrong=[text for text in wrong if text])
 
 
-def _judge(drill: Drill, running: Federation, *, began: float, ended: float, wrong: list[str]) -> Outcome:
+def _judge(drill: Drill, running: Federation, *, began: float, ended: float, mended: float, wrong: list[str]) -> Outcome:
     rounds = running.rounds()
     opened = [one["time"] for one in rounds if one["state"] == "opened"]
     meanwhile = sum(began < at <= ended for at in opened)
     lost = sum(one["state"] == "void" and one["time"] > began for one in rounds)
     around = [at for at in opened if at >= max((one for one in opened if one <= began), default=began)]
-    bad = max((one["time"] for one in rounds if one["time"] > began and not running.good(one)), default=ended)
-    good = [one["time"] for one in rounds if running.good(one) and one["time"] - one["seconds"] >= max(bad, ended) - CLOCK_S]
+    bad = max((one["time"] for one in rounds if one["time"] > began and not running.good(one)), default=mended)
+    good = [one["time"] for one in rounds if running.good(one) and one["time"] - one["seconds"] >= max(bad, mended) - CLOCK_S]
     after_s = round(good[0] - ended, 2) if good else None
     if lost > drill.lost_most:
         wrong.append(f"{lost} rounds were lost, {drill.lost_most} may be")

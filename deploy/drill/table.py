@@ -190,12 +190,18 @@ DRILLS: Final = (
         name="hospital reboots", done="kill -9 of all of a hospital's processes, started again after 5 s",
         act=_kill("hosp-b", ""), undo=_boot, lasts_s=5, lost_most=1, good_within_s=120,
     ),
-    Drill(name="ServerApp killed", done="kill -9", act=_kill(COORDINATOR, "flwr-serverapp"), good_within_s=60),
+    Drill(
+        name="ServerApp killed", done="kill -9 of flwr-serverapp",
+        act=_kill(COORDINATOR, "flwr-serverapp"), good_within_s=60,
+    ),
     Drill(
         name="executor killed", done="kill -9 of flower-superexec", act=_kill(COORDINATOR, "flower-superexec"),
-        good_within_s=20,
+        good_within_s=60,
     ),
-    Drill(name="SuperLink killed", done="kill -9", act=_kill(COORDINATOR, "flower-superlink"), good_within_s=60),
+    Drill(
+        name="SuperLink killed", done="kill -9 of flower-superlink",
+        act=_kill(COORDINATOR, "flower-superlink"), good_within_s=60,
+    ),
     Drill(
         name="run killed", done="kill -9 of `motet-coordinator run`, nobody starts it",
         act=_kill(COORDINATOR, "motet-coordinator run"), goes_on=True, good_within_s=20,
