@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typing_extensions import override
 
-from client import config, supernode
+from client import config, doctor, supernode
 from client import relay as relays
 from client.config import Home, Site
 from client.ledger import Ledger, Spent
 from client.origin import ledger_origin
 from client.relay import RelayHome
-from common import commands, enrolment, files
+from common import commands, enrolment, files, findings
 from common import roster as rosters
 from common import study as studies
 from common.audit import bundle
@@ -220,6 +220,34 @@ def status(home: Folder, as_json: AsJson = False) -> None:
     for name, value in facts.items():
         table.add_row(name, value)
     out.print(table)
+
+
+@app.command("doctor")
+def doctor_command(
+    home: Annotated[
+        Path | None, typer.Option("--home", help="The hospital's folder: looks at the vault.", envvar="MOTET_HOSPITAL_HOME")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="The relay's folder: looks at the relay.", envvar="MOTET_RELAY_HOME")
+    ] = None,
+    superlink: Annotated[str | None, typer.Option(help="HOST:PORT at which the coordinator answers; for the relay.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="The coordinator's ca.crt; for the relay.")] = None,
+    lane: Annotated[str | None, typer.Option(help="HOST:PORT of the coordinator's lane, where it is another.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with the vault or the relay, and how to mend it. Exit code 10 when something must be mended."""
+    if home is None and folder is None:
+        raise click.UsageError("give --home, or --folder with --superlink and --ca, or all of them")
+    if folder is not None and (superlink is None or ca is None):
+        raise click.UsageError("the relay's side needs --superlink and --ca")
+    found = list(doctor.vault_side(Home(home))) if home else []
+    if folder and superlink and ca:
+        made = RelayHome(folder)
+        found += doctor.relay_side(
+            made, superlink=findings.address(superlink), lane_at=findings.address(lane or superlink), ca=ca
+        )
+        found += [doctor.known(Home(home), made)] if home else []
+    raise typer.Exit(findings.show(found, console=out, as_json=as_json))
 
 
 @app.command("bundle")

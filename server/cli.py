@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common import commands, enrolment, files, roster
+from common import commands, enrolment, files, findings, roster
 from common import study as studies
 from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.study import Study
-from server import certificates, config, door, follow, glance, keeper, page, report, state, superlink, watch
+from server import certificates, config, doctor, door, follow, glance, keeper, page, report, state, superlink, watch
 from server.config import Home, Settings
 from server.glance import Glance
 from server.journal import Journal
@@ -106,6 +106,12 @@ def door_command(home: Folder) -> None:
     command = door.command(made, config.read_settings(made))
     os.umask(0o077)
     os.execv(command[0], command)  # noqa: S606  (no shell wanted)
+
+
+@app.command("doctor")
+def doctor_command(home: Folder, as_json: AsJson = False) -> None:
+    """Say what is wrong with this coordinator, and how to mend it. Exit code 10 when something must be mended."""
+    raise typer.Exit(findings.show(list(doctor.look(Home(home))), console=out, as_json=as_json))
 
 
 @app.command()

@@ -53,7 +53,7 @@ def check(home: Home, settings: Settings) -> None:
     if ports[0] in ports[1:]:
         raise ConfigError("The door, the SuperLink and the lane need three ports.", action="Give others.")
     for text in (settings.superlink, settings.lane):
-        if not _loopback(config.split(text)[0]):
+        if not loopback(config.split(text)[0]):
             raise ConfigError("Behind a door, SuperLink and lane listen on loopback.", action="Give 127.0.0.1:PORT for both.")
     place = str(folder(home))
     if not PLAIN_PATH.match(place) or len(f"{place}/fleet.sock".encode()) > SOCKET_PATH_MOST:
@@ -69,14 +69,20 @@ def write(home: Home, settings: Settings) -> Path:
     place = folder(home)
     for part in (place, place / "logs", place / "temp"):
         part.mkdir(mode=0o700, exist_ok=True)
+    files.write(place / "nginx.conf", text(home, settings).encode())
+    return place / "nginx.conf"
+
+
+def text(home: Home, settings: Settings) -> str:
+    """Return the door's configuration."""
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701  (no HTML)
     ).get_template("nginx.conf.j2")
-    text = template.render(
+    rendered = template.render(
         module=_module(),
-        door=place,
+        door=folder(home),
         listen=_listen(settings),
         lane_name=lane.NAME,
         lane=settings.lane,
@@ -87,8 +93,7 @@ def write(home: Home, settings: Settings) -> Path:
         connections_most=CONNECTIONS_MOST,
         requests_a_second_most=REQUESTS_A_SECOND_MOST,
     )
-    files.write(place / "nginx.conf", text.encode() + b"\n")
-    return place / "nginx.conf"
+    return f"{rendered}\n"
 
 
 def command(home: Home, settings: Settings) -> list[str]:
@@ -109,11 +114,11 @@ def command(home: Home, settings: Settings) -> list[str]:
     base = [program, "-p", f"{place}/", "-c", str(write(home, settings))]
     base += ["-g", "daemon off;" + (f" user {_owner(home)};" if os.geteuid() == 0 else "")]
     for stale in ("lane.sock", "fleet.sock"):  # as a killed nginx leaves them
-        if not _running(place):
+        if not running(place):
             (place / stale).unlink(missing_ok=True)
     checked = subprocess.run([*base, "-t", "-q"], capture_output=True, text=True, timeout=CHECK_S, check=False)
     if checked.returncode != 0:
-        said = checked.stderr.strip().splitlines()[-1:] or ["nothing"]
+        said = [line for line in checked.stderr.splitlines() if "[emerg]" in line] or ["nothing"]
         raise ConfigError(f"nginx refuses the door's configuration: {said[0]}", action="Mend what it names, or report it.")
     return base
 
@@ -121,13 +126,14 @@ def command(home: Home, settings: Settings) -> list[str]:
 def _listen(settings: Settings) -> list[str]:
     """Return where the door listens: on the address alone when it is loopback, on every interface otherwise."""
     host, port = config.split(settings.address)
-    if _loopback(host):
+    if loopback(host):
         return [settings.address]
     everywhere = [f"0.0.0.0:{port}"]
     return [*everywhere, f"[::]:{port} ipv6only=on"] if Path("/proc/net/if_inet6").exists() else everywhere
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
+    """Tell whether a host is this machine's loopback."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -144,7 +150,8 @@ def _owner(home: Home) -> str:
     return f"{home.folder.owner()} {home.folder.group()}"
 
 
-def _running(place: Path) -> bool:
+def running(place: Path) -> bool:
+    """Tell whether an nginx runs on the door's folder."""
     try:
         os.kill(int((place / "nginx.pid").read_text()), 0)
     except (OSError, ValueError):

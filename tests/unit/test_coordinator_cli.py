@@ -24,6 +24,8 @@ STUDY_FILE = Path(federation.__file__).parents[1] / "deploy" / "demo" / "study.t
 CHOICES = ("--name", "hub", "--federation", "fed", "--address", "127.0.0.1:1")
 OPTIONS = {
     "init": {"--home", "--name", "--federation", "--address"},
+    "door": {"--home"},
+    "doctor": {"--home", "--json"},
     "enrol": {"--home", "--json", "--replace", "REQUESTS"},
     "serve": {"--home"},
     "propose": {"--home", "--json", "STUDY_FILE"},

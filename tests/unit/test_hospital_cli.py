@@ -30,6 +30,7 @@ OPTIONS = {
     "vault": {"--home"},
     "relay": {"--folder", "--superlink", "--ca", "--lane"},
     "status": {"--home", "--json"},
+    "doctor": {"--home", "--folder", "--superlink", "--ca", "--lane", "--json"},
     "bundle": {"--home", "PATH"},
 }
 
