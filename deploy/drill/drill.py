@@ -73,7 +73,10 @@ def main() -> None:
 
 
 def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tuple[list[Outcome], list[str]]:
-    """Run an undisturbed study, then the drills, in as many studies as they take; return their outcomes and what is wrong."""
+    """Run an undisturbed study, then the drills, in as many studies as they take; return their outcomes and what is wrong.
+
+    Long drills come first in each study, short ones fill what is left of it.
+    """
     outcomes: list[Outcome] = []
     wrong: list[str] = []
     homes = [running.folder / name for name in demo.HOSPITALS]
@@ -82,18 +85,22 @@ def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tup
         run = running.until_it_ends(timeout_s=ENDS_S)
         undisturbed = verdict.figures(run)
         wrong += verdict.wrong_with_pooled(run, homes, study=proposed.study)
-        for drill in wanted:
-            if running.run is not None and running.steps_left() < drill.lasts_at_most_s / ROUND_S:
-                wrong += _end_study(running, undisturbed=undisturbed)
-            if running.run is None:
+        left = list(wanted)
+        while left:
+            fits = [drill for drill in left if drill.lasts_at_most_s / ROUND_S < running.steps_left()]
+            if not fits:
+                wrong += _end_study(running, undisturbed=undisturbed) if running.run is not None else []
                 running.begin(proposed.study_hash)
+                continue
+            left.remove(drill := max(fits, key=lambda one: one.lasts_at_most_s))
             outcomes.append(one := run_one(drill, running))
             demo.out.print(f"{one.name}: {one.rounds_lost} lost, good after {one.good_after_s} s; {one.wrong or 'as it must'}")
         wrong += _end_study(running, undisturbed=undisturbed)
         wrong += verdict.wrong_with_ledgers(homes, roster_hash=json.loads((run / "result.json").read_bytes())["roster"])
     except (MotetError, OSError, subprocess.SubprocessError) as error:
         wrong.append(str(error))
-    return outcomes, wrong
+    names = [drill.name for drill in DRILLS]
+    return sorted(outcomes, key=lambda one: names.index(one.name)), wrong
 
 
 def run_one(drill: Drill, running: Federation) -> Outcome:
