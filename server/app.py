@@ -1,5 +1,6 @@
 """The Flower ServerApp: runs the study that `motet-coordinator run` prepared, or goes on with it where it was killed."""
 
+import errno
 import logging
 import os
 import time
@@ -24,6 +25,7 @@ from server.messages import Invitations, MessageCarrier
 from server.run import run_study
 
 POLL_S = 0.05
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 log = logging.getLogger("motet.coordinator")
 
@@ -46,6 +48,14 @@ def main(grid: Grid, context: Context) -> None:
         except MotetError as error:
             journal.write({"type": "failed", "time": round(time.time(), 3), "code": error.code, "what": str(error)})
             log.error("%s", error)  # noqa: TRY400  (the text says what to do; a traceback would not)
+            raise
+        except OSError as error:
+            if (
+                error.errno in FULL
+            ):  # as if it had been killed: `serve` goes on with the run, again and again, until there is room
+                log.error("the coordinator's disk is full")  # noqa: TRY400  (a traceback would not help)
+            else:
+                journal.write({"type": "failed", "time": round(time.time(), 3), "code": "E-INTERNAL", "what": "OSError"})
             raise
         except Exception as error:
             what = type(error).__name__

@@ -87,7 +87,7 @@ def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tup
         wrong += verdict.wrong_with_pooled(run, homes, study=proposed.study)
         left = list(wanted)
         while left:
-            fits = [drill for drill in left if drill.lasts_at_most_s / ROUND_S < running.steps_left()]
+            fits = [drill for drill in left if drill.lasts_at_most_s / ROUND_S < running.steps_left() and not running.ended()]
             if not fits:
                 wrong += _end_study(running, undisturbed=undisturbed) if running.run is not None else []
                 running.begin(proposed.study_hash)

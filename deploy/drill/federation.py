@@ -144,7 +144,7 @@ class Federation:
         run, until = self.run, time.monotonic() + timeout_s
         if run is None:
             raise HospitalMissing("No study runs.", action="Begin one.")
-        while not self.events("done"):
+        while not self.ended():
             if time.monotonic() > until:
                 raise HospitalMissing("The study did not end.", action=f"Read {self.running.logs}.")
             time.sleep(POLL_S)
@@ -152,11 +152,17 @@ class Federation:
         self.running.end("run")
         return run
 
+    def ended(self) -> str:
+        """Return how the study that runs now has ended, failed or done; empty while it goes on."""
+        journal = [] if self.run is None else [event["type"] for event in Journal(self.run / "journal.jsonl").events()]
+        last = max((at for at, kind in enumerate(journal) if kind in {"start", "resumed"}), default=0)
+        return next((kind for kind in journal[last:] if kind in {"done", "failed"}), "")
+
     def wait_for_good_round(self, *, since: float, timeout_s: float) -> None:
         """Wait for a round of all hospitals that began and opened after `since`, a Unix time; raises HospitalMissing."""
         while not any(self.good(one) and one["time"] - one["seconds"] >= since for one in self.rounds()):
-            if self.events("done"):
-                raise HospitalMissing("The study has ended.", action="Give the drills' study more steps.")
+            if how := self.ended():
+                raise HospitalMissing(f"The study has ended: {how}.", action=f"Read {self.running.logs}.")
             if time.time() - since > timeout_s:
                 raise HospitalMissing(f"No good round within {timeout_s:.0f} s.", action=f"Read {self.running.logs}.")
             time.sleep(POLL_S)
