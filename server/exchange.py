@@ -85,8 +85,12 @@ class Exchange:
     ) -> tuple[dict[str, Envelope], dict[str, str]]:
         """Carry requests once; return the good replies without their blobs, and a code for every other hospital."""
         taken = Intake(requests, place=self.place(part), kind=kind, run=self.run, roster=self.roster, begin=begin)
-        failed = self.carrier.wave(requests, deadline_s=self.study.patience_s, receive=taken.receive)
-        good, codes = taken.close(failed)
+        try:
+            failed = self.carrier.wave(requests, deadline_s=self.study.patience_s, receive=taken.receive)
+            good, codes = taken.close(failed)
+        except BaseException:
+            taken.abandon()
+            raise
         return good, {name: said(code) for name, code in codes.items()}
 
     def kept(self, path: Path, *, kind: str, begin: Begin = intake.keep_only) -> Envelope:

@@ -37,6 +37,11 @@ class Intake:
         if name in self._replies:  # a carrier is not trusted
             self._replies[name].take(data)
 
+    def abandon(self) -> None:
+        """Close the files of a wave that ended with an error; the next one writes them anew."""
+        for reply in self._replies.values():
+            reply.abandon()
+
     def close(self, failed: dict[str, str]) -> tuple[dict[str, Envelope], dict[str, str]]:
         """Return the good replies without their blobs, and a code for every other hospital.
 
@@ -76,6 +81,10 @@ class _Reply:
         except MotetError as error:
             self._code = error.code
             raise
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def end(self) -> Envelope | str:
         try:
