@@ -93,6 +93,8 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
                 vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault, kept), server)  # type: ignore[no-untyped-call]
                 server.add_insecure_port(f"unix:{socket}")  # a Unix socket: the folder's 0700 is the lock on it
                 server.start()
+                if socket.parent != folder.absolute():  # shared with the relay's user: the group may knock
+                    socket.chmod(0o660)
                 log.info("vault-ready")
                 ready.set()
                 stop.wait()

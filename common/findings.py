@@ -87,7 +87,7 @@ def address(text: str) -> tuple[str, int]:
 def private(folder: Path, *, keys: Iterable[Path]) -> Iterator[Finding]:
     """Check that a folder is its owner's alone, and that each private key is there and 0600."""
     try:
-        mode, mine = stat.S_IMODE(folder.stat().st_mode), folder.stat().st_uid
+        mode = stat.S_IMODE(folder.stat().st_mode)
     except OSError:
         yield fail("folder", f"{folder} cannot be looked at.", mend="Check the path, or run this as the user who owns it.")
         return
@@ -103,8 +103,6 @@ def private(folder: Path, *, keys: Iterable[Path]) -> Iterator[Finding]:
             continue
         if found.st_mode & 0o077:
             yield fail("keys", f"{key.name} can be read by others.", mend=f"chmod 600 {key}, and consider it lost: replace it.")
-        elif found.st_uid != mine:
-            yield fail("keys", f"{key.name} belongs to another user than its folder.", mend=f"chown it: {key}")
         elif not os.access(key, os.R_OK):
             yield fail("keys", f"{key.name} cannot be read by this user.", mend="Run this as the user who owns the folder.")
         else:
