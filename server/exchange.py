@@ -130,10 +130,10 @@ class Exchange:
         """Return how many hospitals a round needs."""
         return max(self.study.hospitals_min, self.study.privacy.colluders + 2)
 
-    def say(self, kind: str, **facts: object) -> dict[str, Any]:
-        """Write an event to the journal, and return it."""
+    def say(self, kind: str, *, synced: bool = True, **facts: object) -> dict[str, Any]:
+        """Write an event to the journal, and return it; see Journal.write."""
         event = {"type": kind, "time": round(time.time(), 3), **facts}
-        self.journal.write(event)
+        self.journal.write(event, synced=synced)
         return event
 
 

@@ -17,9 +17,10 @@ class Journal:
         """Open the journal at `path`, new or to be continued. Who only reads changes nothing."""
         self.path = path
 
-    def write(self, event: dict[str, Any]) -> None:
+    def write(self, event: dict[str, Any], *, synced: bool = True) -> None:
         """Append one event, on disk before this returns. What a crash left of a last line is cut off first.
 
+        With `synced` false it is on disk once the next synced event is; until then a power cut may take it.
         One write call under a lock: the ServerApp, its threads and `motet-coordinator run` may write side by side.
         """
         line = json.dumps(event, sort_keys=True).encode() + b"\n"
@@ -28,7 +29,8 @@ class Journal:
             self._cut(file)
             file.write(line)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
 
     @staticmethod
     def _cut(file: IO[bytes]) -> None:

@@ -3,11 +3,9 @@
 import hashlib
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from common import announcement as announcements
-from common import canonical, files
 from common.announcement import Announcement
 from common.crypto import ring
 from common.crypto.adding import Adder
@@ -50,6 +48,7 @@ class Rounds:
     number: int = 0
     outcomes: dict[str, str] = field(default_factory=dict)
     _past: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _announced: dict[int, dict[str, Any]] = field(default_factory=dict)
     _keyed: set[str] = field(default_factory=set)
     _away: dict[str, _Away] = field(default_factory=dict)
     _misses: dict[str, int] = field(default_factory=dict)  # one after another
@@ -57,6 +56,8 @@ class Rounds:
     def __post_init__(self) -> None:
         """Read the rounds of an earlier life."""
         self._past = self.exchange.journal.rounds()
+        told = [event["announcement"] for event in self.exchange.journal.events() if event["type"] == "announced"]
+        self._announced = {plain["round"]: plain for plain in told}
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -96,11 +97,15 @@ class Rounds:
         return {name: _text(reply, "checkpoint") for name, reply in replies.items()}
 
     def _next(self, task: str, index: int, dimension: int, blob_sha256: str) -> Announcement:
-        """Return the next round's announcement: the one on disk where there is one, else a new one over who is present."""
+        """Return the next round's announcement: the journal's where there is one, else a new one over who is present.
+
+        The journal's is on disk before anything is sent; announcement.json is a copy of it, for who adds the sums again.
+        """
         self.number += 1
-        path = self.exchange.folder / f"{self.number:06d}" / "announcement.json"
-        if path.exists():
-            announced = _parse(path)
+        known = self._announced.get(self.number)
+        if known is not None:
+            announced = _parse(known)
+            self._copy(announced)
             if (announced.task, announced.index, announced.dimension, announced.blob_sha256) != (
                 task,
                 index,
@@ -128,8 +133,14 @@ class Rounds:
                 exchange.study, task=task, hospitals=len(hospitals), dimension=dimension, index=index
             ),
         )
-        files.write(exchange.place(f"{self.number:06d}") / "announcement.json", announced.bytes())
+        exchange.say("announced", announcement=announced.plain())
+        self._copy(announced)
         return announced
+
+    def _copy(self, announced: Announcement) -> None:
+        path, data = self.exchange.place(f"{announced.round:06d}") / "announcement.json", announced.bytes()
+        if not path.exists() or path.read_bytes() != data:  # new, or as a power cut leaves it
+            path.write_bytes(data)
 
     def _present(self, *, exact: bool) -> tuple[str, ...]:
         """Return who is announced: reachable, and not left out; waits for patience_s while there are too few.
@@ -172,6 +183,7 @@ class Rounds:
         self._apply(
             self.exchange.say(
                 "round",
+                synced=False,  # it is with the next announcement, before anybody is told of it
                 round=announced.round,
                 task=announced.task,
                 index=announced.index,
@@ -253,11 +265,13 @@ class Rounds:
                 self._away[name] = _Away(code=code, rounds=None if for_good else AWAY_ROUNDS, until=time.monotonic() + out_s)
 
 
-def _parse(path: Path) -> Announcement:
+def _parse(plain: dict[str, Any]) -> Announcement:
     try:
-        return announcements.parse(canonical.decode(path.read_bytes()))
-    except (ValueError, BadEnvelope):
-        raise RecordDamaged(f"{path} is damaged.", action="Restore the run's folder, or start a new run.") from None
+        return announcements.parse(plain)
+    except BadEnvelope:
+        raise RecordDamaged(
+            "An announcement in the journal is damaged.", action="Restore the run's folder, or start a new run."
+        ) from None
 
 
 def _text(envelope: Envelope, key: str) -> str:

@@ -104,7 +104,7 @@ def test_anything_missing_moved_or_added_is_found(run, copy, damage):
 def test_a_journal_that_tells_another_sum_is_found(run, copy):
     path = copy / "journal.jsonl"
     text = path.read_text()
-    (first,) = [json.loads(line) for line in text.splitlines() if '"round": 1,' in line]
+    (first,) = [json.loads(line) for line in text.splitlines() if '"round": 1,' in line and '"type": "round"' in line]
     path.write_text(text.replace(first["sum_sha256"], "0" * 64))
     with pytest.raises(RecordDamaged, match="Round 1"):
         list(replay.replay(copy, roster_hash=run[1]))
