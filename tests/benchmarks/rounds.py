@@ -1,4 +1,6 @@
-"""One secure sum from announcement to opened sum, by real processes and both carriers: `make bench-rounds` writes out/bench/rounds.json.
+"""One secure sum over real processes, by both carriers: `make bench-rounds` writes out/bench/rounds.json.
+
+From announcement to opened sum, beside the rounds of other federations.
 
 SuperLink, executor, ServerApp, and per hospital a vault and a relay, over Unix sockets, mutual TLS and this machine's disk.
 Only the compute is replaced (rounds_vault.py). Every sum is checked. Medians of interleaved rounds, the first left out.
@@ -45,11 +47,11 @@ BARS = {
     "wire_bytes_vs_payload.1e7": 1.02,
 }
 WHAT = {
-    "seconds_per_sum": "four hospitals; announcement to opened sum of d float32 entries, vectors ready, noise not drawn, all else real",
+    "seconds_per_sum": "four hospitals; announcement to opened sum of d 32-bit entries; vectors ready, noise not drawn, rest real",
     "seconds_per_sum_with_model": "as above, and d float32 of model go down to every hospital in the same round",
     "seconds_per_sum_with_noise": "as seconds_per_sum, each hospital draws its share of exact discrete Gaussian noise",
-    "flower_fedavg": "Flower's FedAvg round with an array of d float32 down and up, same SuperLink and SuperNodes; no masks, no ledger",
-    "nvflare_fedavg": "NVIDIA FLARE's FedAvg round in its simulator, an array of d float32 down and up; four clients, one machine",
+    "flower_fedavg": "Flower's FedAvg round, d float32 down and up, same SuperLink and SuperNodes; no masks, no ledger",
+    "nvflare_fedavg": "NVIDIA FLARE's FedAvg round in its simulator, d float32 down and up, four clients",
     "coordinator_memory": "peak resident memory of the ServerApp in a sum of 1e7; 16 hospitals / 4 hospitals",
     "wire_bytes_vs_payload": "bytes that the kernel counted on the lane's connections, TLS included / 4 d per hospital",
 }
@@ -106,7 +108,7 @@ def main():
         progress.print(f"{OUT} after {report['seconds']} s")
 
 
-class federation:  # noqa: N801  (used as a with-statement's function)
+class federation:
     """A coordinator, its SuperLink and executor, and so many hospitals' vaults and relays, all up."""
 
     def __init__(self, hospitals, *, progress):

@@ -1,7 +1,7 @@
 """The benchmark's ServerApp: the coordinator's own, except that it makes planned rounds instead of a study, and times them.
 
-Set-up, carrier, envelopes, rounds, journal and files are those of server.app. The run's folder holds plan.json, and figures.json
-at the end.
+Set-up, carrier, envelopes, rounds, journal and files are those of server.app. The run's folder holds plan.json, and at the end
+figures.json.
 """
 
 import json
@@ -103,7 +103,7 @@ def forget_peak():
 
 
 def wire_bytes():
-    """Return the bytes (received, sent) of this process's connections to the lane, TLS and HTTP/2 included, as the kernel counts."""
+    """Return the bytes (received, sent) of the lane's connections, TLS and HTTP/2 included, as the kernel counts them."""
     lane = config.read_settings(config.Home(Path(os.environ["MOTET_COORDINATOR"]))).lane
     port, received, sent = config.split(lane)[1], 0, 0
     for entry in os.scandir("/proc/self/fd"):

@@ -1,4 +1,4 @@
-"""The ready vectors of the rounds benchmark: random, each hospital's its own, known to the driver so that every sum is checked."""
+"""Ready random vectors, one per hospital and size, known to the driver of the rounds benchmark so that every sum is checked."""
 
 import zlib
 
