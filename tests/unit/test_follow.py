@@ -51,3 +51,19 @@ def test_a_run_that_flower_ended_silently_is_not_followed_for_ever(tmp_path, mon
     monkeypatch.setattr("server.follow.SILENCE_S", 0.1)
     with pytest.raises(HospitalMissing, match="without a result"):
         followed(tmp_path, {"type": "start"}, alive=False)
+
+
+def test_a_run_that_goes_on_after_a_silence_is_not_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.follow.SILENCE_S", 0.1)
+    journal, answers = Journal(tmp_path / "journal.jsonl"), iter([False, True])
+    journal.write({"type": "start"})
+
+    def alive():  # no: it was killed; then yes: `serve` went on with it, and it ends
+        answer = next(answers)
+        if answer:
+            journal.write({"type": "resumed"})
+            journal.write({"type": "done"})
+        return answer
+
+    follow(journal, study=STUDY, alive=alive, console=Console(file=io.StringIO()))
+    assert next(answers, None) is None
