@@ -143,15 +143,16 @@ def _message(sealed: Sealed, node: int, deadline_s: float) -> Message:
 
 
 def _pull(grid: Grid, waiting: Collection[str]) -> list[Message]:
-    """Return the messages that came; one that Flower cannot unpack is set aside, and keeps no other from being read."""
-    try:
-        return list(grid.pull_messages(waiting)) if waiting else []
-    except Exception as error:  # noqa: BLE001  (what comes from a hospital is not trusted to be harmless)
-        log.warning("Flower does not hand out the messages: %s", type(error).__name__)
+    """Return the messages that came, asked for one by one: one that Flower cannot unpack takes no other with it."""
     came: list[Message] = []
+    failed = ""
     for one in list(waiting):
-        with contextlib.suppress(Exception):
+        try:
             came.extend(grid.pull_messages([one]))
+        except Exception as error:  # noqa: BLE001  (what comes from a hospital is not trusted to be harmless)
+            failed = type(error).__name__
+    if failed:
+        log.warning("Flower does not hand out a message: %s", failed)
     return came
 
 

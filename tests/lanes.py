@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import select
 import socket
 import threading
@@ -24,6 +25,11 @@ RUN = "r1"
 LEDGER_KEY = "ledger+00000000+AAAA"
 
 
+def identity(name: str) -> Ed25519PrivateKey:
+    """Return a hospital's identity key."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+
+
 def certified(folder: Path, names: tuple[str, ...]) -> tuple[Roster, dict[str, RelayHome]]:
     """Make a coordinator's certificates in `folder`, a relay's folder per hospital, and the roster that names them."""
     for part in ("keys", "certificates"):
@@ -33,7 +39,7 @@ def certified(folder: Path, names: tuple[str, ...]) -> tuple[Roster, dict[str, R
     members = [
         Member(
             name=name,
-            identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(),
+            identity=identity(name).public_key().public_bytes_raw().hex(),
             ledger_key=f"{LEDGER_KEY}{name}",
             node_key=name,
             relay_certificate=home.certificate.read_text(),
