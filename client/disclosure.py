@@ -19,6 +19,7 @@ Float = NDArray[np.float64]
 
 COUNTS_ONLY: Final = frozenset({"table", "marginals", "rank_gram"})
 AGGREGATES: Final = frozenset({"mixed"})
+STEEPEST: Final = 20.0  # of a linear predictor: beyond it a fit is a cut between two sets of patients
 
 
 def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
@@ -51,8 +52,8 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows) -> None:
     """Refuse a query whose sums would show one patient of `rows`, before it is answered.
 
     Rows are those complete in every column of the analysis. Beside the rules of check_columns: weights that a query gives to
-    patients (residuals and variances of a logistic fit, hazards) are dominated by one; scores of ranks that do not tell
-    occupied bins apart; a kernel that shows hospitals' own aggregates, where the policy does not allow it.
+    patients (residuals and variances of a logistic fit, hazards) are dominated by one; a linear predictor above 20, which
+    would choose a set of patients; scores of ranks that do not tell occupied bins apart; a kernel that shows hospitals' own aggregates, where the policy does not allow it.
     """
     if asked.kernel in AGGREGATES and not policy.site_aggregates:
         raise OutsidePolicy("The analysis shows this hospital's own sums.", action="Set site_aggregates in site.toml, or not.")
@@ -94,11 +95,18 @@ def _weights(asked: Query, rows: Rows) -> list[Float]:
     b = asked.array("coefficients")
     if asked.kernel in {"cox", "cox_stratified"}:
         eta = linear(z, b)
+        _not_steep(eta - eta.mean())
         return [np.exp(eta - eta.max())]
     eta = linear(with_ones(z), b)
+    _not_steep(eta)
     signed = np.where(x[:, 0] == 1, eta, -eta)
     missed = np.exp(-np.logaddexp(0.0, signed))  # |y - probability|
     return [missed, missed * np.exp(-np.logaddexp(0.0, -signed))]
+
+
+def _not_steep(eta: Float) -> None:
+    if float(np.abs(eta).max()) > STEEPEST:
+        raise _few("a linear predictor is so steep that it chooses patients")
 
 
 def _scores_rise(asked: Query, rows: Rows) -> None:

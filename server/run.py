@@ -19,7 +19,7 @@ from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.roster import Roster
 from common.study import Study
-from server import accept, evaluate, report, step
+from server import accept, analyse, evaluate, report, step
 from server.exchange import Carrier, Exchange
 from server.infer import correlation, family, regression
 from server.journal import Journal
@@ -58,7 +58,7 @@ def run_study(
     before = [event for event in journal.events() if event["type"] == "start"]
     exchange.say("resumed" if before else "start", run=run, study=study.hash(), roster=roster.hash())
     rounds = Rounds(exchange=exchange, keys=set_up(exchange))
-    statistics_part = _statistics(rounds, study)
+    statistics_part = {**_statistics(rounds, study), "analyses": analyse.analyse(rounds, study=study)}
     trained = _train(rounds, study, folder)
     evaluation = _evaluate(rounds, study, trained)
     checkpoints = rounds.close()

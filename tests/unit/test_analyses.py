@@ -1,0 +1,397 @@
+"""A study's declared analyses through real vaults: what comes out is what the pooled table gives; who asks for more is refused."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+
+from client import released
+from common import analyses, moments, query, wire
+from common.errors import HospitalMissing
+from common.query import ask
+from server.infer import declared
+from tests import cohorts, federation, pooling
+from tests.cohorts import BINS, study
+from tests.federation import HOSPITALS, kind
+
+LOGISTIC = {"kind": "logistic", "formula": "y ~ x1 + sex", "queries_max": 12}
+ROC = {"kind": "roc", "outcome": "y", "score": "score", "bins": BINS}
+KAPLAN_MEIER = {"kind": "kaplan-meier", "time": "time", "event": "dead", "bins": BINS, "group": "sex"}
+COX = {"kind": "cox", "formula": "time ~ x1", "event": "dead", "bins": BINS, "queries_max": 12}
+K_MEANS = {"kind": "k-means", "variables": ["x1", "x2"], "sizes": [2], "queries_max": 60}
+SPEARMAN = {"kind": "spearman", "variables": ["score", "time"], "bins": BINS}
+AGREEMENT = {"kind": "agreement", "readers": ["x1", "malignancy"]}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, phantom_scans, cohort_cache):
+    """One study with every kind, run once; the hospitals keep the floors that `init` writes, but for the smallest cell."""
+    one = federation.Federation(tmp_path_factory.mktemp("analyses") / "f", phantom_scans, cache=cohort_cache)
+    wanted = study(LOGISTIC, ROC, KAPLAN_MEIER, COX, K_MEANS, SPEARMAN, AGREEMENT)
+    dealt = cohorts.tables()
+    cohorts.put(one, wanted, dealt)
+    result = one.run(wanted)
+    yield one, wanted, result, cohorts.pooled(dealt)
+    one.close()
+
+
+def results(ran):
+    return {item["kind"]: item.get("result", item) for item in ran[2]["analyses"]}
+
+
+def close(ours, theirs, rel=1e-10):
+    assert np.allclose(np.asarray(ours, float), np.asarray(theirs, float), rtol=rel, atol=1e-13)
+
+
+def test_logistic_regression_through_vaults_equals_pooled_statsmodels(ran):
+    table, found = ran[3], results(ran)["logistic"]
+    x = sm.add_constant(np.column_stack([table["x1"], table["sex"]]))
+    fitted = sm.Logit(table["y"], x).fit(disp=0, tol=1e-14, maxiter=50, method="newton")
+    close([row["estimate"] for row in found["rows"]], fitted.params)
+    close([row["standard_error"] for row in found["rows"]], fitted.bse)
+    close([row["p"] for row in found["rows"]], fitted.pvalues)
+    assert [row["term"] for row in found["rows"]] == ["(intercept)", "x1", "sex[m]"]
+
+
+def test_roc_through_vaults_equals_the_pooled_rank_statistic(ran):
+    table, found = ran[3], results(ran)["roc"]
+    positive, negative = table["score"][table["y"] == 1], table["score"][table["y"] == 0]
+    close(found["auc"], stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+def test_kaplan_meier_through_vaults_equals_pooled_statsmodels(ran):
+    table, found = ran[3], results(ran)["kaplan-meier"]
+    for level, curve in enumerate(found["curves"]):
+        mine = table["sex"] == level
+        theirs = sm.SurvfuncRight(table["time"][mine], table["dead"][mine])
+        close([step["survival"] for step in curve["steps"]], theirs.surv_prob)
+        close([step["standard_error"] for step in curve["steps"]], theirs.surv_prob_se)
+    close(found["chi2"], sm.duration.survdiff(table["time"], table["dead"], table["sex"])[0])
+
+
+def test_cox_regression_through_vaults_equals_pooled_statsmodels(ran):
+    table, found = ran[3], results(ran)["cox"]
+    fitted = sm.PHReg(table["time"], table["x1"][:, None], status=table["dead"], ties="efron").fit(disp=0)
+    close([row["estimate"] for row in found["rows"]], fitted.params, rel=1e-8)  # statsmodels stops there
+    close([row["standard_error"] for row in found["rows"]], fitted.bse, rel=1e-8)
+
+
+def test_k_means_through_vaults_is_lloyds_fixed_point_on_the_pooled_table(ran):
+    table, found = ran[3], results(ran)["k-means"]
+    points = np.column_stack([table["x1"], table["x2"]])
+    centres, scale = np.array(found["centres"]), points.std(axis=0)
+    nearest = (((points[:, None] - centres) / scale) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.bincount(nearest).tolist() == found["members"]
+    close(centres, [points[nearest == k].mean(axis=0) for k in range(found["k"])])
+
+
+def test_rank_correlation_through_vaults_equals_pooled_scipy(ran):
+    table, found = ran[3], results(ran)["spearman"]
+    theirs = stats.spearmanr(table["score"], table["time"])
+    close([found["r"][0][1], found["p"][0][1]], [theirs.statistic, theirs.pvalue])
+
+
+def test_every_analysis_is_bit_for_bit_that_of_one_pooled_hospital(ran):
+    _, wanted, result, table = ran
+    values = np.column_stack(list(table.values()))
+    values = np.column_stack([values, table["sex"]])
+    low = [*(float(v.lower) for v in wanted.variables), 0.0]
+    high = [*(float(v.upper) for v in wanted.variables), 1.0]
+    rows = pooling.Rows(names=(*table, "sex[m]"), values=values, lower=tuple(low), upper=tuple(high))
+    for position, item in enumerate(result["analyses"]):
+        alone = pooling.drive(declared.start(wanted, position=position), [rows]).plain()
+        assert json.loads(json.dumps(alone)) == item["result"], item["kind"]
+
+
+def test_each_result_says_how_it_was_made(ran):
+    _, wanted, result, _ = ran
+    for position, item in enumerate(result["analyses"]):
+        assert item["statistic"] == analyses.statistic(wanted.statistics.analyses[position], position=position)
+        assert (item["mechanism"], item["epsilon"], item["hospitals"]) == ("none", "infinite", list(HOSPITALS))
+        left = [event for event in result["exact_releases"] if event["statistic"] == item["statistic"]]
+        assert 1 <= len(left) == item["sums"] <= analyses.queries_most(wanted.statistics.analyses[position])
+
+
+def test_the_sums_of_an_analysis_count_once_against_the_hospitals_cap(ran):
+    one, wanted, _, _ = ran
+    for vault in one.vaults.values():
+        counted, once = vault.ledger.exact_counted(analyses=analyses.PREFIX)
+        assert counted == len(wanted.statistics.analyses) + 2  # the Gram and the evaluation
+        assert len(once) == len(wanted.statistics.analyses)
+
+
+def leaves(one, name="hosp-a"):
+    return [json.loads(line) for line in one.vaults[name].ledger.entries()]
+
+
+def refusals(one, name="hosp-a"):
+    return [leaf["code"] for leaf in leaves(one, name) if leaf["type"] == "refuse"]
+
+
+def told(one):
+    """Every code that left as a refusal."""
+    return {wire.peek(data).body["code"] for _, data in one.sent if kind(data) == "refusal"}
+
+
+class Asker:
+    """A coordinator that asks what it likes, through a run that is set up."""
+
+    def __init__(self, one, wanted, *, run="asks"):
+        self.one, self.wanted = one, wanted
+        self.inner = federation.Coordinator(one, wanted, run=run)
+        self.inner.set_up()
+        self.number = {}
+
+    def gram(self):
+        size = moments.size(len(self.wanted.columns()))
+        return self.inner.secure_sum(task="gram", index=0, dimension=size, blob=b"", attempts=1)
+
+    def ask(self, asked, *, position=0, number=None):
+        number = number or self.number.get(position, 0) + 1
+        self.number[position] = number
+        return self.inner.secure_sum(
+            task="query",
+            index=analyses.index(position, number=number),
+            dimension=query.dimension(asked),
+            blob=asked.bytes(),
+            attempts=1,
+        )
+
+    def refused(self, asked, **where):
+        with pytest.raises(HospitalMissing):
+            self.ask(asked, **where)
+        assert told(self.one) == {"E-REFUSED"}
+        return refusals(self.one)[-1]
+
+
+def asker(make_federation, *declared_, rows=None, policy=None, run="asks", **parts):
+    one, wanted = make_federation(**(policy or {})), study(*declared_, **parts)
+    cohorts.put(one, wanted, rows or cohorts.tables())
+    return Asker(one, wanted, run=run)
+
+
+def glm(*coefficients, predictors=("x1", "sex[m]"), kernel="logistic"):
+    return ask(kernel, responses=["y"], predictors=predictors, numbers={"coefficients": list(coefficients)})
+
+
+HOSTILE = {
+    "another kernel": ask("gram", responses=["y", "x1", "sex[m]"]),
+    "another column": glm(0, 0, predictors=("x2",)),
+    "a column more": glm(0, 0, 0, 0, predictors=("x1", "sex[m]", "x2")),
+    "another order": glm(0, 0, 0, predictors=("sex[m]", "x1")),
+    "a product nobody declared": glm(0, 0, 0, predictors=("x1", "sex[m]:x1")),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_query_that_the_study_does_not_imply_is_refused(name, make_federation):
+    made = asker(make_federation, LOGISTIC)
+    assert made.refused(HOSTILE[name]) == "E-REFUSED-PARAMETERS"
+
+
+def test_a_finer_grid_than_the_studys_is_refused(make_federation):
+    made = asker(make_federation, ROC)
+    fine = {"grid.0": (-0.5, 0.5, 1.5), "grid.1": [at / 64 for at in range(65)]}
+    assert made.refused(ask("table", responses=["y", "score"], numbers=fine)) == "E-REFUSED-PARAMETERS"
+
+
+@pytest.mark.parametrize("where", [{"position": 1}, {"position": 63}, {"number": 13}, {"number": 9999}])
+def test_a_query_of_no_analysis_or_beyond_its_cap_is_refused(where, make_federation):
+    made = asker(make_federation, LOGISTIC)
+    with pytest.raises(Exception, match=r"could not be opened|declares no such"):  # the coordinator's own code refuses too
+        made.ask(glm(0, 0, 0), **where)
+    assert not [1 for _, data in made.one.sent if kind(data) == "upload"]
+
+
+def test_bytes_that_are_no_query_are_refused(make_federation):
+    made = asker(make_federation, LOGISTIC)
+    for blob in (b"", b"{}", b"\x00" * 100, glm(0, 0, 0).bytes() + b" "):
+        with pytest.raises(HospitalMissing):
+            made.inner.secure_sum(task="query", index=1, dimension=12, blob=blob, attempts=1)
+    assert told(made.one) == {"E-REFUSED"}
+
+
+@pytest.mark.parametrize("coefficients", [(-(2.0**19) * 0.9, 2.0**20, 0), (-13, 26, 0)], ids=["a cut", "an outlier"])
+def test_coefficients_that_choose_patients_are_refused(coefficients, make_federation):
+    dealt = cohorts.tables()
+    x1 = dealt["hosp-a"][:, 0]
+    x1[:] = np.sign(np.arange(cohorts.PATIENTS) % 2 - 0.5) * 8 + 0.01 * x1
+    x1[0] = 16  # not far enough out to dominate its column
+    made = asker(make_federation, LOGISTIC, rows=dealt)
+    made.ask(glm(0, 0, 0))
+    assert made.refused(glm(*coefficients)) == "E-REFUSED-PATIENTS"
+
+
+def test_the_iteration_cap_holds_across_restarts_and_runs(make_federation):
+    few = {**LOGISTIC, "queries_max": 3}
+    made = asker(make_federation, few)
+    for at in range(3):
+        made.ask(glm(0, at / 8, 0))
+    made.inner.close()
+    for name in HOSPITALS:
+        made.one.restart(name)
+    again = Asker(made.one, made.wanted, run="again")
+    again.ask(glm(0, 1 / 8, 0))  # known: the same sum, nothing new
+    assert again.refused(glm(0, 3 / 8, 0), number=2) == "E-REFUSED-PARAMETERS"
+    record = released.read(made.one.homes["hosp-a"].state / "released.json")
+    assert [len(asked) for asked in record.queries.values()] == [3]
+
+
+def missing(name, *, patients, at=0):
+    """Tables in which so many patients of the first hospital lack a value."""
+    dealt = cohorts.tables()
+    dealt["hosp-a"][at : at + patients, cohorts.NAMES.index(name)] = np.nan
+    return dealt
+
+
+def test_the_differencing_attack_is_refused(make_federation):
+    """Two sums over complete cases that differ by one patient would give that patient's values by subtraction."""
+    narrow, wide = {**LOGISTIC, "formula": "y ~ x1"}, {**LOGISTIC, "formula": "y ~ x1 + score"}
+    made = asker(make_federation, narrow, wide, rows=missing("score", patients=1))
+    made.ask(glm(0, 0, predictors=("x1",)))
+    assert made.refused(glm(0, 0, 0, predictors=("x1", "score")), position=1) == "E-REFUSED-REPEAT"
+    assert refusals(made.one, "hosp-b") == []  # nobody lacks a value there
+
+
+def test_sums_that_differ_by_many_patients_are_answered(make_federation):
+    narrow, wide = {**LOGISTIC, "formula": "y ~ x1"}, {**LOGISTIC, "formula": "y ~ x1 + x2"}
+    made = asker(make_federation, narrow, wide, rows=missing("x2", patients=40))
+    made.ask(glm(0, 0, predictors=("x1",)))
+    made.ask(glm(0, 0, 0, predictors=("x1", "x2")), position=1)
+
+
+def test_the_covariance_attack_is_refused(make_federation):
+    """The Gram and a query over columns of it, one patient apart: the difference of second moments is that patient's row."""
+    made = asker(make_federation, AGREEMENT, rows=missing("x2", patients=1))
+    made.gram()  # x1, x2, malignancy: without the patient
+    assert made.refused(ask("gram", responses=["x1", "malignancy"])) == "E-REFUSED-REPEAT"
+
+
+def test_a_gram_after_a_query_one_patient_apart_is_refused(make_federation):
+    made = asker(make_federation, AGREEMENT, rows=missing("x2", patients=1))
+    made.ask(ask("gram", responses=["x1", "malignancy"]))
+    with pytest.raises(HospitalMissing):
+        made.gram()
+    assert refusals(made.one) == ["E-REFUSED-REPEAT"]
+
+
+def test_overlapping_sums_over_another_roster_are_refused(make_federation):
+    made = asker(make_federation, AGREEMENT)
+    made.gram()
+    made.one.present = lambda: frozenset(HOSPITALS[:3])
+    assert made.refused(ask("gram", responses=["x1", "malignancy"])) == "E-REFUSED-REPEAT"
+
+
+def small_cell():
+    dealt = cohorts.tables()
+    at = cohorts.NAMES.index("dead")
+    dealt["hosp-a"][:, at] = 0
+    dealt["hosp-a"][:2, at] = 1
+    return dealt
+
+
+def test_a_small_cell_is_refused_and_the_study_goes_on(make_federation):
+    made = asker(make_federation, {**KAPLAN_MEIER, "group": None}, AGREEMENT, rows=small_cell())
+    result = made.one.run(made.wanted)
+    refused, answered = result["analyses"]
+    assert (refused["diagnosis"], refused["term"], refused["sums"]) == ("refused", "hosp-a", 0)
+    assert "result" not in refused
+    assert answered["result"]["n"] == 4 * cohorts.PATIENTS
+    assert answered["hospitals"] == list(HOSPITALS)  # the hospital stays in the run
+    assert result["training"]["releases"] == 1
+    assert refusals(made.one) == ["E-REFUSED-PATIENTS"]
+    assert told(made.one) == {"E-REFUSED"}
+
+
+def test_a_dummy_with_few_patients_is_refused_in_the_gram(make_federation):
+    dealt = cohorts.tables()
+    at = cohorts.NAMES.index("sex")
+    dealt["hosp-a"][:, at] = 0
+    dealt["hosp-a"][:4, at] = 1
+    made = asker(make_federation, rows=dealt, statistics={"models": ["malignancy ~ x1 + sex"]})
+    with pytest.raises(HospitalMissing):
+        made.gram()
+    assert refusals(made.one) == ["E-REFUSED-PATIENTS"]
+    assert told(made.one) == {"E-REFUSED"}
+
+
+def test_a_product_of_binary_columns_with_few_patients_is_refused_in_the_gram(make_federation):
+    dealt = cohorts.tables()
+    y, sex = cohorts.NAMES.index("y"), cohorts.NAMES.index("sex")
+    rows = dealt["hosp-a"]
+    rows[:, sex] = rows[:, y]
+    rows[:2, sex] = 1 - rows[:2, sex]  # each column has many of both; two patients are off the diagonal
+    made = asker(make_federation, rows=dealt, statistics={"models": ["malignancy ~ y + sex"]})
+    with pytest.raises(HospitalMissing):
+        made.gram()
+    assert refusals(made.one) == ["E-REFUSED-PATIENTS"]
+
+
+def test_a_patient_who_dominates_a_column_is_refused(make_federation):
+    dealt = cohorts.tables()
+    dealt["hosp-a"][:, 0] = 0.001 * np.arange(cohorts.PATIENTS)
+    dealt["hosp-a"][0, 0] = 16
+    made = asker(make_federation, rows=dealt)
+    with pytest.raises(HospitalMissing):
+        made.gram()
+    assert refusals(made.one) == ["E-REFUSED-PATIENTS"]
+
+
+def test_a_fit_with_too_many_coefficients_for_its_patients_is_refused(make_federation):
+    dealt = {name: rows[:40] for name, rows in cohorts.tables().items()}
+    wide = {**LOGISTIC, "formula": "y ~ x1 + x2 + score + malignancy"}
+    made = asker(make_federation, wide, rows=dealt)
+    asked = glm(0, 0, 0, 0, 0, predictors=("x1", "x2", "score", "malignancy"))
+    assert made.refused(asked) == "E-REFUSED-PATIENTS"
+
+
+def test_a_hospitals_own_aggregates_need_its_permission(make_federation):
+    mixed = {"kind": "mixed", "formula": "malignancy ~ x1", "queries_max": 80}
+    shy = asker(make_federation, mixed).one
+    wanted = study(mixed)
+    assert shy.run(wanted)["analyses"][0]["diagnosis"] == "refused"
+    made = asker(make_federation, mixed, policy={"site_aggregates": True})
+    assert made.one.run(made.wanted)["analyses"][0]["result"]["hospitals"] == 4
+
+
+def test_a_second_run_of_the_same_study_gives_the_same_results(make_federation):
+    made = asker(make_federation, LOGISTIC, SPEARMAN)
+    first, second = (made.one.run(made.wanted)["analyses"] for _ in range(2))
+    assert first == second
+    assert "result" in first[0]
+
+
+def test_an_analysis_that_needs_more_sums_than_its_study_allows_says_so(make_federation):
+    made = asker(make_federation, {**LOGISTIC, "queries_max": 2})
+    (item,) = made.one.run(made.wanted)["analyses"]
+    assert (item["diagnosis"], item["sums"]) == ("more sums than the study allows", 2)
+
+
+def test_a_hospital_that_allows_no_more_exact_sums_refuses_the_next_analysis(make_federation):
+    made = asker(make_federation, LOGISTIC, ROC, policy={"exact_releases_max": 2})
+    first, second = made.one.run(made.wanted)["analyses"]
+    assert "result" in first
+    assert second["diagnosis"] == "refused"
+    assert refusals(made.one)[0] == "E-REFUSED-EXACT"
+
+
+def test_a_damaged_record_of_releases_stops_exact_sums(make_federation):
+    made = asker(make_federation, LOGISTIC)
+    made.ask(glm(0, 0, 0))
+    (made.one.homes["hosp-a"].state / "released.json").write_bytes(b'{"sets": {}}')
+    with pytest.raises(HospitalMissing):
+        made.ask(glm(0, 0.5, 0))
+    assert refusals(made.one)[-1] == "E-AUDIT-INTEGRITY"
+
+
+def test_the_record_of_releases_names_no_patient(make_federation):
+    made = asker(make_federation, LOGISTIC)
+    made.ask(glm(0, 0, 0))
+    home = made.one.homes["hosp-a"]
+    text = (home.state / "released.json").read_text()
+    assert (home.state / "released.json").stat().st_mode & 0o077 == 0
+    known = [hashlib.sha256(f"hosp-a{at}".encode()).hexdigest()[:16] for at in range(cohorts.PATIENTS)]
+    assert not [one for one in known if one in text]
