@@ -3,7 +3,8 @@
 From announcement to opened sum, beside the rounds of other federations.
 
 SuperLink, executor, ServerApp, and per hospital a vault and a relay, over Unix sockets, mutual TLS and this machine's disk.
-Only the compute is replaced (rounds_vault.py). Every sum is checked. Medians of interleaved rounds, the first left out.
+Only the compute is replaced (rounds_vault.py). Every sum is checked. Medians;
+the first round of each kind is left out, kinds of one size take turns.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -47,7 +49,7 @@ BARS = {
     "wire_bytes_vs_payload.1e7": 1.02,
 }
 WHAT = {
-    "seconds_per_sum": "four hospitals; announcement to opened sum of d 32-bit entries; vectors ready, noise not drawn, rest real",
+    "seconds_per_sum": "four hospitals; announcement to opened sum of d 32-bit entries; vector ready, no noise drawn",
     "seconds_per_sum_with_model": "as above, and d float32 of model go down to every hospital in the same round",
     "seconds_per_sum_with_noise": "as seconds_per_sum, each hospital draws its share of exact discrete Gaussian noise",
     "flower_fedavg": "Flower's FedAvg round, d float32 down and up, same SuperLink and SuperNodes; no masks, no ledger",
@@ -66,41 +68,52 @@ def main():
     given = options.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)  # the vaults and the ServerApp of the benchmark are modules of tests/
     os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the children as Ctrl-C does
     progress, began, load = Console(stderr=True), time.perf_counter(), os.getloadavg()
     parts, sizes = given.only.split(","), {name: SIZES[name] for name in given.sizes.split(",")}
     result, detail = {}, {}
+
+    def save():
+        report = {
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": {
+                "cores": len(os.sched_getaffinity(0)),
+                "load_average_before": load,
+                "load_average_after": os.getloadavg(),
+                "fsync_4k_ms": fsync_ms(),
+                "processor": platform.processor() or platform.machine(),
+                "python": platform.python_version(),
+            },
+            "seconds": round(time.perf_counter() - began, 1),
+            "bars": BARS,
+            "what": WHAT,
+            **result,
+            "detail": detail,
+        }
+        OUT.parent.mkdir(parents=True, exist_ok=True)
+        OUT.write_text(json.dumps(report, indent=1) + "\n")
+        return report
+
     shutil.rmtree(PLACE, ignore_errors=True)
     if {"stream", "message", "fedavg"} & set(parts):
         with federation(4, progress=progress) as made:
             if "stream" in parts:
                 by_stream(made, sizes, given.rounds, result, detail)
-            if "message" in parts:
-                by_message(made, sizes, result, detail)
+                save()
             if "fedavg" in parts:
                 fedavg(made, sizes, result, detail)
+                save()
+            if "message" in parts:
+                by_message(made, sizes, result, detail)
+                save()
+    if "nvflare" in parts:
+        progress.print("NVIDIA FLARE's FedAvg ...")
+        nvflare(sizes, result, detail)
+        save()
     if "memory" in parts:
         memory(result, detail, progress=progress)
-    if "nvflare" in parts:
-        nvflare(sizes, result, detail)
     shutil.rmtree(PLACE, ignore_errors=True)
-    report = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "load_average_before": load,
-            "load_average_after": os.getloadavg(),
-            "fsync_4k_ms": fsync_ms(),
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-        },
-        "seconds": round(time.perf_counter() - began, 1),
-        "bars": BARS,
-        "what": WHAT,
-        **result,
-        "detail": detail,
-    }
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(report, indent=1) + "\n")
+    report = save()
     if given.json:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
@@ -231,7 +244,7 @@ def study(carrier):
 
 def rounds_for(dimension, *, carrier):
     if carrier == "message":
-        return 6 if dimension < 10**7 else 4
+        return 4
     return {10**3: 41, 10**6: 16}.get(dimension, 6)
 
 

@@ -26,7 +26,7 @@ SIGMAS = 8  # a sum further away than this from what it should be is wrong
 
 
 def drive(*, study, roster, key, carrier, folder, run):
-    """Make the rounds of the plan in turn: every size once, then every size again."""
+    """Make the rounds of the plan, one size after the other; within a size, its kinds in turn."""
     journal = Journal(folder / "journal.jsonl")
     (folder / "rounds").mkdir(mode=0o700)
     exchange = Exchange(
@@ -37,9 +37,10 @@ def drive(*, study, roster, key, carrier, folder, run):
     rounds = Rounds(exchange=exchange, keys=set_up(exchange))
     figures = {"set_up_s": time.perf_counter() - began, "rounds": []}
     plan = json.loads((folder / "plan.json").read_bytes())
-    for at in range(max(one["rounds"] for one in plan)):
-        for one in plan:
-            if at < one["rounds"]:
+    for dimension in dict.fromkeys(one["dimension"] for one in plan):
+        kinds = [one for one in plan if one["dimension"] == dimension]
+        for at in range(max(one["rounds"] for one in kinds)):
+            for one in (one for one in kinds if at < one["rounds"]):
                 kind = {key: one[key] for key in ("dimension", "model", "noise")}
                 figures["rounds"].append(measured(rounds, at=at, **kind))
     rounds.close()
@@ -108,7 +109,7 @@ def wire_bytes():
     port, received, sent = config.split(lane)[1], 0, 0
     for entry in os.scandir("/proc/self/fd"):
         try:
-            if not os.readlink(entry.path).startswith("socket:"):
+            if not str(Path(entry.path).readlink()).startswith("socket:"):
                 continue
             with socket.socket(fileno=os.dup(int(entry.name))) as one:
                 if one.family in {socket.AF_INET, socket.AF_INET6} and one.getsockname()[1] == port:

@@ -1,5 +1,6 @@
 """Flower's own FedAvg round over the same SuperLink and SuperNodes: one array each way, no training."""
 
+import itertools
 import json
 import os
 import time
@@ -37,7 +38,6 @@ def main(grid, context):
             evaluate_fn=lambda _number, _arrays, stamps=stamps: stamps.append(time.perf_counter()),
         )
         figures += [
-            {"dimension": one["dimension"], "seconds": later - earlier}
-            for earlier, later in zip(stamps, stamps[1:], strict=False)
+            {"dimension": one["dimension"], "seconds": later - earlier} for earlier, later in itertools.pairwise(stamps)
         ]
     (folder / "figures.json").write_text(json.dumps({"rounds": figures}))

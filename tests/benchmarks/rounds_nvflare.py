@@ -42,7 +42,7 @@ print("version", nvflare.__version__)
 
 
 def run(folder, *, sizes, rounds, hospitals):
-    """Return the seconds of each round by size, or why there are none; the first round, which starts the clients, is left out."""
+    """Return the seconds of each round by size, or why there are none; the first, which starts the clients, is left out."""
     python = os.environ.get(VARIABLE)
     if not python:
         return _skipped(f"{VARIABLE} does not name a Python with nvflare (it needs an environment of its own)")
