@@ -32,6 +32,7 @@ REFUSAL_S: Final = 1.0  # a lane that lets in says something within it
 def vault_side(home: Home) -> Iterator[Finding]:
     """Yield what is well and what is not at the vault; run it as the vault's user. Raises NotSetUp, ConfigError."""
     site = config.read_site(home)
+    findings.refuse_root(home.folder)
     yield from findings.private(home.folder, keys=[home.keys / name for name in KEYS])
     yield from findings.disk(home.folder)
     yield from _scans(site)
@@ -137,7 +138,7 @@ def _budget(home: Home, site: Site) -> Iterator[Finding]:
 
 
 def _vault(home: Home, site: Site) -> Iterator[Finding]:
-    if not locks.held(home.lock):
+    if not home.lock.exists() or not locks.held(home.lock):
         yield fail("vault", "It does not run.", mend="Start `motet-hospital vault`.")
         return
     yield well("vault", "It runs.")
@@ -232,20 +233,27 @@ def _lane(home: RelayHome, address: tuple[str, int], *, ca: Path) -> Finding:
         trust = ssl.create_default_context(cafile=str(ca))
         trust.load_cert_chain(home.certificate, home.tls_key)
         trust.set_alpn_protocols(["h2"])
-        with socket.create_connection((host.strip("[]"), port), timeout=findings.REACH_S) as plain:
-            plain.settimeout(REFUSAL_S)
-            with trust.wrap_socket(plain, server_hostname=lane.NAME) as link:
-                return well("lane", "It lets this relay in.") if link.recv(1) else quiet
-    except TimeoutError:
-        return warn("lane", "It says nothing.", mend="Look at the coordinator's log.")
-    except ssl.SSLCertVerificationError as error:
-        return fail("lane", f"Its certificate does not hold: {error.verify_message}.", mend="Compare ca.crt and clock.")
-    except ssl.SSLEOFError:
-        return quiet
-    except ssl.SSLError:
-        return fail("lane", "It refused this relay's certificate.", mend="The roster names another: enrol again.")
+        plain = socket.create_connection((host.strip("[]"), port), timeout=findings.REACH_S)
     except OSError:
-        return quiet
+        return quiet  # what is wrong with the address or ca.crt is said elsewhere
+    with plain:
+        try:
+            link = trust.wrap_socket(plain, server_hostname=lane.NAME)
+        except ssl.SSLCertVerificationError as error:
+            return fail("lane", f"Its certificate does not hold: {error.verify_message}.", mend="Compare ca.crt and clock.")
+        except OSError:
+            return quiet  # the door could not pass it on
+        with link:
+            link.settimeout(REFUSAL_S)
+            try:
+                let_in = bool(link.recv(1))
+            except TimeoutError:
+                return warn("lane", "It says nothing.", mend="Look at the coordinator's log.")
+            except OSError:
+                let_in = False
+    if let_in:
+        return well("lane", "It lets this relay in.")
+    return fail("lane", "It refused this relay's certificate.", mend="The roster names another: enrol again.")
 
 
 def known(home: Home, relay_home: RelayHome) -> Finding:

@@ -84,6 +84,14 @@ def address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def refuse_root(folder: Path) -> None:
+    """Raise ConfigError where root looks at another user's folder: SQLite's files beside a database would be root's then."""
+    if os.geteuid() == 0 and folder.exists() and folder.stat().st_uid != 0:
+        raise ConfigError(
+            "Root would leave files that the folder's owner cannot use.", action="Run this as the owner: runuser."
+        )
+
+
 def private(folder: Path, *, keys: Iterable[Path]) -> Iterator[Finding]:
     """Check that a folder is its owner's alone, and that each private key is there and 0600."""
     try:

@@ -21,6 +21,7 @@ LIBRARIES = ("flwr", "grpcio", "torch")
 def look(home: Home) -> Iterator[Finding]:
     """Yield what is well and what is not; raises NotSetUp or ConfigError when there is no coordinator's folder to look at."""
     settings = config.read_settings(home)
+    findings.refuse_root(home.folder)
     yield from findings.private(home.folder, keys=[home.keys / name for name in KEYS])
     database = home.flower / "state.db"
     if database.exists() and database.stat().st_mode & 0o077:
@@ -73,7 +74,8 @@ def _roster(home: Home) -> Finding:
 
 
 def _running(home: Home, settings: Settings) -> Iterator[Finding]:
-    if not locks.held(home.folder / "serve.lock"):
+    lock = home.folder / "serve.lock"
+    if not lock.exists() or not locks.held(lock):
         yield fail("serve", "The SuperLink is not kept running.", mend=SERVE)
     else:
         yield well("serve", f"It runs; the SuperLink is at {settings.superlink}.")

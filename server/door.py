@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ from typing import Final
 import jinja2
 
 from common import files, lane
-from common.errors import ConfigError, NotSetUp
+from common.errors import AlreadyRunning, ConfigError, NotSetUp
 from server import config
 from server.config import Home, Settings
 
@@ -99,8 +100,8 @@ def text(home: Home, settings: Settings) -> str:
 def command(home: Home, settings: Settings) -> list[str]:
     """Write the configuration anew, let nginx check it, and return the command that runs the door in the foreground.
 
-    Raises NotSetUp without nginx or without a door to open, ConfigError with what nginx says of the configuration. As root,
-    the door's workers run as whoever owns the coordinator's folder; otherwise as this user.
+    Raises NotSetUp without nginx or without a door to open, AlreadyRunning, or ConfigError with what nginx says of the
+    configuration. As root, the door's workers run as whoever owns the coordinator's folder; otherwise as this user.
     """
     if not stands(settings):
         raise NotSetUp(
@@ -113,9 +114,10 @@ def command(home: Home, settings: Settings) -> list[str]:
     place = folder(home)
     base = [program, "-p", f"{place}/", "-c", str(write(home, settings))]
     base += ["-g", "daemon off;" + (f" user {_owner(home)};" if os.geteuid() == 0 else "")]
+    if running(place):
+        raise AlreadyRunning("The door is open already.", action="Stop that nginx first.")
     for stale in ("lane.sock", "fleet.sock"):  # as a killed nginx leaves them
-        if not running(place):
-            (place / stale).unlink(missing_ok=True)
+        (place / stale).unlink(missing_ok=True)
     checked = subprocess.run([*base, "-t", "-q"], capture_output=True, text=True, timeout=CHECK_S, check=False)
     if checked.returncode != 0:
         said = [line for line in checked.stderr.splitlines() if "[emerg]" in line] or ["nothing"]
@@ -151,9 +153,10 @@ def _owner(home: Home) -> str:
 
 
 def running(place: Path) -> bool:
-    """Tell whether an nginx runs on the door's folder."""
-    try:
-        os.kill(int((place / "nginx.pid").read_text()), 0)
-    except (OSError, ValueError):
-        return False
+    """Tell whether an nginx runs on the door's folder, in this or another container."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(place / "fleet.sock"))
+        except OSError:
+            return False
     return True

@@ -369,7 +369,7 @@ def test_real_vaults_agree_on_keys_over_the_door_and_replays_are_refused_on_both
     assert min(line["received"], line["sent"]) > 0
 
 
-def test_a_strangers_certificate_is_refused_by_the_lane(opened, hospitals, stranger):
+def test_a_strangers_certificate_is_refused_by_the_lane(opened, hospitals, stranger, capfd):
     """Also one that bears a hospital's name: the roster names certificates, not names."""
     with open_lane(opened, hospitals, run="closed") as (served, heard):
         before = len((door.folder(opened.home) / "logs" / "lane.log").read_text().splitlines())
@@ -388,6 +388,7 @@ def test_a_strangers_certificate_is_refused_by_the_lane(opened, hospitals, stran
         while len(lines := (door.folder(opened.home) / "logs" / "lane.log").read_text().splitlines()) < before + 2:
             assert time.monotonic() < until
             time.sleep(0.05)
+        assert "CERTIFICATE_VERIFY_FAILED" in capfd.readouterr().err  # gRPC's own line, on the lane's side
         for line in map(json.loads, lines[before:]):
             assert (line["event"], line["client"]) == ("lane-closed", "127.0.0.1")
 

@@ -145,7 +145,7 @@ SENDS = """
 def test_the_relays_user_exchanges_envelopes_with_the_vault_over_the_socket(place):
     said = run(RELAY, *script(SENDS, place / "run" / "vault.sock"))
     assert "hospital hosp-a" in said
-    assert "code E-ENVELOPE" in said
+    assert "code E-REFUSED-ROSTER" in said  # none is approved yet
     assert "turned-away" in (place / "vault.log").read_text()
 
 
