@@ -87,9 +87,7 @@ def address(text: str) -> tuple[str, int]:
 def refuse_root(folder: Path) -> None:
     """Raise ConfigError where root looks at another user's folder: SQLite's files beside a database would be root's then."""
     if os.geteuid() == 0 and folder.exists() and folder.stat().st_uid != 0:
-        raise ConfigError(
-            "Root would leave files that the folder's owner cannot use.", action="Run this as the owner: runuser."
-        )
+        raise ConfigError("Root would leave files that the folder's owner cannot use.", action="Run this as its owner.")
 
 
 def private(folder: Path, *, keys: Iterable[Path]) -> Iterator[Finding]:

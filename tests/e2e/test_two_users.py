@@ -71,6 +71,7 @@ def bundle(source, folder):
     data = build_fab_from_disk(source)
     path = folder / f"motet.motet.0-1-0.{hashlib.sha256(data).hexdigest()[:8]}.fab"
     path.write_bytes(data)
+    path.chmod(0o644)
     return path
 
 
@@ -175,6 +176,7 @@ def test_the_vaults_user_has_no_network_and_reads_no_key_of_the_relay(place):
 def test_the_relays_self_check_sees_the_wall_and_the_pinned_bundle(place):
     ca = place / "ca.crt"
     ca.write_text("none")
+    ca.chmod(0o644)
     where = ("--folder", place / "relay/site", "--superlink", "127.0.0.1:1", "--ca", ca)
     told = json.loads(run(RELAY, program("motet-hospital"), "doctor", *where, "--json", code=10))
     states = {(one["check"], one["state"]) for one in told}

@@ -265,13 +265,19 @@ def test_a_coordinator_that_was_only_set_up_must_still_be_started(hub):
     assert found["roster"] == "warn"
 
 
+def public_database(home):
+    path = home.flower / "state.db"
+    path.touch()
+    path.chmod(0o644)
+
+
 @pytest.mark.parametrize(
     ("spoil", "check"),
     [
         (lambda home: (home.keys / "ca.key").chmod(0o644), "keys"),
         (lambda home: (home.certificates / "server.crt").write_text("junk"), "certificates"),
         (lambda home: home.roster_file.write_text("{}"), "roster"),
-        (lambda home: (home.flower / "state.db").write_text(""), "state"),
+        (public_database, "state"),
         (lambda home: home.folder.chmod(0o750 | 0o005), "folder"),
     ],
 )  # fmt: skip
