@@ -21,7 +21,7 @@ from common import commands, files, locks
 from common.errors import MotetError
 from deploy.demo import demo
 from deploy.drill import verdict
-from deploy.drill.federation import ENDS_S, ROUND_S, SMALL_DISKS, STEPS, Federation, Proposed, federation
+from deploy.drill.federation import ENDS_S, READY_S, ROUND_S, SMALL_DISKS, STEPS, Federation, Proposed, federation
 from deploy.drill.table import DRILLS, Drill
 from deploy.drill.verdict import Figures
 
@@ -108,7 +108,7 @@ def run_one(drill: Drill, running: Federation) -> Outcome:
     began = ended = mended = time.time()
     wrong: list[str | None] = []
     try:
-        running.wait_for_good_round(since=began, timeout_s=drill.good_within_s)
+        running.wait_for_good_round(since=began, timeout_s=READY_S)
         running.into_a_round()
         began = time.time()
         wrong.append(drill.act(running))

@@ -23,7 +23,7 @@ from common.processes import end, program, uninterrupted
 from deploy.demo import cohort, demo
 from deploy.demo.children import Children, command, together
 from deploy.drill.clock import Clock
-from deploy.drill.link import Way
+from deploy.drill.link import PLAIN, Way
 from deploy.drill.namespaces import COORDINATOR, Network, Topology, network
 from deploy.drill.tap import Tap
 from server.journal import Journal
@@ -112,6 +112,7 @@ class Federation:
         """Start a study by `motet-coordinator run` and wait until its first step is taken; raises ConfigError."""
         runs = self.coordinator / "runs"
         before, self.run = set(runs.iterdir()), None
+        self.pace(BASE)
         self.running.start("run", "motet-coordinator", "run", "--home", self.coordinator, study_hash)
         until = time.monotonic() + READY_S
         while not any(one["task"] == "train" for one in self.rounds()):
@@ -140,10 +141,11 @@ class Federation:
         )
 
     def until_it_ends(self, *, timeout_s: float) -> Path:
-        """Wait for the result of the study that runs now and return its folder; raises HospitalMissing."""
+        """Wait for the result of the study that runs now, on quick links, and return its folder; raises HospitalMissing."""
         run, until = self.run, time.monotonic() + timeout_s
         if run is None:
             raise HospitalMissing("No study runs.", action="Begin one.")
+        self.pace(PLAIN)
         while not self.ended():
             if time.monotonic() > until:
                 raise HospitalMissing("The study did not end.", action=f"Read {self.running.logs}.")
@@ -151,6 +153,11 @@ class Federation:
         self.run = None
         self.running.end("run")
         return run
+
+    def pace(self, way: Way) -> None:
+        """Make every link like that, both ways."""
+        for hospital in self.net.topology.hospitals:
+            self.net.shape(hospital, up=way, down=way)
 
     def ended(self) -> str:
         """Return how the study that runs now has ended, failed or done; empty while it goes on."""
@@ -261,8 +268,6 @@ def federation(folder: Path) -> Iterator[tuple[Federation, Proposed]]:
         made = Federation(folder=folder, net=net, running=running, clock=clock)
         made.tap(TAPPED)  # before a relay opens the vault's socket
         stack.callback(made.close_taps)
-        for hospital in topology.hospitals:
-            net.shape(hospital, up=BASE, down=BASE)
         yield made, Proposed(study=study, undisturbed_hash=undisturbed_hash, study_hash=study_hash)
 
 
