@@ -26,13 +26,13 @@ def heatmap(names: Sequence[str], r: Sequence[Sequence[Number]], marks: Sequence
     """Draw a correlation matrix: red above zero, blue below, grey where there is no number; `marks` are its stars."""
     p = len(names)
     cell = max(12.0, min(58.0, 660 / max(p, 1)))
-    left, top = _label_width(names), 24 + _label_width(names) * 0.72
+    left, top = label_width(names), 24 + label_width(names) * 0.72
     parts = []
     for i, name in enumerate(names):
         y = top + i * cell
-        parts.append(_text(left - 8, y + cell / 2 + 4, name, anchor="end", size=min(12.0, cell)))
+        parts.append(text(left - 8, y + cell / 2 + 4, name, anchor="end", size=min(12.0, cell)))
         x = left + i * cell + cell / 2
-        parts.append(_text(x, top - 8, name, anchor="start", size=min(12.0, cell), rotate=(-45, x, top - 8)))
+        parts.append(text(x, top - 8, name, anchor="start", size=min(12.0, cell), rotate=(-45, x, top - 8)))
         for j in range(p):
             value = number(r[i][j])
             parts.append(
@@ -46,36 +46,36 @@ def heatmap(names: Sequence[str], r: Sequence[Sequence[Number]], marks: Sequence
                 ink = "#ffffff" if value is not None and abs(value) > 0.55 else INK
                 middle = left + j * cell + cell / 2
                 shift = 0 if i == j or not marks[i][j] else -3
-                parts.append(_text(middle, y + cell / 2 + 4 + shift, _two(value), anchor="middle", size=cell / 4.4, fill=ink))
+                parts.append(text(middle, y + cell / 2 + 4 + shift, _two(value), anchor="middle", size=cell / 4.4, fill=ink))
                 if i != j:
-                    parts.append(_text(middle, y + cell / 2 + 13, marks[i][j], anchor="middle", size=cell / 4.4, fill=ink))
+                    parts.append(text(middle, y + cell / 2 + 13, marks[i][j], anchor="middle", size=cell / 4.4, fill=ink))
     height = top + p * cell + 46
     for step in range(41):
         x = left + step * 5
         parts.append(f'<rect x="{x:.1f}" y="{height - 28:.1f}" width="5.5" height="10" fill="{_colour(step / 20 - 1)}"/>')
     ends = enumerate(("\u22121", "0", "+1"))
-    parts.extend(_text(left + 102 * at, height - 4, end, anchor="middle", size=11) for at, end in ends)
-    width = left + max(p * cell, 210) + _label_width(names) * 0.72 + 10
+    parts.extend(text(left + 102 * at, height - 4, end, anchor="middle", size=11) for at, end in ends)
+    width = left + max(p * cell, 210) + label_width(names) * 0.72 + 10
     description = f"Pearson correlations of {p} variables; the numbers are in the table below."
-    return _svg("heatmap", "Correlation matrix", description, width=width, height=height, body=parts)
+    return svg("heatmap", "Correlation matrix", description, width=width, height=height, body=parts)
 
 
-def coefficients(rows: Sequence[Mapping[str, Any]], *, unit: str) -> Markup:
+def coefficients(rows: Sequence[Mapping[str, Any]], *, unit: str, key: str = "coefficients") -> Markup:
     """Draw estimates with intervals around zero; rows hold term, estimate, low, high and `clear` (the interval spares zero)."""
-    left, width, line = _label_width([str(row["term"]) for row in rows]), 920.0, 34.0
+    left, width, line = label_width([str(row["term"]) for row in rows]), 920.0, 34.0
     ends = [value for row in rows for value in (row["low"], row["high"])] or [0.0]
     low, high = min(0.0, *ends), max(0.0, *ends)
     margin = (high - low) * 0.06 or 1.0
     low, high = low - margin, high + margin
     at = Axis(low, high, left, width - 20)
     bottom = 12 + line * len(rows)
-    parts = _ticks(low, high, at, top=8, bottom=bottom)
+    parts = ticks(low, high, at, top=8, bottom=bottom)
     parts.append(f'<line x1="{at(0):.1f}" y1="8" x2="{at(0):.1f}" y2="{bottom:.1f}" stroke="{INK}" stroke-width="1.2"/>')
     for i, row in enumerate(rows):
         y = 12 + line * (i + 0.5)
         colour = ACCENT if row["clear"] else MUTED
         fill = colour if row["clear"] else "#ffffff"
-        parts.append(_text(left - 10, y + 4, str(row["term"]), anchor="end", size=12.5))
+        parts.append(text(left - 10, y + 4, str(row["term"]), anchor="end", size=12.5))
         parts.append(
             f'<line x1="{at(row["low"]):.1f}" y1="{y:.1f}" x2="{at(row["high"]):.1f}" y2="{y:.1f}" stroke="{colour}" '
             f'stroke-width="2.4" stroke-linecap="round"/>'
@@ -83,9 +83,9 @@ def coefficients(rows: Sequence[Mapping[str, Any]], *, unit: str) -> Markup:
         parts.append(
             f'<circle cx="{at(row["estimate"]):.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{colour}" stroke-width="2"/>'
         )
-    parts.append(_text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED, most=110))
-    return _svg(
-        "coefficients",
+    parts.append(text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED, most=110))
+    return svg(
+        key,
         "Regression coefficients with 95 % intervals",
         f"{len(rows)} coefficients; filled where the interval does not hold zero. The numbers are in the table below.",
         width=width,
@@ -104,18 +104,18 @@ def curve(points: Sequence[tuple[float, float]], *, key: str, label: str, bounds
         low, high = low - pad, high + pad
     x = Axis(0, max(step for step, _ in points) or 1, left, width - 14)
     y = Axis(low, high, bottom, 22)
-    parts = _ticks(0, max(step for step, _ in points) or 1, x, top=22, bottom=bottom)
-    for value in _nice(low, high):
+    parts = ticks(0, max(step for step, _ in points) or 1, x, top=22, bottom=bottom)
+    for value in nice(low, high):
         parts.append(f'<line x1="{left}" y1="{y(value):.1f}" x2="{width - 14}" y2="{y(value):.1f}" stroke="{GRID}"/>')
-        parts.append(_text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
+        parts.append(text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
     path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
     parts.append(f'<polyline points="{path}" fill="none" stroke="{ACCENT}" stroke-width="2.2" stroke-linejoin="round"/>')
     step, value = points[-1]
     parts.append(f'<circle cx="{x(step):.1f}" cy="{y(value):.1f}" r="4" fill="{ACCENT}"/>')
-    parts.append(_text(left, 14, label, size=12.5, weight=600))
-    parts.append(_text((left + width) / 2, height - 6, "training step", anchor="middle", size=11.5, fill=MUTED))
+    parts.append(text(left, 14, label, size=12.5, weight=600))
+    parts.append(text((left + width) / 2, height - 6, "training step", anchor="middle", size=11.5, fill=MUTED))
     description = f"{label} at {len(points)} steps, from {points[0][1]:.3f} to {points[-1][1]:.3f}. The table below has all."
-    return _svg(key, f"{label} during training", description, width=width, height=height, body=parts)
+    return svg(key, f"{label} during training", description, width=width, height=height, body=parts)
 
 
 def rounds(bars: Sequence[tuple[int, float, bool]]) -> Markup:
@@ -124,9 +124,9 @@ def rounds(bars: Sequence[tuple[int, float, bool]]) -> Markup:
     most = max([1e-6, *(seconds for _, seconds, _ in bars)]) * 1.12
     y, slot = Axis(0, most, bottom, 22), (width - 14 - left) / max(len(bars), 12)
     parts = []
-    for value in _nice(0, most):
+    for value in nice(0, most):
         parts.append(f'<line x1="{left}" y1="{y(value):.1f}" x2="{width - 14}" y2="{y(value):.1f}" stroke="{GRID}"/>')
-        parts.append(_text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
+        parts.append(text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
     labelled = max(1, math.ceil(len(bars) / 8))
     for at, (number, seconds, opened) in enumerate(bars):
         x, top = left + at * slot + slot * 0.12, y(seconds)
@@ -135,17 +135,17 @@ def rounds(bars: Sequence[tuple[int, float, bool]]) -> Markup:
             f'<rect x="{x:.1f}" y="{top:.1f}" width="{slot * 0.76:.1f}" height="{max(1.0, bottom - top):.1f}" {look}/>'
         )
         if not opened:
-            parts.append(_text(x + slot * 0.38, top - 4, "\u00d7", anchor="middle", size=13, fill=ALARM, weight=700))
+            parts.append(text(x + slot * 0.38, top - 4, "\u00d7", anchor="middle", size=13, fill=ALARM, weight=700))
         if (len(bars) - 1 - at) % labelled == 0:
-            parts.append(_text(x + slot * 0.38, bottom + 16, str(number), anchor="middle", size=11, fill=MUTED))
-    parts.append(_text(left, 14, "Seconds per round", size=12.5, weight=600))
-    parts.append(_text((left + width) / 2, height - 6, "round (\u00d7 void)", anchor="middle", size=11.5, fill=MUTED))
+            parts.append(text(x + slot * 0.38, bottom + 16, str(number), anchor="middle", size=11, fill=MUTED))
+    parts.append(text(left, 14, "Seconds per round", size=12.5, weight=600))
+    parts.append(text((left + width) / 2, height - 6, "round (\u00d7 void)", anchor="middle", size=11.5, fill=MUTED))
     void = sum(not opened for _, _, opened in bars)
     description = f"Seconds of the last {len(bars)} rounds, {void} of them void. The table below has the newest."
-    return _svg("rounds", "Seconds per round", description, width=width, height=height, body=parts)
+    return svg("rounds", "Seconds per round", description, width=width, height=height, body=parts)
 
 
-def roc(points: Sequence[tuple[float, float]]) -> Markup:
+def roc(points: Sequence[tuple[float, float]], *, key: str = "roc", title: str = "ROC of the final model") -> Markup:
     """Draw a receiver operating characteristic through (false positive rate, sensitivity) points."""
     size, left, top = 340.0, 52.0, 14.0
     x, y = Axis(0, 1, left, left + size), Axis(0, 1, top + size, top)
@@ -153,30 +153,30 @@ def roc(points: Sequence[tuple[float, float]]) -> Markup:
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(f'<line x1="{x(tick):.1f}" y1="{top}" x2="{x(tick):.1f}" y2="{top + size}" stroke="{GRID}"/>')
         parts.append(f'<line x1="{left}" y1="{y(tick):.1f}" x2="{left + size}" y2="{y(tick):.1f}" stroke="{GRID}"/>')
-        parts.append(_text(x(tick), top + size + 18, f"{tick:g}", anchor="middle", size=11, fill=MUTED))
-        parts.append(_text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", size=11, fill=MUTED))
+        parts.append(text(x(tick), top + size + 18, f"{tick:g}", anchor="middle", size=11, fill=MUTED))
+        parts.append(text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", size=11, fill=MUTED))
     parts.append(f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" stroke="{MUTED}" stroke-dasharray="5 4"/>')
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
     parts.append(f'<polygon points="{path} {x(1):.1f},{y(0):.1f}" fill="{ACCENT}" fill-opacity="0.10"/>')
     parts.append(f'<polyline points="{path}" fill="none" stroke="{ACCENT}" stroke-width="2.4" stroke-linejoin="round"/>')
-    parts.append(_text(left + size / 2, top + size + 38, "1 \u2212 specificity", anchor="middle", size=12, fill=MUTED))
+    parts.append(text(left + size / 2, top + size + 38, "1 \u2212 specificity", anchor="middle", size=12, fill=MUTED))
     parts.append(
-        _text(12, top + size / 2, "sensitivity", anchor="middle", size=12, fill=MUTED, rotate=(-90, 12, top + size / 2))
+        text(12, top + size / 2, "sensitivity", anchor="middle", size=12, fill=MUTED, rotate=(-90, 12, top + size / 2))
     )
     description = "Sensitivity against one minus specificity at each score threshold; the counts are in the table below."
-    return _svg("roc", "ROC of the final model", description, width=left + size + 14, height=top + size + 48, body=parts)
+    return svg(key, title, description, width=left + size + 14, height=top + size + 48, body=parts)
 
 
 def budgets(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw each hospital's epsilon as a bar and its cap as a line; rows hold name, epsilon and cap (None where unknown)."""
-    left, width, line = _label_width([str(row["name"]) for row in rows]), 920.0, 34.0
+    left, width, line = label_width([str(row["name"]) for row in rows]), 920.0, 34.0
     most = max([1e-9, *(value for row in rows for value in (row["epsilon"], row["cap"]) if value is not None)]) * 1.12
     at = Axis(0, most, left, width - 20)
     bottom = 8 + line * len(rows)
-    parts = _ticks(0, most, at, top=4, bottom=bottom)
+    parts = ticks(0, most, at, top=4, bottom=bottom)
     for i, row in enumerate(rows):
         y, epsilon, cap = 8 + line * i, row["epsilon"], row["cap"]
-        parts.append(_text(left - 10, y + line / 2 + 4, str(row["name"]), anchor="end", size=12.5))
+        parts.append(text(left - 10, y + line / 2 + 4, str(row["name"]), anchor="end", size=12.5))
         over = epsilon is not None and cap is not None and epsilon > cap
         if epsilon is not None:
             parts.append(
@@ -189,12 +189,13 @@ def budgets(rows: Sequence[Mapping[str, Any]]) -> Markup:
                 f'stroke-width="2.5"/>'
             )
     unit = "epsilon of the noisy releases (bar), the hospital's cap (line)"
-    parts.append(_text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED, most=110))
+    parts.append(text((left + width - 20) / 2, bottom + 36, unit, anchor="middle", size=12, fill=MUTED, most=110))
     description = f"Epsilon spent at {len(rows)} hospitals against their caps; the numbers are in the table below."
-    return _svg("epsilon", "Epsilon per hospital", description, width=width, height=bottom + 46, body=parts)
+    return svg("epsilon", "Epsilon per hospital", description, width=width, height=bottom + 46, body=parts)
 
 
-def _svg(key: str, title: str, description: str, *, width: float, height: float, body: Sequence[str]) -> Markup:
+def svg(key: str, title: str, description: str, *, width: float, height: float, body: Sequence[str]) -> Markup:
+    """Return a whole figure; `key` makes its ids, which are unique on a page. Texts in `body` went through `text`."""
     return Markup(  # noqa: S704  (every text in the body went through escape)
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="{key}-title {key}-desc" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'
@@ -203,7 +204,7 @@ def _svg(key: str, title: str, description: str, *, width: float, height: float,
     )
 
 
-def _text(
+def text(
     x: float,
     y: float,
     text: str,
@@ -215,6 +216,7 @@ def _text(
     rotate: tuple[float, float, float] | None = None,
     most: int = 28,
 ) -> str:
+    """Return an escaped label, cut after `most` characters."""
     turn = "" if rotate is None else f' transform="rotate({rotate[0]:g} {rotate[1]:.1f} {rotate[2]:.1f})"'
     short = text if len(text) <= most else text[: most - 1] + "\u2026"
     return (
@@ -234,15 +236,16 @@ class Axis:
         return self._start + (value - self._low) * self._scale
 
 
-def _ticks(low: float, high: float, at: Axis, *, top: float, bottom: float) -> list[str]:
+def ticks(low: float, high: float, at: Axis, *, top: float, bottom: float) -> list[str]:
+    """Return the grid lines and labels of a horizontal axis."""
     parts = []
-    for value in _nice(low, high):
+    for value in nice(low, high):
         parts.append(f'<line x1="{at(value):.1f}" y1="{top}" x2="{at(value):.1f}" y2="{bottom:.1f}" stroke="{GRID}"/>')
-        parts.append(_text(at(value), bottom + 16, f"{value:g}", anchor="middle", size=11, fill=MUTED))
+        parts.append(text(at(value), bottom + 16, f"{value:g}", anchor="middle", size=11, fill=MUTED))
     return parts
 
 
-def _nice(low: float, high: float) -> list[float]:
+def nice(low: float, high: float) -> list[float]:
     """Return about five round values inside [low, high]."""
     span = high - low
     if not span > 0:
@@ -252,7 +255,8 @@ def _nice(low: float, high: float) -> list[float]:
     return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _label_width(names: Sequence[str]) -> float:
+def label_width(names: Sequence[str]) -> float:
+    """Return the room that labels need, in pixels."""
     return 24 + 7.2 * min(28, max((len(name) for name in names), default=8))
 
 

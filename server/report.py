@@ -11,10 +11,12 @@ from jinja2 import Environment, StrictUndefined, TemplateError
 from scipy import stats
 
 from common import files
+from common.analyses import PREFIX
 from common.errors import ConfigError
 from server import figures
 from server.figures import number
 from server.sections import sections
+from server.told import told
 
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 PAIRS_SHOWN = 20
@@ -57,10 +59,25 @@ def _page(result: Mapping[str, Any]) -> str:
         correlation=_correlation(result.get("correlation")),
         ols=_ols(result.get("ols")),
         linear=sections(result.get("linear")),
+        analyses=told(result.get("analyses") or ()),
         training=_training(result.get("training")),
         budgets=_budgets(result),
         exact=_filled(result.get("exact_releases"), ("round", "statistic", "hospitals")),
+        shown=_runs_of(_filled(result.get("exact_releases"), ("round", "statistic", "hospitals"))),
     )
+
+
+def _runs_of(exact: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the exact sums with those of one analysis on one line: which rounds, and how many there were."""
+    found: list[dict[str, Any]] = []
+    for item in exact:
+        last = found[-1] if found else None
+        same = str(item["statistic"]).startswith(PREFIX) and last and last["key"] == (item["statistic"], item["hospitals"])
+        if last and same:
+            last.update(last=item["round"], count=last["count"] + 1)
+        else:
+            found.append({**item, "last": item["round"], "count": 1, "key": (item["statistic"], item["hospitals"])})
+    return found
 
 
 def _correlation(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -208,7 +225,7 @@ def _hospitals(count: Any) -> str:  # noqa: ANN401
 
 
 def _statistic(name: Any) -> str:  # noqa: ANN401
-    """Write what an exact statistic holds; an unknown one by its name."""
+    """Write what an exact statistic holds; one of a declared analysis, or an unknown one, by its name."""
     return STATISTICS.get(str(name), str(name))
 
 

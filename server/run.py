@@ -19,7 +19,7 @@ from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.roster import Roster
 from common.study import Study
-from server import accept, analyse, evaluate, report, step
+from server import accept, analyse, csvs, evaluate, report, step
 from server.exchange import Carrier, Exchange
 from server.infer import correlation, family, regression
 from server.journal import Journal
@@ -78,6 +78,7 @@ def run_study(
     files.write(folder / "model.safetensors", trained.checkpoints[evaluation.accepted])
     files.write(folder / "result.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode())
     report.render(result, out=folder / "report.html")
+    csvs.write(result, folder=folder / "tables")
     journal.write({"type": "done", "time": round(time.time(), 3)})
     return result
 

@@ -1,5 +1,8 @@
 """The linear family's results as sections of the report: titles, tables of cells, and why a part is absent."""
 
+import csv
+import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,70 +36,71 @@ SHARES = ("name", "level", "count", "share", "ci_low", "ci_high")
 def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return {"title", "note", "absent", "tables"} per analysis of result["linear"]; none where there is none.
 
-    A table is {"caption", "columns", "rows"}, its cells text. Numbers have four significant digits; what is absent is a dash.
+    A table is {"caption", "columns", "rows", "csv"}, its cells text. Numbers have four significant digits; what is absent
+    is a dash.
     """
     if not part:
         return []
     found = []
     if one := part.get("table_one"):
         note = f"{one['n']} patients with a value in every column. There is no minimum or maximum: each is one patient's value."
-        tables = [_table("Numbers", NUMBERS, one["numbers"]), _table("Levels", SHARES, one["shares"])]
-        found.append(_section("Table 1", [one], tables=tables, note=note))
+        tables = [table("Numbers", NUMBERS, one["numbers"]), table("Levels", SHARES, one["shares"])]
+        found.append(section("Table 1", [one], tables=tables, note=note))
     found += [_model(one) for one in part.get("models") or ()]
     found += [_groups(one) for one in part.get("groups") or ()]
     found += [_ancova(one) for one in part.get("ancova") or ()]
     if one := part.get("partial_correlation"):
         note = "Each pair with all the other variables held fixed; q after Benjamini and Hochberg."
-        tables = [] if "diagnosis" in one else [_table("Pairs", ("pair", "r", "ci_low", "ci_high", "p", "q"), _pairs(one))]
-        found.append(_section("Partial correlation", [one], tables=tables, note=note))
+        tables = [] if "diagnosis" in one else [table("Pairs", ("pair", "r", "ci_low", "ci_high", "p", "q"), _pairs(one))]
+        found.append(section("Partial correlation", [one], tables=tables, note=note))
     if one := part.get("components"):
-        found.append(_section("Principal components", [one], tables=_components(one), note="Of the correlation matrix."))
+        found.append(section("Principal components", [one], tables=_components(one), note="Of the correlation matrix."))
     return found
 
 
 def _model(one: Mapping[str, Any]) -> dict[str, Any]:
     fit, kinds = one["fit"], one["anova"]
-    tables = [] if "diagnosis" in fit else [_table("Coefficients", COEFFICIENTS, fit["rows"])]
+    tables = [] if "diagnosis" in fit else [table("Coefficients", COEFFICIENTS, fit["rows"])]
     for kind, made in kinds.items():
         if "diagnosis" not in made:
             caption = (
                 f"Analysis of variance, type {kind}; residual degrees of freedom {made['df']}; interval of the share explained"
             )
-            tables.append(_table(caption, EFFECTS, made["rows"]))
-    note = "" if "diagnosis" in fit else f"n = {fit['n']}, R squared {_cell(fit['r_squared'])}, sigma {_cell(fit['sigma'])}."
-    return _section(one["formula"], [fit, *kinds.values()], tables=tables, note=note)
+            tables.append(table(caption, EFFECTS, made["rows"]))
+    note = "" if "diagnosis" in fit else f"n = {fit['n']}, R squared {cell(fit['r_squared'])}, sigma {cell(fit['sigma'])}."
+    return section(one["formula"], [fit, *kinds.values()], tables=tables, note=note)
 
 
 def _groups(one: Mapping[str, Any]) -> dict[str, Any]:
     title = f"{one['outcome']} by {one['factor']}"
     if "diagnosis" in one:
-        return _section(title, [one], tables=[])
+        return section(title, [one], tables=[])
     tables = [
-        _table("Means, each with its own variance", MEANS, one["means"]),
-        _table("All pairs, unequal variances (Games-Howell)", PAIRS, one["games_howell"]),
-        _table("All pairs, equal variances (Tukey-Kramer)", PAIRS, one["tukey"]),
+        table("Means, each with its own variance", MEANS, one["means"]),
+        table("All pairs, unequal variances (Games-Howell)", PAIRS, one["games_howell"]),
+        table("All pairs, equal variances (Tukey-Kramer)", PAIRS, one["tukey"]),
     ]
-    low, high = _cell(one["omega_squared_low"]), _cell(one["omega_squared_high"])
+    low, high = cell(one["omega_squared_low"]), cell(one["omega_squared_high"])
     note = (
-        f"Welch's F({one['df_between']}, {_cell(one['df_within'])}) = {_cell(one['f'])}, p = {_cell(one['p'], p_value=True)}, "
-        f"omega squared {_cell(one['omega_squared'])} ({low} to {high})."
+        f"Welch's F({one['df_between']}, {cell(one['df_within'])}) = {cell(one['f'])}, p = {cell(one['p'], p_value=True)}, "
+        f"omega squared {cell(one['omega_squared'])} ({low} to {high})."
     )
-    return _section(title, [one], tables=tables, note=note)
+    return section(title, [one], tables=tables, note=note)
 
 
 def _ancova(one: Mapping[str, Any]) -> dict[str, Any]:
     if "diagnosis" in one:
-        return _section(one["formula"], [one], tables=[])
+        return section(one["formula"], [one], tables=[])
     slopes = one["slopes"]
     tables = [
-        _table("Analysis of covariance, type II", EFFECTS, [*one["table"]["rows"], *([slopes] if slopes else [])]),
-        _table("Means adjusted to the covariates' means", ADJUSTED, one["means"]),
-        _table("Contrasts of adjusted means", CONTRASTS, one["contrasts"]),
+        table("Analysis of covariance, type II", EFFECTS, [*one["table"]["rows"], *([slopes] if slopes else [])]),
+        table("Means adjusted to the covariates' means", ADJUSTED, one["means"]),
+        table("Contrasts of adjusted means", CONTRASTS, one["contrasts"]),
     ]
-    told = f"p = {_cell(slopes['p'], p_value=True)}" if slopes else f"not estimable ({one['slopes_diagnosis']})"
+    told = f"p = {cell(slopes['p'], p_value=True)}" if slopes else f"not estimable ({one['slopes_diagnosis']})"
     note = f"Adjusted means hold where slopes are equal between groups; test of equal slopes: {told}."
     title = f"{one['outcome']} by {one['factor']}, adjusted for {', '.join(one['covariate_means'])}"
-    return _section(title, [one], tables=tables, note=note)
+    return section(title, [one], tables=tables, note=note)
 
 
 def _pairs(one: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -126,26 +130,44 @@ def _components(one: Mapping[str, Any]) -> list[Table]:
         for name, row in zip(one["names"], one["loadings"], strict=True)
     ]
     return [
-        _table("Eigenvalues", ("component", "eigenvalue", "ci_low", "ci_high", "explained"), rows),
-        _table("Loadings", ("name", *(str(at + 1) for at in range(len(rows)))), loadings),
+        table("Eigenvalues", ("component", "eigenvalue", "ci_low", "ci_high", "explained"), rows),
+        table("Loadings", ("name", *(str(at + 1) for at in range(len(rows)))), loadings),
     ]
 
 
-def _section(title: str, parts: Sequence[Mapping[str, Any]], *, tables: list[Table], note: str = "") -> dict[str, Any]:
+def section(title: str, parts: Sequence[Mapping[str, Any]], *, tables: list[Table], note: str = "") -> dict[str, Any]:
+    """Return a section; parts with a diagnosis are told as absent, tables without rows are left out."""
     why = dict.fromkeys(f"{part['term']}: {part['diagnosis']}" for part in parts if "diagnosis" in part)
     return {"title": title, "note": note, "absent": "; ".join(why), "tables": [table for table in tables if table["rows"]]}
 
 
-def _table(caption: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+def table(caption: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of cells, and the same as `csv`: every digit, the columns' own names, a line per row."""
     heads = [column.replace("_", " ").replace("ci low", "95 % from").replace("ci high", "to") for column in columns]
     return {
         "caption": caption,
         "columns": heads,
-        "rows": [[_cell(row.get(column), p_value=column in P_VALUES) for column in columns] for row in rows],
+        "rows": [[cell(row.get(column), p_value=column in P_VALUES) for column in columns] for row in rows],
+        "csv": _csv(columns, rows),
     }
 
 
-def _cell(value: Any, *, p_value: bool = False) -> str:  # noqa: ANN401
+def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[_value(row.get(column)) for column in columns] for row in rows])
+    return text.getvalue()
+
+
+def _value(found: Any) -> str:  # noqa: ANN401
+    """Write a value of a CSV; text that a spreadsheet would take for a formula gets an apostrophe."""
+    if isinstance(found, str):
+        return f"'{found}" if found[:1] in {"=", "+", "-", "@"} else found
+    return "" if found is None or (isinstance(found, float) and not math.isfinite(found)) else repr(found)
+
+
+def cell(value: Any, *, p_value: bool = False) -> str:  # noqa: ANN401
     """Write a cell: text as it is, a whole number in full, another with four digits, nothing as a dash."""
     if isinstance(value, str):
         return value

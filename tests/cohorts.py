@@ -1,4 +1,4 @@
-"""Made-up cohorts in a federation's vaults, kept where a vault keeps measured ones; every cell that is counted holds patients."""
+"""Made-up cohorts in a federation's vaults, kept where a vault keeps measured ones; each counted cell holds patients."""
 
 import hashlib
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""A study's declared analyses through real vaults: what comes out is what the pooled table gives; who asks for more is refused."""
+"""Declared analyses through real vaults: what comes out is what the pooled table gives; who asks for more is refused."""
 
 import hashlib
 import json

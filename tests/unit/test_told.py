@@ -1,0 +1,130 @@
+"""Declared analyses in the report: numbers, figures, CSV, and what is not there."""
+
+import csv
+import io
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from server import csvs, report
+from server.analyse import _plain
+from server.infer import declared
+from server.told import told
+from tests import cohorts, pooling
+from tests.cohorts import BINS, study
+
+EVERY = (
+    {"kind": "logistic", "formula": "y ~ x1 + sex", "queries_max": 12},
+    {"kind": "ordinal", "formula": "sex ~ x1", "queries_max": 20},
+    {"kind": "mixed", "formula": "malignancy ~ x1", "queries_max": 80},
+    {"kind": "cox", "formula": "time ~ x1", "event": "dead", "queries_max": 20},
+    {"kind": "kaplan-meier", "time": "time", "event": "dead", "bins": BINS, "group": "sex"},
+    {"kind": "roc", "outcome": "y", "score": "score", "bins": BINS},
+    {"kind": "ranks", "response": "score", "group": "sex", "bins": BINS},
+    {"kind": "spearman", "variables": ["score", "time"], "bins": BINS},
+    {"kind": "quantiles", "variable": "score", "bins": BINS, "probabilities": ["0.5"]},
+    {"kind": "k-means", "variables": ["x1", "x2"], "sizes": [2, 3], "queries_max": 200},
+    {"kind": "mixture", "variables": ["x1", "x2"], "components": 2, "queries_max": 400},
+    {"kind": "agreement", "readers": ["x1", "malignancy"]},
+    {"kind": "combat", "features": ["x1"], "covariates": ["x2"]},
+)
+
+
+@pytest.fixture(scope="module")
+def analyses():
+    """Results of every kind, as a run would have them."""
+    wanted = study(*EVERY)
+    dealt = cohorts.tables()
+    names = [*cohorts.NAMES, "sex[m]"]
+    low = (*(float(v.lower) for v in wanted.variables), 0.0)
+    high = (*(float(v.upper) for v in wanted.variables), 1.0)
+    hospitals = [
+        pooling.Rows(names=tuple(names), values=np.column_stack([rows, rows[:, 6]]), lower=low, upper=high)
+        for rows in dealt.values()
+    ]
+    return [
+        {
+            "kind": one.kind,
+            "declared": one.model_dump(mode="json"),
+            "sums": 3,
+            "hospitals": list(dealt),
+            "result": json.loads(json.dumps(_plain(pooling.drive(declared.start(wanted, position=at), hospitals)))),
+        }
+        for at, one in enumerate(wanted.statistics.analyses)
+    ]
+
+
+def result(analyses, **more):
+    exact = [{"round": at + 2, "statistic": "analysis-1-logistic", "hospitals": ["a", "b"]} for at in range(5)]
+    return {"study": {}, "analyses": analyses, "exact_releases": exact, **more}
+
+
+class Text(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.words, self.ids, self.tags = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for key, value in attrs if key == "id"]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def shown(tmp_path, made):
+    report.render(made, out=tmp_path / "report.html")
+    page = Text((tmp_path / "report.html").read_text())
+    return page, " ".join("".join(page.words).split())
+
+
+def test_every_kind_of_analysis_has_tables_and_says_that_its_epsilon_is_infinite(analyses):
+    made = told(analyses)
+    assert len(made) == len(EVERY)
+    for section in made:
+        assert section["tables"], section["title"]
+        assert section["absent"] == ""
+        assert "epsilon is infinite" in section["note"]
+        assert section["title"].partition(":")[0] in section["method"]
+
+
+def test_figures_of_a_page_have_ids_of_their_own_and_draw_no_patient(analyses, tmp_path):
+    page, text = shown(tmp_path, result(analyses))
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("svg") == 8  # four regressions, survival, ROC, two of clusters
+    assert "product limit" in text
+    assert "2 to 6" in text
+    assert "analysis-1-logistic: 5 sums" in text
+    assert "epsilon = ∞: 5 sums" in text
+
+
+def test_an_analysis_without_an_answer_is_named_and_shows_no_number(analyses, tmp_path):
+    refused = {key: analyses[0][key] for key in ("kind", "declared")}
+    refused |= {"sums": 0, "hospitals": [], "diagnosis": "refused", "term": "hosp-a"}
+    _, text = shown(tmp_path, result([refused]))
+    assert "No answer: hosp-a: refused." in text
+    (section,) = told([refused])
+    assert (section["tables"], section["figures"], section["note"]) == ([], [], "")
+
+
+def test_csv_files_hold_every_digit(analyses, tmp_path):
+    names = csvs.write(result(analyses), folder=tmp_path / "tables")
+    assert len(names) == len(set(names)) == sum(len(section["tables"]) for section in told(analyses))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "tables" / names[0]).read_text())))
+    assert [float(row["estimate"]) for row in rows] == [row["estimate"] for row in analyses[0]["result"]["rows"]]
+
+
+def test_text_that_a_spreadsheet_would_run_is_disarmed(analyses):
+    hostile = json.loads(json.dumps(analyses[0]))
+    hostile["result"]["rows"][0]["term"] = "=1+1"
+    (section,) = told([hostile])
+    assert "'=1+1" in section["tables"][0]["csv"]
+
+
+def test_hostile_text_of_an_analysis_stays_text(analyses, tmp_path):
+    hostile = {**analyses[0], "declared": {"kind": "logistic", "formula": "<script>alert(1)</script>"}}
+    page, _ = shown(tmp_path, result([hostile]))
+    assert "script" not in page.tags
