@@ -17,12 +17,12 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from client import config as hospital
 from client import lane as relays
-from client import relay
+from client import relay, supernode
 from client.relay import RelayHome
 from common import ports, wire
 from common.errors import LinkLost
@@ -158,10 +158,19 @@ def node_key(relay):
     return serialization.load_ssh_private_key(relay.node_key.read_bytes(), password=None)
 
 
-def test_a_hospital_on_the_roster_is_let_in_and_its_supernode_stays(opened, hospitals):
-    answer = activate(opened, node_key(RelayHome(hospitals.homes["hosp-a"].relay)))
-    assert answer.status_code == 200
-    assert ActivateNodeResponse.FromString(answer.content).node_id > 0
+def test_a_real_supernode_comes_in_and_leaves_by_the_door(opened, hospitals):
+    home = RelayHome(hospitals.homes["hosp-a"].relay)
+    child = supernode._start(home, superlink=opened.settings.address, lane=opened.settings.address, ca=opened.ca)
+
+    def answered(path):
+        return f'"POST /v1/fleet/{path} HTTP/1.1" 200' in (opened.home.folder / "superlink.log").read_text()
+
+    try:
+        wait_until(lambda: answered("activate-node") or child.poll() is not None, timeout_s=40)
+        assert child.poll() is None
+    finally:
+        end(child)
+    wait_until(lambda: answered("deactivate-node"))
 
 
 @pytest.mark.parametrize(
