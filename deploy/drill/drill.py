@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from common import commands, files, locks
@@ -26,6 +27,7 @@ from deploy.drill.table import DRILLS, Drill
 from deploy.drill.verdict import Figures
 
 SETTLES_S = 6.0
+TABLE_COLUMNS = 150
 CLOCK_S = 0.01  # the journal's resolution
 
 
@@ -66,7 +68,7 @@ def main() -> None:
     if options.json:
         demo.out.print_json(json.dumps(found))
     else:
-        demo.out.print(_table(outcomes))
+        Console(width=max(demo.out.width, TABLE_COLUMNS)).print(_table(outcomes))
         demo.out.print("; ".join(wrong) or "Every study's figures are the undisturbed one's, replayed and audited.")
         demo.out.print(f"{seconds:.0f} s in all.")
     sys.exit(1 if wrong or any(outcome.wrong for outcome in outcomes) else 0)
@@ -87,7 +89,7 @@ def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tup
         wrong += verdict.wrong_with_pooled(run, homes, study=proposed.study)
         left = list(wanted)
         while left:
-            fits = [drill for drill in left if drill.lasts_at_most_s / ROUND_S < running.steps_left() and not running.ended()]
+            fits = [drill for drill in left if _fits(drill, running)]
             if not fits:
                 wrong += _end_study(running, undisturbed=undisturbed) if running.run is not None else []
                 running.begin(proposed.study_hash)
@@ -101,6 +103,15 @@ def run_all(wanted: list[Drill], running: Federation, proposed: Proposed) -> tup
         wrong.append(str(error))
     names = [drill.name for drill in DRILLS]
     return sorted(outcomes, key=lambda one: names.index(one.name)), wrong
+
+
+def _fits(drill: Drill, running: Federation) -> bool:
+    """Return whether a study runs now that lasts long enough for a drill and has what the drill needs."""
+    return (
+        not running.ended()
+        and drill.lasts_at_most_s / ROUND_S < running.steps_left()
+        and running.running.running[drill.needs].poll() is None
+    )
 
 
 def run_one(drill: Drill, running: Federation) -> Outcome:

@@ -40,6 +40,7 @@ class Drill:
     lost_most: int = 0
     goes_on: bool = False
     good_within_s: float
+    needs: str = "superlink"  # the child that must still be there
 
     @property
     def lasts_at_most_s(self) -> float:
@@ -158,7 +159,7 @@ DRILLS: Final = (
     Drill(
         name="full disk at the coordinator", done="no byte left on the coordinator's disk for 15 s",
         act=lambda one: one.fill_disk(COORDINATOR), undo=lambda one: one.empty_disk(COORDINATOR),
-        lasts_s=15, lost_most=1, good_within_s=60,
+        lasts_s=15, lost_most=1, good_within_s=90,
     ),
     Drill(
         name="clock ahead", done="one hospital's clock 90 s ahead for 10 s, then back",
@@ -192,11 +193,11 @@ DRILLS: Final = (
     ),
     Drill(
         name="ServerApp killed", done="kill -9 of flwr-serverapp",
-        act=_kill(COORDINATOR, "flwr-serverapp"), good_within_s=60,
+        act=_kill(COORDINATOR, "flwr-serverapp"), good_within_s=90,
     ),
     Drill(
         name="executor killed", done="kill -9 of flower-superexec", act=_kill(COORDINATOR, "flower-superexec"),
-        good_within_s=60,
+        good_within_s=90,
     ),
     Drill(
         name="SuperLink killed", done="kill -9 of flower-superlink",
@@ -204,11 +205,11 @@ DRILLS: Final = (
     ),
     Drill(
         name="run killed", done="kill -9 of `motet-coordinator run`, nobody starts it",
-        act=_kill(COORDINATOR, "motet-coordinator run"), goes_on=True, good_within_s=20,
+        act=_kill(COORDINATOR, "motet-coordinator run"), good_within_s=20, needs="run",
     ),
     Drill(
         name="serve killed", done="kill -9 of `motet-coordinator serve`, started again", act=_kill(COORDINATOR, SERVE),
-        undo=lambda one: one.serve_again(), good_within_s=60,
+        undo=lambda one: one.serve_again(), good_within_s=90,
     ),
     Drill(
         name="coordinator reboots", done="kill -9 of all of the coordinator's processes, `serve` started again after 5 s",
