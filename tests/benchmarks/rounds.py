@@ -218,7 +218,7 @@ class federation:
             check=False,
         )
         if done.returncode:
-            raise SystemExit(f"flwr run failed: {done.stdout.decode()[-400:]}")
+            raise SystemExit(f"flwr run failed: {(done.stdout + done.stderr).decode()[-400:]}")
 
     def awaited(self, folder, failed):
         """Return the figures that a ServerApp leaves in `folder`."""
