@@ -173,7 +173,7 @@ DRILLS: Final = (
     ),
     Drill(
         name="vault killed", done="kill -9 of a vault, started again", act=_kill("hosp-b", VAULT),
-        undo=lambda one: one.vault_again("hosp-b"), lost_most=1, good_within_s=20,
+        undo=lambda one: one.vault_again("hosp-b"), lost_most=1, good_within_s=60,
     ),
     Drill(
         name="carrier killed", done="kill -9 of a relay's ClientApp", act=_kill("hosp-d", CARRIER),
