@@ -106,7 +106,8 @@ def roster(*, ledger_key: Ed25519PrivateKey = LEDGER_KEY) -> Roster:
             name=name,
             identity=key(10 + number).public_key().public_bytes_raw().hex(),
             ledger_key=note.key_of(f"motet.example/ledger/{name}", key=ledger_key if number == 0 else key(20 + number)).vkey,
-            node_key="ssh-ed25519 AAAA", relay_certificate="",
+            node_key="ssh-ed25519 AAAA",
+            relay_certificate="",
         )
         for number, name in enumerate(HOSPITALS)
     )

@@ -11,7 +11,9 @@ from common.roster import Member
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
-MEMBER = Member(name="aalen", identity=KEY.public_key().public_bytes_raw().hex(), ledger_key="l", node_key="n", relay_certificate="")
+MEMBER = Member(
+    name="aalen", identity=KEY.public_key().public_bytes_raw().hex(), ledger_key="l", node_key="n", relay_certificate=""
+)
 DATA = enrolment.request(MEMBER, key=KEY)
 
 
