@@ -53,7 +53,8 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows) -> None:
 
     Rows are those complete in every column of the analysis. Beside the rules of check_columns: weights that a query gives to
     patients (residuals and variances of a logistic fit, hazards) are dominated by one; a linear predictor above 20, which
-    would choose a set of patients; scores of ranks that do not tell occupied bins apart; a kernel that shows hospitals' own aggregates, where the policy does not allow it.
+    would choose a set of patients; scores of ranks that do not tell occupied bins apart; a kernel that shows hospitals' own
+    aggregates, where the policy does not allow it.
     """
     if asked.kernel in AGGREGATES and not policy.site_aggregates:
         raise OutsidePolicy("The analysis shows this hospital's own sums.", action="Set site_aggregates in site.toml, or not.")

@@ -20,6 +20,11 @@ POLL_S = 0.5
 ORPHANED_S = 5.0  # a run that nobody holds for so long was killed
 ENDED = frozenset({"done", "failed", "stopped"})
 
+ENDED_EARLY = {  # the log shows templates of ours, and of what is filled in only numbers and codes
+    "superlink": "the SuperLink ended (exit code %s); it is started again",
+    "superexec": "the executor ended (exit code %s); it is started again",
+}
+
 log = logging.getLogger("motet.coordinator")
 Start = Callable[[], subprocess.Popen[bytes]]
 
@@ -40,7 +45,7 @@ def keep(home: Home, settings: Settings, roster: Roster, *, stop: threading.Even
         while not stop.wait(POLL_S):
             for name, child in children.items():
                 if child.poll() is not None:
-                    log.warning("%s ended (exit code %s); it is started again", name, child.returncode)
+                    log.warning(ENDED_EARLY[name], child.returncode)
                     end(child)
                     children[name] = _again(start[name], stop=stop)
             _adopt(home, orphaned, say=say)

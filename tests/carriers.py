@@ -80,8 +80,8 @@ class _Hooked:
 @contextlib.contextmanager
 def over_messages(one: Any, *, run: str, folder: Path) -> Iterator[Carrier]:
     """Carry by Flower's messages: the real handlers of the relay, and each vault's real service on a Unix socket."""
-    from server.messages import MessageCarrier  # noqa: PLC0415  (Flower takes its time to import)
-    from tests.localgrid import LocalGrid  # noqa: PLC0415
+    from server.messages import MessageCarrier
+    from tests.localgrid import LocalGrid
 
     with contextlib.ExitStack() as stack:
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="motet-")))  # short: a socket's path has a limit

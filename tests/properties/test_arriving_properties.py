@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,7 +35,13 @@ def incoming(took, *, key=KEY, sender="aalen", begin=None):
 
 def pieces(data, cuts):
     at = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:stop] for start, stop in zip(at, at[1:], strict=False)]
+    return [data[start:stop] for start, stop in pairwise(at)]
+
+
+def opened(one, data, cuts):
+    for piece in pieces(data, cuts):
+        one.take(piece)
+    return one.end()
 
 
 CUTS = st.lists(st.integers(0, 10_000), max_size=12)
@@ -59,9 +66,7 @@ def test_any_changed_byte_is_refused_and_a_head_is_checked_before_any_of_its_blo
     spoiled = bytearray(DATA)
     spoiled[at] ^= flip
     with pytest.raises(BadEnvelope):
-        for piece in pieces(bytes(spoiled), cuts):
-            one.take(piece)
-        one.end()
+        opened(one, bytes(spoiled), cuts)
     assert (took == []) == (at < FRONT)
     with pytest.raises(BadEnvelope):
         one.end()
@@ -81,8 +86,7 @@ def test_any_truncation_is_refused(cuts, size):
 def test_bytes_after_the_end_are_a_second_upload_and_spoil_the_first(cuts, more):
     one = incoming([])
     with pytest.raises(SecondUpload):
-        for piece in pieces(DATA + more, [*cuts, len(DATA)]):
-            one.take(piece)
+        opened(one, DATA + more, [*cuts, len(DATA)])
     for _ in range(2):
         with pytest.raises(BadEnvelope):
             one.take(b"")
@@ -95,9 +99,7 @@ def test_no_bytes_raise_anything_but_bad_envelope(junk, cuts):
     for data in (junk, wire.MAGIC + junk):
         one = incoming([])
         with pytest.raises(BadEnvelope):
-            for piece in pieces(data, cuts):
-                one.take(piece)
-            one.end()
+            opened(one, data, cuts)
 
 
 @pytest.mark.parametrize(("key", "sender"), [(OTHER, "aalen"), (KEY, "berlin")])
