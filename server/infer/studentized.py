@@ -28,7 +28,9 @@ def sf(q: float, *, k: int, df: float) -> float:
     if not math.isfinite(height[peak]):
         return 0.0
     best = optimize.minimize_scalar(
-        lambda u: -_height(u, q=q, k=k, df=df), bounds=(coarse[max(0, peak - 1)], coarse[min(220, peak + 1)]), method="bounded"
+        lambda u: min(-_height(u, q=q, k=k, df=df), 1e9),  # where the tail underflows there is no infinity to subtract
+        bounds=(coarse[max(0, peak - 1)], coarse[min(220, peak + 1)]),
+        method="bounded",
     )
     top = -float(best.fun)
     low, high = (_edge(float(best.x), sign, floor=top - 45, q=q, k=k, df=df) for sign in (-1, 1))

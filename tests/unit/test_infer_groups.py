@@ -87,6 +87,12 @@ def test_studentized_range_of_two_is_students_t_in_every_tail(q: float, df: floa
     assert studentized.sf(q, k=2, df=df) == pytest.approx(2 * stats.t.sf(q / math.sqrt(2), df), rel=1e-10, abs=0)
 
 
+@pytest.mark.parametrize("q", [3.5, 5.0, 54.0, 59.0, 80.0])
+def test_studentized_range_of_a_million_patients_is_that_of_known_variance(q: float) -> None:
+    found = studentized.sf(q, k=3, df=1e6)
+    assert found <= 1e-300 if q > 50 else found == pytest.approx(studentized.sf(q, k=3, df=1e9), rel=1e-4)
+
+
 @pytest.mark.parametrize(("q", "k", "df"), [(3.3, 3, 500), (1.0, 10, 5), (6.0, 5, 20), (4.0, 30, 60.5)])
 def test_studentized_range_equals_scipys_where_that_is_not_small(q: float, k: int, df: float) -> None:
     assert studentized.sf(q, k=k, df=df) == pytest.approx(stats.studentized_range.sf(q, k, df), abs=1e-11)
