@@ -15,7 +15,7 @@ from common.errors import BadEnvelope, SecondUpload
 MAGIC: Final = b"MOTET\x01"
 DOMAIN: Final = b"motet/envelope/v1\0"
 START: Final = len(MAGIC) + 4  # bytes that tell how long the head is
-HEAD_BYTES_MOST: Final = 1 << 20
+HEAD_BYTES_MOST: Final = 1 << 22  # the sealed keys of 30 hospitals for one another, as hexadecimal twice: 4430 n (n - 1) bytes
 BLOB_BYTES_MOST: Final = 1 << 30
 KINDS: Final = frozenset(  # the closed set of what may travel
     {"invite", "bundle", "keys", "sealed", "announce", "upload", "close", "closed", "refusal"}
