@@ -53,7 +53,7 @@ def test_an_unknown_kind_is_neither_sealed_nor_opened():
 
 def test_an_oversized_head_is_not_sealed():
     with pytest.raises(ValueError, match="too large"):
-        wire.seal(Envelope(kind="upload", sender="a", recipient="b", run="r", body={"x": "y" * (1 << 20)}), key=KEY)
+        wire.seal(Envelope(kind="upload", sender="a", recipient="b", run="r", body={"x": "y" * wire.HEAD_BYTES_MOST}), key=KEY)
 
 
 @pytest.mark.parametrize("body", [{"x": 1.5}, {"x": float("nan")}, {"x": b""}, {1: 2}])
