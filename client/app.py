@@ -17,7 +17,7 @@ from common.errors import MotetError
 from common.lane import VAULT_AWAY
 
 CHUNK_BYTES = 1 << 20
-DEADLINE_S_MOST = 3600.0
+DEADLINE_S_MOST = 86_400.0  # the longest patience that a plan may have
 STATE_S = 1.0
 REFUSED = 2
 CODE = re.compile(r"E-[A-Z-]{1,40}")
@@ -96,7 +96,8 @@ def envelope(message: Message, context: Context) -> Message:
 
 def _seconds(value: object) -> float:
     """Return what the coordinator says, within reason: it may say anything, NaN too."""
-    return DEADLINE_S_MOST if not isinstance(value, float) or not 0 <= value <= DEADLINE_S_MOST else value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value <= DEADLINE_S_MOST else DEADLINE_S_MOST  # type: ignore[arg-type,operator]
 
 
 def _chunks(data: bytes) -> Iterator[vault_pb2.Chunk]:

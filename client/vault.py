@@ -195,10 +195,10 @@ class Vault:
             state = _count_step(state, announced, study=study)
             checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
-        receipt = self._reserve(announced, study, site)
         contribution = (checked and checked.contribution) or pipeline.contribute(
             announced, blob=request.blob, study=study, cohort=cohort
         )
+        receipt = self._reserve(announced, study, site)  # a request that cannot be answered costs nothing
         ctx = masking.context(state.transcript, announcement=announced.bytes())
         seeds = session.seeds(pair_keys, ctx=ctx, me=self.name)
         vector = mask(contribution, receipt=receipt, me=self.name, seeds=seeds)

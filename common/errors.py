@@ -194,7 +194,9 @@ class SetupMissing(ProtocolError):
 
 
 class ContextMismatch(ProtocolError):
-    """Two hospitals were told different things."""
+    """Two hospitals were told different things, or say so; `hospitals` names the pair where it is known."""
+
+    hospitals: tuple[str, ...] = ()
 
     exit_code, code = 44, "E-CONTEXT"
 

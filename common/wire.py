@@ -15,7 +15,8 @@ from common.errors import BadEnvelope, SecondUpload
 MAGIC: Final = b"MOTET\x01"
 DOMAIN: Final = b"motet/envelope/v1\0"
 START: Final = len(MAGIC) + 4  # bytes that tell how long the head is
-HEAD_BYTES_MOST: Final = 1 << 22  # the sealed keys of 30 hospitals for one another, as hexadecimal twice: 4430 n (n - 1) bytes
+HEAD_BYTES_MOST: Final = 1 << 25  # the sealed keys of 64 hospitals for one another, as hexadecimal twice: 4430 n (n - 1) bytes
+REPLY_HEAD_BYTES_MOST: Final = 1 << 20  # of a hospital's reply: nobody's memory is filled before a signature was checked
 BLOB_BYTES_MOST: Final = 1 << 30
 KINDS: Final = frozenset(  # the closed set of what may travel
     {"invite", "bundle", "keys", "sealed", "announce", "upload", "close", "closed", "refusal"}
@@ -134,12 +135,12 @@ class Incoming:
 
     def _take_front(self, piece: memoryview) -> memoryview:
         """Take what belongs to the front, and begin once it is whole; return the rest. Never copies a blob."""
-        size = _front_bytes(self._front)
+        size = _front_bytes(self._front, most=REPLY_HEAD_BYTES_MOST)
         while len(piece) and (size is None or len(self._front) < size):
             wanted = (START if size is None else size) - len(self._front)
             self._front += piece[:wanted]
             piece = piece[wanted:]
-            size = _front_bytes(self._front)
+            size = _front_bytes(self._front, most=REPLY_HEAD_BYTES_MOST)
         if size is not None and len(self._front) == size:
             self._head = _check_head(bytes(self._front), key=self._key, sender=self._sender, recipient=self._recipient)
             self._front.clear()
@@ -242,14 +243,14 @@ def _check_head(front: bytes, *, key: Ed25519PublicKey, sender: str, recipient: 
     return parsed
 
 
-def _front_bytes(data: bytes | bytearray) -> int | None:
+def _front_bytes(data: bytes | bytearray, *, most: int = HEAD_BYTES_MOST) -> int | None:
     """Return how long an envelope's front is, or None while its first bytes do not tell; raises BadEnvelope."""
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise BadEnvelope("Not an envelope.", action="Check that both sides run the same version.")
     if len(data) < START:
         return None
     (size,) = struct.unpack(">I", data[len(MAGIC) : START])
-    if size > HEAD_BYTES_MOST:
+    if size > most:
         raise BadEnvelope("An envelope is truncated or too large.", action="Send it again.")
     return START + int(size) + 64
 

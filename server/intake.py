@@ -50,10 +50,12 @@ class Intake:
         good: dict[str, Envelope] = {}
         codes: dict[str, str] = {}
         for name, reply in self._replies.items():
-            ended = reply.end()
             if name in failed:
+                reply.abandon()  # also a whole one: what the carrier called failed is not on disk as if it had come
                 codes[name] = failed[name]
-            elif isinstance(ended, str):
+                continue
+            ended = reply.end()
+            if isinstance(ended, str):
                 codes[name] = ended
             else:
                 good[name] = ended
@@ -85,6 +87,7 @@ class _Reply:
     def abandon(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._beside.unlink(missing_ok=True)
 
     def end(self) -> Envelope | str:
         try:
@@ -108,6 +111,8 @@ class _Reply:
     def _begin(self, head: Envelope, blob_bytes: int) -> Callable[[memoryview], None]:
         if head.run != self._run or head.kind not in {self._kind, "refusal"}:
             raise BadEnvelope("A reply is from another run or step.", action="Start the study again.")
+        if blob_bytes and head.kind != "upload":
+            raise BadEnvelope(f"A reply of {self._name} carries a blob that nobody asked for.", action="Ask the hospital.")
         if head.kind == "refusal":
             return keep_only(self._name, head, blob_bytes)
         return self._hand_on(self._name, head, blob_bytes)

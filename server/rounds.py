@@ -94,7 +94,10 @@ class Rounds:
         self.exchange.say("stage", stage="hospitals close the study")
         bodies = {name: {"outcomes": dict(self.outcomes)} for name in self.members}
         replies = self.exchange.ask("close", bodies, kind="closed", part="closed")
-        return {name: _text(reply, "checkpoint") for name, reply in replies.items()}
+        checkpoints = {name: reply.body.get("checkpoint") for name, reply in replies.items()}
+        if bad := {name: BadEnvelope.code for name, text in checkpoints.items() if not isinstance(text, str)}:
+            self.exchange.say("missing", step="close", codes=bad)  # the result does not wait for it
+        return {name: text for name, text in checkpoints.items() if isinstance(text, str)}
 
     def _next(self, task: str, index: int, dimension: int, blob_sha256: str) -> Announcement:
         """Return the next round's announcement: the journal's where there is one, else a new one over who is present.
@@ -179,7 +182,8 @@ class Rounds:
         try:
             opened: ring.Words | None = adder.total(heads)
         except (HospitalMissing, ContextMismatch, BadEnvelope) as error:
-            opened, codes = None, codes or {"": error.code}
+            named = error.hospitals if isinstance(error, ContextMismatch) else ()
+            opened, codes = None, codes or dict.fromkeys(named or ("",), error.code)
         self._apply(
             self.exchange.say(
                 "round",
@@ -272,10 +276,3 @@ def _parse(plain: dict[str, Any]) -> Announcement:
         raise RecordDamaged(
             "An announcement in the journal is damaged.", action="Restore the run's folder, or start a new run."
         ) from None
-
-
-def _text(envelope: Envelope, key: str) -> str:
-    value = envelope.body.get(key)
-    if not isinstance(value, str):
-        raise BadEnvelope(f"A reply of {envelope.sender} lacks {key}.", action="Check the hospital's version.")
-    return value

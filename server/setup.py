@@ -8,6 +8,7 @@ from common.wire import Envelope
 from server.exchange import Exchange
 
 BUNDLES, SEALED = "setup", "sealed"
+SEALED_HEX_MOST = 1 << 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,8 @@ def _setup_key(exchange: Exchange, name: str, reply: Envelope) -> bytes | None:
     try:
         public = bytes.fromhex(reply.body["setup_key"])
         keys.public_key(public)
+        if set(reply.body) != {"setup_key"}:
+            raise BadEnvelope("A bundle holds more than a key.", action="Ask the hospital.")
     except (ValueError, KeyError, TypeError, BadEnvelope):
         exchange.say("missing", step="invite", codes={name: BadEnvelope.code})
         (exchange.place(BUNDLES) / f"{name}.envelope").unlink()
@@ -64,4 +67,6 @@ def _setup_key(exchange: Exchange, name: str, reply: Envelope) -> bytes | None:
 
 def _seals_for_all(reply: Envelope, peers: set[str]) -> bool:
     sealed = reply.body.get("sealed")
-    return isinstance(sealed, dict) and set(sealed) == peers
+    if not isinstance(sealed, dict) or set(sealed) != peers or set(reply.body) != {"sealed"}:
+        return False
+    return all(isinstance(text, str) and len(text) <= SEALED_HEX_MOST for text in sealed.values())

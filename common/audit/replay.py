@@ -45,8 +45,8 @@ def replay(folder: Path, *, roster_hash: str | None) -> Iterator[Replayed]:
     known = _roster(folder, roster_hash)  # (1)
     told = _journal(folder)
     run, transcript = _transcript(folder, known, told)  # (2)
-    rounds = {int(event["round"]): event for event in told if event.get("type") == "round"}
-    stored = sorted(int(path.name) for path in (folder / "rounds").iterdir() if path.name.isdigit())
+    rounds = {event["round"]: event for event in told if event.get("type") == "round" and type(event.get("round")) is int}
+    stored = sorted(int(path.name) for path in (folder / "rounds").iterdir() if path.name.isascii() and path.name.isdigit())
     ended = any(event.get("type") == "done" for event in told)
     under_way = [] if ended else [len(rounds) + 1]  # announced, and neither opened nor void: as a killed coordinator leaves it
     if stored not in (sorted(rounds), sorted(rounds) + under_way):

@@ -91,7 +91,9 @@ def _pairs_agree(heads: Mapping[str, Envelope], *, announcement: Announcement) -
     for name in announcement.hospitals:
         for peer in announcement.hospitals:
             if name < peer and _commitment(heads[name], peer) != _commitment(heads[peer], name):
-                raise ContextMismatch(f"{name} and {peer} were told different things.", action="Void the round.")
+                error = ContextMismatch(f"{name} and {peer} were told different things.", action="Void the round.")
+                error.hospitals = (name, peer)
+                raise error
 
 
 def _commitment(upload: Envelope, peer: str) -> str:
