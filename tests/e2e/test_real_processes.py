@@ -25,7 +25,7 @@ PATIENTS = 24
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}  # as /proc/net/tcp writes it
 LISTEN = "0A"
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # machines are shared
 
 
 class Watch(threading.Thread):
