@@ -17,7 +17,7 @@ from server.state import Link, Phase
 from server.view import view
 from tests import federation, journals
 
-STUDY = federation.study()
+STUDY = federation.study(patience_s=60)
 HASH = "a" * 64
 
 
@@ -145,7 +145,7 @@ def test_a_stopped_run_is_over_until_it_is_resumed():
 
 
 def test_no_end_is_promised_before_there_is_a_pace_and_none_when_it_stands_still():
-    study = federation.study(training={"steps": 10})
+    study = federation.study(training={"steps": 10}, patience_s=60)
     rounds = [round_event(number, time=100.0 + number, seconds=0.9) for number in range(1, 8)]
     assert seen(*rounds[:2], study=study, now=102.0).left_s is None
     quick, slow = seen(*rounds, study=study, now=107.0).left_s
@@ -159,7 +159,7 @@ def test_no_end_is_promised_before_there_is_a_pace_and_none_when_it_stands_still
 
 
 def test_void_rounds_make_the_end_later():
-    study = federation.study(training={"steps": 20})
+    study = federation.study(training={"steps": 20}, patience_s=60)
     good = [round_event(number, time=100.0 + number) for number in range(1, 9)]
     bad = [round_event(number, time=100.0 + number, opened=number % 2 == 0) for number in range(1, 9)]
     assert seen(*bad, study=study, now=108.0).left_s[0] > seen(*good, study=study, now=108.0).left_s[0]
