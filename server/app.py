@@ -50,9 +50,7 @@ def main(grid: Grid, context: Context) -> None:
             log.error("%s", error)  # noqa: TRY400  (the text says what to do; a traceback would not)
             raise
         except OSError as error:
-            if (
-                error.errno in FULL
-            ):  # as if it had been killed: `serve` goes on with the run, again and again, until there is room
+            if error.errno in FULL:  # as if it had been killed: `serve` goes on with the run until there is room
                 log.error("the coordinator's disk is full")  # noqa: TRY400  (a traceback would not help)
             else:
                 journal.write({"type": "failed", "time": round(time.time(), 3), "code": "E-INTERNAL", "what": "OSError"})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import federation
+from tests.lanes import lane_roster, quick, there  # noqa: F401  (fixtures)
 
 settings.register_profile("motet", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
 settings.load_profile("motet")

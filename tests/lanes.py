@@ -3,19 +3,26 @@
 import contextlib
 import dataclasses
 import hashlib
+import logging
+import os
 import select
 import socket
 import threading
 import time
 from pathlib import Path
 
+import grpc
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import client.lane
+import server.lane
 from client import lane as relay_end
 from client import relay
 from client.relay import RelayHome
-from common import roster
+from common import lane_pb2, lane_pb2_grpc, roster
 from common.errors import MotetError
+from common.lane import NAME
 from common.roster import Member, Roster
 from common.wire import Sealed
 from server import certificates
@@ -175,3 +182,105 @@ def until(true, *, within_s: float = 10.0) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
+
+
+NAMES = ("hosp-a", "hosp-b")
+JUNK = os.urandom(5_000_000)
+SHOUT = "TEXT FROM OUTSIDE"
+
+
+def echo(data):
+    return b"<" + data + b">"
+
+
+@pytest.fixture(scope="module")
+def lane_roster(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lane")
+    return folder, *certified(folder, NAMES)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The lane notices ten times as fast."""
+    for module in (client.lane, server.lane):
+        monkeypatch.setattr(module, "BEAT_S", 0.1)
+        monkeypatch.setattr(module, "SILENCE_S", 0.8)
+    monkeypatch.setattr(client.lane, "AGAIN_S", 0.02)
+    monkeypatch.setattr(client.lane, "AGAIN_S_MOST", 0.1)
+    monkeypatch.setattr(server.lane, "TELL_S", 0.0)
+
+
+@pytest.fixture
+def there(lane_roster, quick, caplog):
+    """A lane, relays through links, all of it ended at the end, and no text from outside in any log."""
+    folder, signed, homes = lane_roster
+    caplog.set_level(logging.INFO)
+    with contextlib.ExitStack() as stack:
+        yield There(folder, signed, homes, stack)
+    assert SHOUT not in caplog.text
+
+
+class There:
+    def __init__(self, folder, signed, homes, stack):
+        self.folder, self.signed, self.homes, self.stack, self.heard = folder, signed, homes, stack, []
+        self.lane = self.open()
+
+    def open(self, **options):
+        one = listening(self.folder, self.signed, heard=lambda *told: self.heard.append(told), **options)
+        self.stack.callback(one.close)
+        return one
+
+    def link(self):
+        one = Link(self.lane.port)
+        self.stack.callback(one.close)
+        return one
+
+    def where(self, name="hosp-a", port=None):
+        return where(self.folder, self.homes[name], port=port or self.lane.port)
+
+    def relay(self, name="hosp-a", *, ask=echo, port=None, wait=True, **options):
+        one = Carrying(self.where(name, port), ask=ask, **options)
+        if wait:
+            until(lambda: name in self.lane.present())
+        return one
+
+    def stub(self, name="hosp-a", *, key=None, certificate=None, ca=None):
+        """A channel as a relay opens it, to say over it what no relay says."""
+        at = self.where(name)
+        credentials = grpc.ssl_channel_credentials(
+            (ca or at.ca).read_bytes(),
+            (key or at.key).read_bytes() if certificate is not False else None,
+            (certificate or at.certificate).read_bytes() if certificate is not False else None,
+        )
+        options = [("grpc.ssl_target_name_override", NAME), ("grpc.max_send_message_length", -1)]
+        channel = self.stack.enter_context(grpc.secure_channel(at.address, credentials, options))
+        stub = lane_pb2_grpc.LaneStub(channel)
+        stub.raw = channel.stream_stream("/motet.lane.v1.Lane/Carry")  # bytes as they are
+        return stub
+
+    def hostile(self, frames, **options):
+        """Say these frames after a hello, and return how the coordinator ended it; it stays open until then."""
+        over = threading.Event()
+
+        def said():
+            yield lane_pb2.FromRelay(hello=lane_pb2.Hello(run=RUN))
+            yield from frames
+            while not over.wait(0.1):
+                yield lane_pb2.FromRelay(beat=lane_pb2.Beat())
+
+        call = self.stub(**options).Carry(said())
+        self.stack.callback(call.cancel)
+        self.stack.callback(over.set)
+        return call
+
+
+def ending(call):
+    with pytest.raises(grpc.RpcError) as caught:
+        for _ in call:
+            pass
+    return caught.value.code()
+
+
+def piece(request, data, *, offset=0, total=None, **more):
+    total = len(data) if total is None else total
+    return lane_pb2.FromRelay(reply=lane_pb2.Piece(request=request, offset=offset, total=total, data=data, **more))

@@ -1,4 +1,4 @@
-"""What a review of the second session found, each with the attack that worked."""
+"""Attacks on a run from either side that once worked: on its time, its budget, its result, its record."""
 
 import json
 
