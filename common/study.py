@@ -11,22 +11,8 @@ from common import canonical, forms, formula, terms
 from common.analyses import ANALYSES_MOST, Declared
 from common.errors import BadQuery, ConfigError
 from common.forms import Asked
-from common.part import Level, Name, Number, Part, Positive, Probability, Text
-
-
-class Privacy(Part):
-    """The privacy parameters of training. None has a default: somebody has to choose them.
-
-    Unit: patient. Adjacency: add or remove one. `noise_multiplier` is relative to the L2 sensitivity, as faced by the
-    coordinator together with `colluders` hospitals.
-    """
-
-    noise_multiplier: Positive
-    clip_norm: Positive
-    sampling_rate: Probability
-    delta: Annotated[Decimal, Field(gt=0, lt=1, max_digits=24)]
-    colluders: Annotated[int, Field(ge=0, le=63)]
-    rounds_void_allowed: Annotated[int, Field(ge=0, le=1000)]
+from common.part import Level, Name, Number, Part, Positive, Text
+from common.privacy import GramPrivacy, Privacy
 
 
 class Variable(Part):
@@ -107,7 +93,7 @@ class Statistics(Part):
 
     `models` are formulas (common/formula.py), `descriptive` names the variables of Table 1. All of it is read from the one
     Gram: a wish here costs columns, never another release. `analyses` go beyond the Gram: each is asked for in secure sums
-    of its own (common/analyses.py).
+    of its own (common/analyses.py), exact ones. Without `privacy` the Gram is exact; with it, it leaves once, with noise.
     """
 
     correlation: Annotated[tuple[Name, ...], Field(min_length=2, max_length=128)]
@@ -117,6 +103,7 @@ class Statistics(Part):
     ancova: Annotated[tuple[Ancova, ...], Field(max_length=32)] = ()
     descriptive: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
     analyses: Annotated[tuple[Declared, ...], Field(max_length=ANALYSES_MOST)] = ()
+    privacy: GramPrivacy | None = None
 
 
 class Recipe(Part):

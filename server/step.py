@@ -12,7 +12,8 @@ from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as write_arrays
 
 from common.errors import InternalError, RecordDamaged
-from common.study import Privacy, Training
+from common.privacy import Privacy
+from common.study import Training
 
 Vector = NDArray[np.float64]
 
