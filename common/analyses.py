@@ -123,11 +123,15 @@ class Agreement(Part):
 
 
 class Combat(Part):
-    """ComBat harmonisation of numbers over hospitals, keeping what `covariates` explain."""
+    """ComBat harmonisation of numbers over hospitals, keeping what `covariates` explain.
+
+    With `apply` it comes first, and every later sum of the study is made of the harmonised features (common/harmonisation.py).
+    """
 
     kind: Literal["combat"]
     features: Annotated[tuple[Name, ...], Field(min_length=1, max_length=96)]
     covariates: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    apply: bool = False
 
 
 Declared = Annotated[
