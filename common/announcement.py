@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from common import analyses, canonical, mechanism
 from common.errors import BadEnvelope, OutsidePolicy
-from common.mechanism import Exact, GaussianShare, Mechanism
+from common.mechanism import Exact, Mechanism, NoisyGram, SampledStep
+from common.privacy import GramPrivacy, Privacy
 from common.study import Study
 
 TASKS: Final = ("gram", "query", "train", "evaluate")
@@ -90,6 +91,11 @@ def _integer(value: object) -> int:
     return value
 
 
+def is_exact(study: Study, *, task: str) -> bool:
+    """Tell whether a task's sum leaves without noise: all but training, and a Gram that the study wants with noise."""
+    return task != "train" and not (task == "gram" and study.statistics.privacy is not None)
+
+
 def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, index: int = 0) -> Mechanism:
     """Return the only mechanism that `study` allows for a task; both sides derive it, neither chooses it.
 
@@ -97,7 +103,8 @@ def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, in
     Raises OutsidePolicy when the study declares no such analysis.
     """
     if task == "gram":
-        return Exact(statistic="gram", ring_bits=128)
+        private = study.statistics.privacy
+        return Exact(statistic="gram", ring_bits=128) if private is None else _noisy_gram(private, hospitals, dimension)
     if task == "query":
         declared, (position, _) = study.statistics.analyses, analyses.place(index)
         if not 0 <= position < len(declared):
@@ -106,14 +113,7 @@ def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, in
     if task == "evaluate":
         return Exact(statistic="score-histogram", ring_bits=64)
     privacy, training = study.privacy, study.training
-    share_bits = mechanism.largest_share_bits(
-        noise_multiplier=privacy.noise_multiplier,
-        hospitals=hospitals,
-        colluders=privacy.colluders,
-        patients_per_step_max=training.patients_per_step_max,
-        ring_bits=32,
-    )
-    return GaussianShare(
+    return SampledStep(
         noise_multiplier=privacy.noise_multiplier,
         clip_norm=privacy.clip_norm,
         sampling_rate=privacy.sampling_rate,
@@ -121,6 +121,29 @@ def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, in
         colluders=privacy.colluders,
         dimension=dimension,
         patients_per_step_max=training.patients_per_step_max,
-        share_bits=share_bits,
+        share_bits=_share_bits(privacy, hospitals=hospitals, patients=training.patients_per_step_max, ring_bits=32),
         ring_bits=32,
+    )
+
+
+def _noisy_gram(privacy: GramPrivacy, hospitals: int, dimension: int) -> NoisyGram:
+    return NoisyGram(
+        noise_multiplier=privacy.noise_multiplier,
+        clip_norm=privacy.clip_norm,
+        hospitals=hospitals,
+        colluders=privacy.colluders,
+        dimension=dimension,
+        patients_max=privacy.patients_max,
+        share_bits=_share_bits(privacy, hospitals=hospitals, patients=privacy.patients_max, ring_bits=64),
+        ring_bits=64,
+    )
+
+
+def _share_bits(privacy: Privacy | GramPrivacy, *, hospitals: int, patients: int, ring_bits: int) -> int:
+    return mechanism.largest_share_bits(
+        noise_multiplier=privacy.noise_multiplier,
+        hospitals=hospitals,
+        colluders=privacy.colluders,
+        patients_per_step_max=patients,
+        ring_bits=ring_bits,
     )

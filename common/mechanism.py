@@ -1,7 +1,8 @@
-"""What a release costs: nothing was hidden (Exact), or a share of Gaussian noise was added (GaussianShare)."""
+"""What a release costs: nothing was hidden (Exact), or shares of Gaussian noise were added (GaussianShare)."""
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -25,8 +26,8 @@ class Exact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GaussianShare:
-    """One Poisson-sampled DP-SGD step whose noise is shared by the hospitals of the round.
+class GaussianShare(ABC):
+    """A sum with a share of Gaussian noise from every hospital of the round: what its kinds have in common.
 
     Each hospital adds exact N_Z(0, 4**share_bits) on a grid of `grid_step`; h = hospitals - colluders shares are certain.
     Guarantee: the sum faced by the coordinator and `colluders` hospitals has noise of standard deviation
@@ -40,9 +41,27 @@ class GaussianShare:
     hospitals: int
     colluders: int
     dimension: int
-    patients_per_step_max: int
     share_bits: int
     ring_bits: int
+
+    @property
+    @abstractmethod
+    def clipped_norm(self) -> float:
+        """Return the largest L2 norm of what one patient adds to the sum, before any slack."""
+
+    @property
+    @abstractmethod
+    def numerical_slack(self) -> float:
+        """Return eta, what floating point may add to the sensitivity, as a part of it."""
+
+    @property
+    @abstractmethod
+    def patients_most(self) -> int:
+        """Return how many patients one hospital's sum holds at most."""
+
+    @abstractmethod
+    def entry(self) -> dict[str, Any]:
+        """Return the mechanism as a ledger entry spells it; decimals as strings."""
 
     @property
     def honest(self) -> int:
@@ -55,14 +74,9 @@ class GaussianShare:
         return float(self.noise_multiplier) * math.sqrt(self.dimension) / (math.sqrt(self.honest) * 2.0**self.share_bits)
 
     @property
-    def numerical_slack(self) -> float:
-        """Return eta, what float32 gradients may add to the sensitivity (u = 3e-6 per patient)."""
-        return max(1e-3, 2 * 3e-6 * self.patients_per_step_max)
-
-    @property
     def sensitivity(self) -> float:
         """Return Delta, the L2 sensitivity of the rounded sum to one patient."""
-        return float(self.clip_norm) * (1 + self.numerical_slack) / (1 - self.rounding_slack)
+        return self.clipped_norm * (1 + self.numerical_slack) / (1 - self.rounding_slack)
 
     @property
     def grid_step(self) -> float:
@@ -72,32 +86,108 @@ class GaussianShare:
     @property
     def coordinate_limit(self) -> int:
         """Return L, the largest absolute integer that one hospital's clipped sum may hold before noise."""
-        return math.ceil(self.patients_per_step_max * float(self.clip_norm) / self.grid_step)
+        return math.ceil(self.patients_most * self.clipped_norm / self.grid_step)
 
-    def entry(self) -> dict[str, Any]:
-        """Return the mechanism as a ledger entry spells it; decimals as strings, derived constants rounded up."""
+    @property
+    def noise_deviation(self) -> float:
+        """Return the standard deviation of each coordinate of an opened sum: all hospitals' shares, honest or not."""
+        return self.grid_step * 2.0**self.share_bits * math.sqrt(self.hospitals)
+
+    def _noise(self) -> dict[str, Any]:
         return {
-            "name": "dp-sgd",
             "noise": "discrete-gaussian-share",
             "noise_multiplier": decimal_text(self.noise_multiplier),
             "clip_norm": decimal_text(self.clip_norm),
-            "clip_scope": "per-patient-flat",
-            "sampling": "poisson",
-            "sampling_rate": decimal_text(self.sampling_rate),
             "steps": 1,
             "adjacency": "add-or-remove-one",
             "unit": "patient",
             "hospitals": self.hospitals,
             "colluders": self.colluders,
             "dimension": self.dimension,
-            "patients_per_step_max": self.patients_per_step_max,
             "share_bits": self.share_bits,
             "ring_bits": self.ring_bits,
             "rng": "aes-256-ctr-os-key",
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledStep(GaussianShare):
+    """One Poisson-sampled DP-SGD step: each patient's gradient is clipped to `clip_norm`."""
+
+    patients_per_step_max: int
+
+    @property
+    def clipped_norm(self) -> float:
+        """Return the clipping norm itself."""
+        return float(self.clip_norm)
+
+    @property
+    def numerical_slack(self) -> float:
+        """Return eta, what float32 gradients may add to the sensitivity (u = 3e-6 per patient)."""
+        return max(1e-3, 2 * 3e-6 * self.patients_per_step_max)
+
+    @property
+    def patients_most(self) -> int:
+        """Return the bound on the patients of a step."""
+        return self.patients_per_step_max
+
+    def entry(self) -> dict[str, Any]:
+        """Return the mechanism as a ledger entry spells it; decimals as strings."""
+        return {
+            "name": "dp-sgd",
+            **self._noise(),
+            "clip_scope": "per-patient-flat",
+            "sampling": "poisson",
+            "sampling_rate": decimal_text(self.sampling_rate),
+            "patients_per_step_max": self.patients_per_step_max,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisyGram(GaussianShare):
+    """The wide Gram released once, without sampling: each patient's row v is clipped to `clip_norm`, v v' is packed.
+
+    Source: the packed v v' has the L2 norm |v|**2 (common/noisy_moments.py); analyze-Gauss of Dwork et al. 2014.
+    """
+
+    sampling_rate: Decimal = field(default=Decimal(1), init=False)
+    patients_max: int
+
+    @property
+    def clipped_norm(self) -> float:
+        """Return clip_norm**2, the largest norm of one patient's packed v v'."""
+        return float(self.clip_norm) ** 2
+
+    @property
+    def numerical_slack(self) -> float:
+        """Return eta: the Gram is exact, so only reading it as float64 rounds.
+
+        A sum of n patients has a norm of at most n * clip_norm**2, each entry is rounded three times (as float64, times sqrt(2), in
+        units of the grid) to 2**-53 of itself, in either of two neighbours: 6 * 2**-53 * n < 2**-50 * n, taken twice. The floor
+        covers the roundings of the constants themselves.
+        """
+        return 1e-9 + self.patients_max * 2.0**-49
+
+    @property
+    def patients_most(self) -> int:
+        """Return the bound on a hospital's complete patients."""
+        return self.patients_max
+
+    def entry(self) -> dict[str, Any]:
+        """Return the mechanism as a ledger entry spells it; decimals as strings."""
+        return {
+            "name": "gaussian",
+            "statistic": "gram",
+            **self._noise(),
+            "clip_scope": "per-patient-outer-product",
+            "sampling": "none",
+            "patients_max": self.patients_max,
+        }
+
+
 Mechanism = Exact | GaussianShare
+
+_WHOLE = ("hospitals", "colluders", "dimension", "share_bits", "ring_bits")
 
 
 def from_entry(entry: dict[str, Any]) -> Mechanism:
@@ -106,21 +196,19 @@ def from_entry(entry: dict[str, Any]) -> Mechanism:
         if entry["name"] == "none":
             mechanism: Mechanism = Exact(statistic=str(entry["statistic"]), ring_bits=int(entry["ring_bits"]))
         elif entry["name"] == "dp-sgd":
-            mechanism = GaussianShare(
+            mechanism = SampledStep(
                 noise_multiplier=Decimal(entry["noise_multiplier"]),
                 clip_norm=Decimal(entry["clip_norm"]),
                 sampling_rate=Decimal(entry["sampling_rate"]),
-                **{
-                    key: int(entry[key])
-                    for key in (
-                        "hospitals",
-                        "colluders",
-                        "dimension",
-                        "patients_per_step_max",
-                        "share_bits",
-                        "ring_bits",
-                    )
-                },
+                patients_per_step_max=int(entry["patients_per_step_max"]),
+                **{key: int(entry[key]) for key in _WHOLE},
+            )
+        elif entry["name"] == "gaussian":
+            mechanism = NoisyGram(
+                noise_multiplier=Decimal(entry["noise_multiplier"]),
+                clip_norm=Decimal(entry["clip_norm"]),
+                patients_max=int(entry["patients_max"]),
+                **{key: int(entry[key]) for key in _WHOLE},
             )
         else:
             raise ValueError("unknown mechanism")
@@ -136,7 +224,7 @@ def largest_share_bits(
 ) -> int:
     """Return the largest b <= 24 with which the sum cannot leave the ring.
 
-    `patients_per_step_max` is per hospital. Raises ValueError when not even b = 8 fits.
+    `patients_per_step_max`, of a Gram patients_max, is per hospital. Raises ValueError when not even b = 8 fits.
     Source: reference training.md 6.4, (wrap).
     """
     honest, everyone = hospitals - colluders, patients_per_step_max * hospitals

@@ -35,10 +35,10 @@ class GramPrivacy(Part):
     longer than sqrt(p + 1). `noise_multiplier` is relative to the sensitivity clip_norm**2 of the packed v v'
     (common/noisy_moments.py), as faced by the coordinator together with `colluders` hospitals. `patients_max` is public: a
     hospital with more complete patients does not answer. A release that is lost is made afresh, with a charge of its own, at
-    most `rounds_void_allowed` times.
+    most `rounds_void_allowed` times. Within these bounds a ring of 64 bits holds the sum of 64 hospitals.
     """
 
-    noise_multiplier: Positive
+    noise_multiplier: Annotated[Decimal, Field(ge=Decimal("0.01"), le=10_000, max_digits=24)]
     clip_norm: Annotated[Decimal, Field(ge=1, le=1_000_000, max_digits=24)]
     delta: Delta
     patients_max: Annotated[int, Field(ge=1, le=1 << 22)]

@@ -10,7 +10,7 @@ from client.ledger import Ledger
 from common import roster as rosters
 from common.audit import bundle
 from common.ledger import note
-from common.mechanism import Exact, GaussianShare, Mechanism
+from common.mechanism import Exact, SampledStep, Mechanism
 from common.roster import Member, Roster
 from common.study import Study
 
@@ -82,8 +82,8 @@ def study(*, steps: int = 30, noise: str = "1.5", rate: str = "0.25", delta: str
     )
 
 
-def share(*, noise: str = "1.5", rate: str = "0.25", bits: int = 20, dimension: int = 1000) -> GaussianShare:
-    return GaussianShare(
+def share(*, noise: str = "1.5", rate: str = "0.25", bits: int = 20, dimension: int = 1000) -> SampledStep:
+    return SampledStep(
         noise_multiplier=Decimal(noise),
         clip_norm=Decimal(1),
         sampling_rate=Decimal(rate),

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from common import mechanism
-from common.mechanism import SHARE_BITS_MOST, TAIL, GaussianShare
+from common.mechanism import SHARE_BITS_MOST, TAIL, SampledStep
 
 CHOICES = st.fixed_dictionaries(
     {
@@ -20,7 +20,7 @@ CHOICES = st.fixed_dictionaries(
 
 
 def share(chosen, *, bits, clip_norm=Decimal(1), dimension=1):
-    return GaussianShare(
+    return SampledStep(
         **chosen, clip_norm=clip_norm, sampling_rate=Decimal(1), dimension=dimension, share_bits=bits, ring_bits=32
     )
 

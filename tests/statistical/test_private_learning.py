@@ -8,7 +8,7 @@ from dp_accounting import pld
 from client import score, train
 from common import model
 from common.crypto import rng
-from common.mechanism import GaussianShare, largest_share_bits
+from common.mechanism import SampledStep, largest_share_bits
 from server import evaluate
 from server import step as optimiser
 from tests import learning
@@ -30,7 +30,7 @@ def shared_noise_run(cohorts, *, noisy=True):
     bits = largest_share_bits(
         noise_multiplier=privacy.noise_multiplier, hospitals=4, colluders=1, patients_per_step_max=65, ring_bits=32
     )
-    mechanism = GaussianShare(
+    mechanism = SampledStep(
         noise_multiplier=privacy.noise_multiplier,
         clip_norm=privacy.clip_norm,
         sampling_rate=privacy.sampling_rate,

@@ -8,7 +8,7 @@ import pytest
 from common import announcement, canonical
 from common.announcement import Announcement
 from common.errors import BadEnvelope
-from common.mechanism import Exact, GaussianShare
+from common.mechanism import Exact, SampledStep
 from tests import federation
 
 STUDY = federation.study()
@@ -110,5 +110,5 @@ def test_the_study_alone_decides_the_mechanism():
     assert announcement.mechanism_for(STUDY, task="gram", hospitals=3, dimension=10) == Exact(statistic="gram", ring_bits=128)
     assert announcement.mechanism_for(STUDY, task="evaluate", hospitals=3, dimension=10).ring_bits == 64
     trained = announcement.mechanism_for(STUDY, task="train", hospitals=4, dimension=10)
-    assert isinstance(trained, GaussianShare)
+    assert isinstance(trained, SampledStep)
     assert (trained.noise_multiplier, trained.hospitals, trained.colluders) == (Decimal(2), 4, 1)

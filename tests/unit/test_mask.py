@@ -13,14 +13,14 @@ from common.contribution import Contribution
 from common.crypto import masking, ring
 from common.errors import InternalError
 from common.ledger.receipt import Receipt
-from common.mechanism import Exact, GaussianShare
+from common.mechanism import Exact, SampledStep
 
 EXACT = Exact(statistic="gram", ring_bits=64)
 SEEDS = {"a": b"1" * 32, "c": b"2" * 32}
 
 
 def share(dimension, *, bits=8):
-    return GaussianShare(
+    return SampledStep(
         noise_multiplier=Decimal(1),
         clip_norm=Decimal(1),
         sampling_rate=Decimal(1),

@@ -6,9 +6,9 @@ from decimal import Decimal
 import pytest
 
 from common import mechanism
-from common.mechanism import Exact, GaussianShare
+from common.mechanism import Exact, SampledStep
 
-SHARE = GaussianShare(
+SHARE = SampledStep(
     noise_multiplier=Decimal(2),
     clip_norm=Decimal("0.5"),
     sampling_rate=Decimal("0.25"),

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from client import train
 from common import model
 from common.errors import ClinicalTableWrong, InternalError, OutsidePolicy, ProtocolError
-from common.mechanism import GaussianShare
+from common.mechanism import SampledStep
 from tests import learning
 
 
@@ -215,7 +215,7 @@ def mechanism(study, **changes):
         "share_bits": 16,
         "ring_bits": 32,
     }
-    return GaussianShare(**values | changes)
+    return SampledStep(**values | changes)
 
 
 def contribute(study, cohort, **changes):
