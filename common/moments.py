@@ -70,7 +70,7 @@ def scales(study: Study) -> tuple[Scale, ...]:
     k = 52 - ceil(log2(half)) and C = rint(c * 2**k), all in rational arithmetic.
     Raises ConfigError when float64 cannot tell the two bounds apart.
     """
-    return tuple(_scale(column.name, study.bounds(column)) for column in study.design())
+    return tuple(scale(column.name, bounds=study.bounds(column)) for column in study.design())
 
 
 def size(p: int) -> int:
@@ -86,11 +86,15 @@ def fixed_point(columns: NDArray[np.float64], *, study: Study) -> NDArray[np.int
     integers that are exact in float64 is exact when it is below 2**53.
     No rows give no rows. A value that is missing, infinite or outside its bounds raises DataError that names the column.
     """
-    grid = scales(study)
+    return on_grid(columns, names=study.columns(), grid=scales(study))
+
+
+def on_grid(columns: NDArray[np.float64], *, names: Sequence[str], grid: Sequence[Scale]) -> NDArray[np.int64]:
+    """Put complete rows on any columns' grids; as `fixed_point`."""
     if columns.ndim != 2 or columns.shape[1] != len(grid):
         raise DataError("The table does not have the study's columns.", action="Pass (rows, columns) in the study's order.")
     z = np.empty(columns.shape, dtype=np.int64)
-    for j, (name, scale) in enumerate(zip(study.columns(), grid, strict=True)):
+    for j, (name, scale) in enumerate(zip(names, grid, strict=True)):
         x = columns[:, j].astype(np.float64, copy=False)
         if not np.all((x >= scale.lower) & (x <= scale.upper)):
             raise DataError(
@@ -138,7 +142,11 @@ def from_total(total: Sequence[int], *, study: Study) -> Moments:
     Raises DataError when no row is in it, or more than 2**22; ProtocolError when it is not a Gram matrix on the study's grid
     (wrong length, a square below zero, |correlation| above 1): a hospital sent something else.
     """
-    grid = scales(study)
+    return read(total, names=study.columns(), grid=scales(study))
+
+
+def read(total: Sequence[int], *, names: Sequence[str], grid: Sequence[Scale]) -> Moments:
+    """Read the moments of any columns on their grids; as `from_total`."""
     p = len(grid)
     if len(total) != size(p):
         raise _not_a_gram("it has the wrong length")
@@ -159,7 +167,7 @@ def from_total(total: Sequence[int], *, study: Study) -> Moments:
     if any(cross[i][j] ** 2 > cross[i][i] * cross[j][j] or cross[i][i] < 0 for i in range(p) for j in range(i, p)):
         raise _not_a_gram("a correlation is above 1")
     return Moments(
-        columns=study.columns(),
+        columns=tuple(names),
         n=n,
         exponents=tuple(scale.exponent for scale in grid),
         sums=tuple(s + n * scale.origin for s, scale in zip(sums, grid, strict=True)),
@@ -167,7 +175,8 @@ def from_total(total: Sequence[int], *, study: Study) -> Moments:
     )
 
 
-def _scale(name: str, bounds: tuple[float, float]) -> Scale:
+def scale(name: str, *, bounds: tuple[float, float]) -> Scale:
+    """Return a column's grid from its bounds, as `scales` says; raises ConfigError."""
     lower, upper = bounds
     if lower >= upper:
         raise ConfigError(f"The bounds of {name} are the same number in float64.", action="Declare wider bounds.")

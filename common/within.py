@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from common import moments
 from common.errors import DataError, ProtocolError
-from common.moments import Moments
-from common.study import Study
+from common.moments import Moments, Scale
 
 
 def size(p: int) -> int:
@@ -23,7 +22,7 @@ def size(p: int) -> int:
 def within(z: NDArray[np.int64]) -> NDArray[np.object_]:
     """Return n, one, and the upper triangle of the scatter of `z` about this hospital's means, row by row, as Python integers.
 
-    `z` has shape (rows, p) on the study's grid (moments.fixed_point). The scatter is exact and rounded once to an integer, an
+    `z` has shape (rows, p) on its columns' grids (moments.on_grid). The scatter is exact and rounded once to an integer, an
     error of 2**-105 of a column's squared half width. No rows give zeros. Raises as moments.gram.
     """
     p = z.shape[1]
@@ -36,12 +35,11 @@ def within(z: NDArray[np.int64]) -> NDArray[np.object_]:
     return np.array([n, 1, *scatter], dtype=object)
 
 
-def from_total(total: Sequence[int], *, study: Study) -> tuple[Moments, int]:
-    """Read the opened sum: moments whose means are all zero, and how many hospitals had a row (for `absorbed`).
+def from_total(total: Sequence[int], *, names: Sequence[str], grid: Sequence[Scale]) -> tuple[Moments, int]:
+    """Read the opened sum of columns on their grids: moments whose means are all zero, and how many hospitals had a row.
 
-    Raises DataError when no row is in it, ProtocolError when it is no sum of such vectors on the study's grid.
+    Raises DataError when no row is in it, ProtocolError when it is no sum of such vectors on these grids.
     """
-    grid = moments.scales(study)
     p = len(grid)
     if len(total) != size(p):
         raise _wrong("it has the wrong length")
@@ -61,7 +59,7 @@ def from_total(total: Sequence[int], *, study: Study) -> tuple[Moments, int]:
         if any(max(0, abs(cross[i][j]) - hospitals) ** 2 > cross[i][i] * cross[j][j] for j in range(p)):
             raise _wrong("a correlation is above 1")
     held = Moments(
-        columns=study.columns(),
+        columns=tuple(names),
         n=n,
         exponents=tuple(scale.exponent for scale in grid),
         sums=(0,) * p,

@@ -118,12 +118,16 @@ def test_sum_about_other_rows_is_refused() -> None:
         residual.diagnose(zeros, fit=fit)
 
 
+def read(total: Sequence[int], study: Study) -> tuple[moments.Moments, int]:
+    return within.from_total(total, names=study.columns(), grid=moments.scales(study))
+
+
 def absorbed(frame: pd.DataFrame, hospital: np.ndarray, study: Study) -> tuple[moments.Moments, int]:
     parts = [
         within.within(summarise.complete_rows(tables.cohort(part, held=study), study))
         for _, part in frame.groupby(hospital, sort=True)
     ]
-    return within.from_total(np.sum(parts, axis=0).tolist(), study=study)
+    return read(np.sum(parts, axis=0).tolist(), study)
 
 
 def test_absorbed_hospitals_equal_statsmodels_with_an_intercept_each() -> None:
@@ -161,11 +165,11 @@ def test_sum_that_is_no_scatter_is_refused() -> None:
     frame = tables.synthetic(40)
     study: Any = held()
     vector = within.within(summarise.complete_rows(tables.cohort(frame, held=study), study)).tolist()
-    within.from_total(vector, study=study)
+    read(vector, study)
     for at, value in ((0, -1), (0, 2**23), (1, 41), (2, -1), (2, 2**120), (3, 2**110)):
         with pytest.raises(ProtocolError):
-            within.from_total([*vector[:at], value, *vector[at + 1 :]], study=study)
+            read([*vector[:at], value, *vector[at + 1 :]], study)
     with pytest.raises(ProtocolError, match="length"):
-        within.from_total(vector[:-1], study=study)
+        read(vector[:-1], study)
     with pytest.raises(DataError, match="No patient"):
-        within.from_total([0] * len(vector), study=study)
+        read([0] * len(vector), study)
