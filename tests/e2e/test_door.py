@@ -253,6 +253,29 @@ def test_neither_http_2_nor_plain_http_nor_junk_is_spoken(opened):
             assert b"200" not in plain.recv(64)
 
 
+def test_a_flood_of_refused_requests_does_not_fill_the_disk(opened):
+    """From another address: 600 on one link. Beyond the burst they are 429, and one in a hundred of those is written down."""
+    trust = ssl.create_default_context(cafile=str(opened.ca))
+    trust.check_hostname = False
+    log = door.folder(opened.home) / "logs" / "refused.log"
+    before = log.stat().st_size
+    with (
+        socket.create_connection((opened.host, opened.port), timeout=5, source_address=("127.0.0.9", 0)) as plain,
+        trust.wrap_socket(plain) as link,
+    ):
+        for _ in range(600):
+            link.sendall(b"GET /" + b"x" * 3000 + b" HTTP/1.1\r\nHost: hub\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"</html>\r\n"):
+                answer += link.recv(65536)
+    assert status(answer) == 429
+    time.sleep(0.2)
+    lines = [line for line in log.read_bytes()[before:].splitlines() if b"127.0.0.9" in line]
+    assert 200 <= len(lines) < 300
+    assert max(map(len, lines)) < 700
+    assert b"limiting" not in (log.parent / "error.log").read_bytes()
+
+
 def test_headers_and_bodies_have_limits(opened):
     assert status(opened.raw(request("/v1/fleet/get-run", headers=["X: " + "x" * 9000]))) == 400
     huge = b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: hub\r\nContent-Length: 17000000\r\n\r\n"
