@@ -1,16 +1,74 @@
 """A hospital removes its own batch effect from its features (ComBat): its means and variances never leave."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DataError
+from client import columns
+from client.inside import Cohort
+from common import canonical, harmonisation
+from common.errors import DataError, OutsidePolicy
 from common.harmonisation import Harmonisation
+from common.study import Study
 
 Matrix = NDArray[np.float64]
 ROUNDS_MOST = 10_000
 CHANGE_LEAST = 1e-13
 ROWS_LEAST = 3
 FEATURES_LEAST = 2
+
+
+def question(study: Study, *, coefficients: bytes) -> dict[str, bytes]:
+    """Return what is asked with the coefficients, for client/exact.py: a hospital takes one set of them, ever.
+
+    Named by the harmonisation, the patients' variables, their declared bounds and the recipe. Raises BadQuery on coefficients
+    that are not of the study, OutsidePolicy where it has no harmonisation.
+    """
+    position, _ = _read(study, coefficients)
+    asked = {
+        **study.harmonisation_of(study.asked(position).variables),
+        "variables": [study.variable(name).model_dump(mode="python") for name in sorted(study.asked(position).variables)],
+        "recipe": study.recipe.model_dump(mode="python"),
+    }
+    return {canonical.digest(asked): coefficients}
+
+
+def cohort(held: Cohort, *, study: Study, coefficients: bytes) -> Cohort:
+    """Return the cohort with this hospital's batch effect removed from the study's features.
+
+    Patients of the Gram, with a value in every variable behind it, are harmonised together; of all others the features are
+    missing: so which patients enter a sum does not depend on the coefficients.
+    Raises BadQuery and OutsidePolicy as `question`; DataError as `harmonise`, or when a harmonised value lies outside its wide
+    bounds: nobody is left out for it.
+    """
+    position, pooled = _read(study, coefficients)
+    bound = study.asked(position)
+    table = columns.table(held, columns=bound.columns, study=study)
+    complete = columns.complete(table)
+    names = [column.name for column in bound.columns]
+    x, c = (table[complete][:, [names.index(name) for name in some]] for some in (pooled.features, pooled.covariates))
+    with np.errstate(all="ignore"):  # hostile coefficients overflow: what is not finite is not within bounds
+        made = harmonise(x, covariates=c, pooled=pooled)
+    low, high = np.array([study.declared_bounds(name) for name in pooled.features]).T
+    if not bool(np.all((made >= low) & (made <= high))):
+        raise DataError(
+            "A harmonised value is outside its declared bounds, widened by their width.", action="Propose wider bounds."
+        )
+    changed = held.table.copy()
+    for at, name in enumerate(pooled.features):
+        column = np.full(len(changed), np.nan)
+        column[complete] = made[:, at]
+        changed[:, held.columns.index(name)] = column
+    return replace(held, table=changed)
+
+
+def _read(study: Study, coefficients: bytes) -> tuple[int, Harmonisation]:
+    position = study.harmonised
+    if position is None:
+        raise OutsidePolicy("The study harmonises nothing.", action="Check the coordinator's version.")
+    form = study.asked(position).forms[0]
+    return position, harmonisation.parse(coefficients, features=form.responses, covariates=form.predictors)
 
 
 def harmonise(features: Matrix, *, covariates: Matrix, pooled: Harmonisation) -> Matrix:

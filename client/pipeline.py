@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import cohort as cohort_step
-from client import columns, score, summarise, train
+from client import columns, harmonise, score, summarise, train
 from client.imaging.guard import Guard
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
@@ -108,7 +108,11 @@ def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: C
         complete = columns.complete(table)
         values = moments.fixed_point(table[complete], study=study)
         data = {name: values[:, at].tobytes() for at, name in enumerate(study.columns())}
-        asked = {name: study.variable(name).model_dump(mode="python") for name in data}
+        asked = {
+            column.name: study.variable(column.name).model_dump(mode="python")
+            | study.harmonisation_of(piece.variable for piece in column.pieces)
+            for column in study.design()
+        }
         return Entering(
             patients=_patients(cohort, complete),
             questions={
@@ -134,6 +138,7 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
     complete = columns.complete(table)
     rows = _rows(table[complete], design=bound.columns, study=study)
     dictionary = {one.name: one for one in study.variables}
+    through = study.harmonisation_of(bound.variables) if study.harmonises(task="query", index=index) else {}
     question = {
         "query": asked.kernel,
         "responses": asked.responses,
@@ -142,6 +147,7 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
         "bounds": [[low.hex(), high.hex()] for low, high in zip(rows.lower, rows.upper, strict=True)],
         "grids": {key: [edge.hex() for edge in edges] for key, edges in asked.numbers if key.startswith("grid.")},
         "recipe": study.recipe.model_dump(mode="python"),
+        **through,
     }
     return Entering(
         patients=_patients(cohort, complete),
@@ -163,6 +169,11 @@ def _rows(values: NDArray[np.float64], *, design: Sequence[Column], study: Study
 
 def _patients(cohort: Cohort, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
     return tuple(patient for patient, kept in zip(cohort.patients, chosen.tolist(), strict=True) if kept)
+
+
+def harmonised(coefficients: bytes, *, study: Study, cohort: Cohort) -> Cohort:
+    """Cohort -> Cohort: this hospital's batch effect is removed from the features; raises as client/harmonise.py."""
+    return harmonise.cohort(cohort, study=study, coefficients=coefficients)
 
 
 def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows) -> tuple[Answer, Contribution]:

@@ -42,7 +42,8 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise RosterTooSmall("The round names too few hospitals.", action="Wait until more hospitals are back.")
     if len(named) - study.privacy.colluders < COLLUDERS_BESIDE:
         raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
-    if announcement.task == "gram" and (announcement.index != 0 or announcement.blob_sha256 != NOTHING_SHA256):
+    beside = announcement.blob_sha256 != NOTHING_SHA256 and not study.harmonises(task="gram", index=0)
+    if announcement.task == "gram" and (announcement.index != 0 or beside):
         raise OutsidePolicy("A Gram is asked with nothing beside it.", action="Check the coordinator's version.")
     expected = mechanism_for(
         study, task=announcement.task, hospitals=len(named), dimension=announcement.dimension, index=announcement.index

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client import disclosure, exact, pipeline, policy, released, session, shelf
+from client import disclosure, exact, harmonise, pipeline, policy, released, session, shelf
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.kernels.rows import Rows
@@ -16,7 +16,7 @@ from client.ledger import Ledger
 from client.mask import mask
 from client.origin import ledger_origin
 from client.session import Session
-from common import analyses, query, wire
+from common import analyses, harmonisation, query, wire
 from common import announcement as announcements
 from common.announcement import Announcement
 from common.contribution import Contribution
@@ -184,6 +184,8 @@ class Vault:
             return self._sent_again(announced, study, site)
         policy.check_study(site.policy, study=study, roster=roster)
         policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
+        if study.harmonises(task=announced.task, index=announced.index):
+            request, cohort = self._harmonised(announced, request, study, cohort)
         if announced.dimension != pipeline.dimension(announced, blob=request.blob, study=study):
             raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
         if not state.keyed():
@@ -214,6 +216,18 @@ class Vault:
         self._keep(state, str(announced.round), reply)
         self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
         return reply
+
+    def _harmonised(self, announced: Announcement, request: Envelope, study: Study, cohort: Cohort) -> tuple[Envelope, Cohort]:
+        """Return the request without its coefficients, and the cohort harmonised by them.
+
+        The coefficients are on disk before they meet a value: whatever becomes of the round, no others are ever tried.
+        """
+        blob, coefficients = harmonisation.unpack(request.blob)
+        if announced.task == "gram" and blob:
+            raise OutsidePolicy("A Gram is asked with nothing beside it.", action="Check the coordinator's version.")
+        asked, secret = harmonise.question(study, coefficients=coefficients), pseudonym_key(self.home)
+        exact.save(self._exact_file, exact.check(self._exact_file, questions=asked, roster=announced.hospitals, secret=secret))
+        return replace(request, blob=blob), pipeline.harmonised(coefficients, study=study, cohort=cohort)
 
     def _check_exact(
         self, announced: Announcement, request: Envelope, state: Session, study: Study, cohort: Cohort, site: Site

@@ -1,14 +1,16 @@
 """The study: what a coordinator proposes, a hospital approves by its hash, and nobody changes afterwards."""
 
 import tomllib
+from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from common import canonical, forms, formula, terms
-from common.analyses import ANALYSES_MOST, Declared
+from common import analyses, canonical, forms, formula, harmonisation, terms
+from common.analyses import ANALYSES_MOST, Combat, Declared
 from common.errors import BadQuery, ConfigError
 from common.forms import Asked
 from common.part import Level, Name, Number, Part, Positive, Text
@@ -195,11 +197,54 @@ class Study(Part):
             raise ValueError(str(error)) from None
         if count > terms.COLUMNS_MOST:
             raise ValueError(f"the statistics need {count} columns; at most {terms.COLUMNS_MOST} fit one Gram")
+        self._check_declared()
+
+    def _check_declared(self) -> None:
+        wanted = self.statistics
+        try:
+            harmonisation.check(
+                wanted.analyses,
+                noisy=wanted.privacy is not None,
+                label=self.training.label,
+                transformed={one.name for one in self.variables if one.transforms},
+            )
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        dictionary = self.dictionary()
         for position, one in enumerate(wanted.analyses):
             try:
-                forms.bind(one, dictionary=declared)
+                forms.bind(one, dictionary=dictionary)
             except (ConfigError, BadQuery) as error:
                 raise ValueError(f"analysis {position + 1} ({one.kind}): {error}") from None
+
+    @property
+    def harmonised(self) -> int | None:
+        """Return the position of the ComBat that is applied; None where the study has none."""
+        return next((at for at, one in enumerate(self.statistics.analyses) if isinstance(one, Combat) and one.apply), None)
+
+    def harmonisation_of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return which harmonisation columns of the variables `names` went through, as records name it; empty for none."""
+        one = None if self.harmonised is None else self.statistics.analyses[self.harmonised]
+        if not isinstance(one, Combat) or not set(names) & set(one.features):
+            return {}
+        return {"harmonised": {"features": one.features, "covariates": one.covariates}}
+
+    def harmonises(self, *, task: str, index: int) -> bool:
+        """Say whether a sum is made of harmonised features: its blob then holds the coefficients too. For both sides."""
+        if self.harmonised is None or task not in {"gram", "query"}:
+            return False
+        if task == "gram":
+            return bool(self.harmonisation_of(_behind(self.design())))
+        position, _ = analyses.place(index)
+        return position != self.harmonised and bool(self.harmonisation_of(self.asked(position).variables))
+
+    def dictionary(self) -> dict[str, Variable]:
+        """Return the variables by name as analyses have them: harmonised ones with their wide bounds."""
+        held = {}
+        for one in self.variables:
+            wide = dict(zip(("lower", "upper"), harmonisation.wide(one.lower, one.upper), strict=True))
+            held[one.name] = one.model_copy(update=wide if self.harmonisation_of([one.name]) else {})
+        return held
 
     def variable(self, name: str) -> Variable:
         """Return the variable called `name`, or a column of the Gram described as one; raises KeyError.
@@ -246,17 +291,26 @@ class Study(Part):
         return tuple(dict.fromkeys((*plain, *added)))
 
     def asked(self, position: int) -> Asked:
-        """Return what the analysis at `position` may ask; raises IndexError."""
-        return forms.bind(self.statistics.analyses[position], dictionary={one.name: one for one in self.variables})
+        """Return what the analysis at `position` may ask; raises IndexError.
+
+        A ComBat that is applied is made over the patients of the Gram: those with a value in every variable behind it.
+        """
+        bound = forms.bind(self.statistics.analyses[position], dictionary=self.dictionary())
+        if position != self.harmonised:
+            return bound
+        others = sorted(_behind(self.design()) - bound.variables)
+        return replace(bound, responses=(*bound.responses, *(terms.column(terms.Piece(variable=name)) for name in others)))
 
     def bounds(self, column: terms.Column) -> tuple[float, float]:
         """Return the least and greatest value of a column of the Gram, from the declared bounds; raises ConfigError."""
         return terms.bounds(column, of=self.declared_bounds)
 
     def declared_bounds(self, name: str) -> tuple[float, float]:
-        """Return the declared bounds of the variable `name` as float64; raises KeyError."""
+        """Return the declared bounds of the variable `name` as float64, wide where it is harmonised; raises KeyError."""
         variable = self.variable(name)
-        return float(variable.lower), float(variable.upper)
+        bounds = variable.lower, variable.upper
+        lower, upper = harmonisation.wide(*bounds) if self.harmonisation_of([name]) else bounds
+        return float(lower), float(upper)
 
     def canonical_bytes(self) -> bytes:
         """Return the bytes that are hashed, signed and sent."""
@@ -265,6 +319,10 @@ class Study(Part):
     def hash(self) -> str:
         """Return the SHA-256 of the canonical bytes, as 64 hex digits."""
         return canonical.digest(self.model_dump(mode="python"))
+
+
+def _behind(columns: Iterable[terms.Column]) -> set[str]:
+    return {piece.variable for column in columns for piece in column.pieces}
 
 
 def parse(data: bytes) -> Study:

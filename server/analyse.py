@@ -1,12 +1,12 @@
 """The declared analyses of a study, one after another, each by as many secure sums as it asks for and its study allows."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from common import analyses, query
+from common import analyses, harmonisation, query
 from common.crypto import ring
 from common.errors import DataError, HospitalMissing, NotEstimable, ProtocolError
 from common.harmonisation import Harmonisation
@@ -19,17 +19,48 @@ MISSING = "hospital missing"
 CAP = "more sums than the study allows"
 
 
-def analyse(rounds: Rounds, *, study: Study) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harmonised:
+    """What the stage before all other sums left: its result as `analyse` lists it, and the coefficients for hospitals."""
+
+    told: dict[str, Any]
+    coefficients: bytes
+
+
+def harmonise(rounds: Rounds, *, study: Study) -> Harmonised | None:
+    """Open the sums of the ComBat that the study applies; None where it applies none.
+
+    Raises NotEstimable, or HospitalMissing when it has no answer: nothing else of the study's statistics can be asked then.
+    """
+    position = study.harmonised
+    if position is None:
+        return None
+    told, made = _one(rounds, study, position, coefficients=b"")
+    if not isinstance(made, Harmonisation):
+        raise HospitalMissing(
+            f"The harmonisation has no answer ({told['term']}: {told['diagnosis']}).",
+            action="Mend these hospitals, or propose a study without it.",
+        )
+    return Harmonised(told=told, coefficients=made.bytes())
+
+
+def analyse(rounds: Rounds, *, study: Study, harmonised: Harmonised | None = None) -> list[dict[str, Any]]:
     """Return the results of study.statistics.analyses, in their order, as JSON can hold them.
 
     Each has kind, statistic (its name in ledgers), declared, sums (secure sums opened for it), hospitals, mechanism "none" and
     epsilon "infinite", and either `result`, or `diagnosis` and `term`: not estimable, refused by a hospital's policy, a
     hospital that was away. An analysis without an answer never ends the study, and no number is put in its place.
+    `harmonised` is what `harmonise` opened before, for a study that applies it.
     """
-    return [_one(rounds, study, position) for position in range(len(study.statistics.analyses))]
+    coefficients = harmonised.coefficients if harmonised else b""
+    return [
+        harmonised.told if harmonised and at == study.harmonised else _one(rounds, study, at, coefficients=coefficients)[0]
+        for at in range(len(study.statistics.analyses))
+    ]
 
 
-def _one(rounds: Rounds, study: Study, position: int) -> dict[str, Any]:
+def _one(rounds: Rounds, study: Study, position: int, *, coefficients: bytes) -> tuple[dict[str, Any], Any]:
+    """Return one analysis as JSON can hold it, and its result as it is; None without an answer."""
     one = study.statistics.analyses[position]
     opened: dict[bytes, list[int]] = {}
     told = {
@@ -39,8 +70,10 @@ def _one(rounds: Rounds, study: Study, position: int) -> dict[str, Any]:
         "mechanism": "none",
         "epsilon": "infinite",
     }
+    result = None
     try:
-        found: dict[str, Any] = {"result": _plain(_drive(rounds, study, position, opened))}
+        result = _drive(rounds, study, position, opened, coefficients=coefficients)
+        found: dict[str, Any] = {"result": _plain(result)}
     except NotEstimable as error:
         found = {"diagnosis": error.diagnosis, "term": error.term}
     except HospitalMissing:
@@ -48,10 +81,10 @@ def _one(rounds: Rounds, study: Study, position: int) -> dict[str, Any]:
     except (DataError, ProtocolError) as error:
         found = {"diagnosis": error.what, "term": one.kind}
     hospitals = rounds.exchange.journal.rounds().get(rounds.number, {}).get("hospitals", []) if opened else []
-    return {**told, "sums": len(opened), "hospitals": hospitals, **found}
+    return {**told, "sums": len(opened), "hospitals": hospitals, **found}, result
 
 
-def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, list[int]]) -> Any:  # noqa: ANN401
+def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, list[int]], *, coefficients: bytes) -> Any:  # noqa: ANN401
     """Run an analysis to its result; a query that it repeats is answered from what was opened before."""
     one = study.statistics.analyses[position]
     running, sums = declared.start(study, position=position), None
@@ -64,11 +97,13 @@ def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, list
         if blob not in opened:
             if len(opened) >= analyses.queries_most(one):
                 raise NotEstimable(CAP, term=one.kind, action="Propose a study with a larger queries_max.")
+            index = analyses.index(position, number=len(opened) + 1)
+            harmonises = study.harmonises(task="query", index=index)
             announced, words = rounds.secure_sum(
                 task="query",
-                index=analyses.index(position, number=len(opened) + 1),
+                index=index,
                 dimension=query.dimension(asked),
-                blob=blob,
+                blob=harmonisation.pack(blob, coefficients=coefficients) if harmonises else blob,
                 attempts=1,
             )
             opened[blob] = ring.decode(words, bits=announced.mechanism.ring_bits).tolist()

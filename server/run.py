@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import files, mechanism, model, moments, wire
+from common import files, harmonisation, mechanism, model, moments, wire
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import HospitalMissing, NotEstimable
@@ -20,6 +20,7 @@ from common.mechanism import GaussianShare
 from common.roster import Roster
 from common.study import Study
 from server import accept, analyse, csvs, evaluate, report, step
+from server.analyse import Harmonised
 from server.exchange import Carrier, Exchange
 from server.infer import correlation, family, regression
 from server.journal import Journal
@@ -58,7 +59,11 @@ def run_study(
     before = [event for event in journal.events() if event["type"] == "start"]
     exchange.say("resumed" if before else "start", run=run, study=study.hash(), roster=roster.hash())
     rounds = Rounds(exchange=exchange, keys=set_up(exchange))
-    statistics_part = {**_statistics(rounds, study), "analyses": analyse.analyse(rounds, study=study)}
+    harmonised = analyse.harmonise(rounds, study=study)
+    statistics_part = {
+        **_statistics(rounds, study, harmonised=harmonised),
+        "analyses": analyse.analyse(rounds, study=study, harmonised=harmonised),
+    }
     trained = _train(rounds, study, folder)
     evaluation = _evaluate(rounds, study, trained)
     checkpoints = rounds.close()
@@ -83,9 +88,11 @@ def run_study(
     return result
 
 
-def _statistics(rounds: Rounds, study: Study) -> dict[str, Any]:
+def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) -> dict[str, Any]:
     columns = study.columns()
-    announced, words = rounds.secure_sum(task="gram", index=0, dimension=moments.size(len(columns)), blob=b"", attempts=1)
+    harmonises = study.harmonises(task="gram", index=0)
+    blob = harmonisation.pack(b"", coefficients=harmonised.coefficients) if harmonised and harmonises else b""
+    announced, words = rounds.secure_sum(task="gram", index=0, dimension=moments.size(len(columns)), blob=blob, attempts=1)
     pooled = moments.from_total(ring.decode(words, bits=announced.mechanism.ring_bits).tolist(), study=study)
     wanted = study.statistics
     part: dict[str, Any] = {

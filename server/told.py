@@ -83,7 +83,7 @@ def _one(item: Mapping[str, Any], *, key: str) -> dict[str, Any]:
 def _named(declared: Mapping[str, Any]) -> list[str]:
     names: list[str] = []
     for key, value in declared.items():
-        if key not in {"kind", "bins", "queries_max", "sizes", "components", "probabilities"} and value:
+        if key not in {"kind", "apply", "bins", "queries_max", "sizes", "components", "probabilities"} and value:
             names += [value] if isinstance(value, str) else list(value)
     return names
 

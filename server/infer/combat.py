@@ -1,6 +1,9 @@
 """ComBat in the form that sends no hospital's mean: pooled effects here, batch effects removed at the hospital."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -40,28 +43,61 @@ def fit(spec: Spec) -> Analysis[Harmonisation]:
     n = int(fixed_point.counts(sums[:1])[0])
     if n <= c + 2:
         raise NotEstimable("too few rows", term=features[0], action="Leave out covariates.")
-    totals, rest = values[1 : 1 + c + x], values[1 + c + x :]
-    inner = symmetric(rest[: triangle(c)], size=c)
-    cross = rest[triangle(c) : triangle(c) + c * x].reshape(c, x)
+    inner = symmetric(values[1 + c + x :][: triangle(c)], size=c)
+    if c:
+        newton.invert(inner, names=covariates, diagnosis="aliased")  # for its diagnosis: the numbers below are exact
+    whole = [int(value) for value in sums]
+    totals = [Fraction(value, 1 << fixed_point.FRACTION_BITS) for value in whole[1 : 1 + c + x]]
+    rest = whole[1 + c + x :]
+    cross = [rest[triangle(c) + i * x : triangle(c) + (i + 1) * x] for i in range(c)]
     squares = rest[triangle(c) + c * x :]
-    effects = newton.invert(inner, names=covariates, diagnosis="aliased") @ cross if c else np.zeros((0, x))
-    left = squares - np.einsum("cx,cx->x", effects, cross)
-    for name, residual, square in zip(features, left.tolist(), squares.tolist(), strict=True):
-        if residual <= 1e-13 * square or square <= 0:
+    effects = _solve(rest[: triangle(c)], cross)
+    left = [squares[j] - sum((effects[i][j] * cross[i][j] for i in range(c)), Fraction(0)) for j in range(x)]
+    for name, residual, square in zip(features, left, squares, strict=True):
+        if square <= 0 or residual <= Fraction(1e-13) * square:
             raise NotEstimable("constant", term=name, action="It does not vary within hospitals beside the covariates.")
-    grid_x = np.array([centre_half(column.lower, column.upper) for column in spec.features]).T
-    grid_c = np.array([centre_half(column.lower, column.upper) for column in spec.covariates]).reshape(c, 2).T
-    own = effects * grid_x[1][None, :] / grid_c[1][:, None]
-    means_c = grid_c[0] + grid_c[1] * totals[:c] / n
-    means_x = grid_x[0] + grid_x[1] * totals[c:] / n
+    centre_x, half_x = _grid(spec.features)
+    centre_c, half_c = _grid(spec.covariates)
+    own = [[effects[i][j] * half_x[j] / half_c[i] for j in range(x)] for i in range(c)]
+    means_c = [centre_c[i] + half_c[i] * totals[i] / n for i in range(c)]
+    means_x = [centre_x[j] + half_x[j] * totals[c + j] / n for j in range(x)]
+    grand = [means_x[j] - sum((means_c[i] * own[i][j] for i in range(c)), Fraction(0)) for j in range(x)]
     return Harmonisation(
         features=features,
         covariates=covariates,
         n=n,
-        effects=own,
-        grand_means=means_x - means_c @ own,
-        deviations=grid_x[1] * np.sqrt(left / n),
+        effects=np.array([[float(value) for value in row] for row in own], dtype=np.float64).reshape(c, x),
+        grand_means=np.array([float(value) for value in grand]),
+        deviations=np.array([math.sqrt(half_x[j] ** 2 * left[j] / (n << fixed_point.FRACTION_BITS)) for j in range(x)]),
     )
+
+
+def _grid(columns: tuple[Column, ...]) -> tuple[list[Fraction], list[Fraction]]:
+    """Return the centres and half widths by which hospitals standardise."""
+    grid = [centre_half(column.lower, column.upper) for column in columns]
+    return [Fraction(centre) for centre, _ in grid], [Fraction(half) for _, half in grid]
+
+
+def _solve(inner: Sequence[int], cross: Sequence[Sequence[int]]) -> list[list[Fraction]]:
+    """Return the symmetric matrix of the upper triangle `inner`, inverted, times `cross`; raises NotEstimable "aliased".
+
+    Exact: the same bits on every machine, so that hospitals know the coefficients again. Source: Bareiss 1968.
+    """
+    size, entries = len(cross), iter(inner)
+    square = [[0] * size for _ in range(size)]
+    for i in range(size):
+        for j in range(i, size):
+            square[i][j] = square[j][i] = next(entries)
+    rows = [[*left, *right] for left, right in zip(square, cross, strict=True)]
+    last = 1
+    for k, row in enumerate(rows):
+        if row[k] == 0:
+            raise NotEstimable("aliased", term="covariates", action="Leave one out.")
+        for other in (other for other in rows if other is not row):
+            factor = other[k]
+            other[:] = [(row[k] * value - factor * held) // last for value, held in zip(other, row, strict=True)]
+        last = row[k]
+    return [[Fraction(value, last) for value in row[size:]] for row in rows]
 
 
 def _names(columns: tuple[Column, ...]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from server.infer import (
 def start(study: Study, *, position: int) -> Analysis[Any]:  # noqa: PLR0911  (one branch a kind)
     """Return the generator of the analysis at `position`; every query that it yields is of the forms of study.asked."""
     one = study.statistics.analyses[position]
-    dictionary = {variable.name: variable for variable in study.variables}
+    dictionary = study.dictionary()
     bound = study.asked(position)
     predictors = tuple(forms.described(column, dictionary=dictionary) for column in bound.predictors)
     columns = tuple(forms.described(column, dictionary=dictionary) for column in bound.responses)
@@ -48,13 +48,13 @@ def start(study: Study, *, position: int) -> Analysis[Any]:  # noqa: PLR0911  (o
         case analyses.Agreement():
             return agreement.fit(agreement.Spec(readers=columns))
         case analyses.Combat():
-            return combat.fit(combat.Spec(features=columns, covariates=predictors))
+            return combat.fit(combat.Spec(features=columns[: len(one.features)], covariates=predictors))
         case _:
             return _counted(one, columns, study)
 
 
 def _counted(one: Declared, columns: tuple[Column, ...], study: Study) -> Analysis[Any]:
-    dictionary = {variable.name: variable for variable in study.variables}
+    dictionary = study.dictionary()
     names = tuple(column.name for column in columns)
     match one:
         case analyses.KaplanMeier():

@@ -10,6 +10,7 @@ from common import fixed_point
 from common.errors import ConfigError, DataError, NotEstimable
 from common.query import ask
 from server.infer import combat
+from tests.combat import central
 from tests.pooling import columns, drive, rows_of
 
 FEATURES = ("f0", "f1", "f2", "f3", "f4")
@@ -27,28 +28,6 @@ def scanners(n: int = 180) -> tuple[Rows, np.ndarray]:
     )
     x = x * np.array([1.0, 1.3, 0.8])[batch][:, None] + rng.normal(size=(3, 5))[batch] * [1, 2, 5, 10, 50]
     return rows_of({name: x[:, i] for i, name in enumerate(FEATURES)} | {"age": age, "sex": sex}), batch
-
-
-def central(x: np.ndarray, c: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """ComBat on the pooled table as published: one regression on batch dummies and covariates, then empirical Bayes."""
-    dummies = (batch[:, None] == np.unique(batch)) * 1.0
-    sizes = dummies.sum(axis=0)
-    b = np.linalg.lstsq(np.column_stack([dummies, c]), x, rcond=None)[0]
-    stand = sizes / len(x) @ b[: len(sizes)] + c @ b[len(sizes) :]
-    pooled = ((x - np.column_stack([dummies, c]) @ b) ** 2).mean(axis=0)
-    z = (x - stand) / np.sqrt(pooled)
-    out = np.empty_like(x)
-    for k, n in enumerate(sizes):
-        own = z[dummies[:, k] == 1]
-        g, d = own.mean(axis=0), own.var(axis=0, ddof=1)
-        t2, m, s2 = g.var(ddof=1), d.mean(), d.var(ddof=1)
-        a, bb = (2 * s2 + m**2) / s2, (m * s2 + m**3) / s2
-        gamma, delta = g, d
-        for _ in range(500):
-            gamma = (t2 * n * g + delta * g.mean()) / (t2 * n + delta)
-            delta = (0.5 * ((own - gamma) ** 2).sum(axis=0) + bb) / (n / 2 + a - 1)
-        out[dummies[:, k] == 1] = (own - gamma) / np.sqrt(delta) * np.sqrt(pooled) + stand[dummies[:, k] == 1]
-    return out
 
 
 @pytest.mark.parametrize("covariates", [("age", "sex"), ()])
