@@ -18,6 +18,7 @@ from server.journal import Journal
 
 POLL_S = 0.5
 ORPHANED_S = 5.0  # a run that nobody holds for so long was killed
+AGAIN_S, AGAIN_S_MOST = 60.0, 3600.0  # a run that dies before it opens a round is given longer and longer pauses
 ENDED = frozenset({"done", "failed", "stopped"})
 
 ENDED_EARLY = {  # the log shows templates of ours, and of what is filled in only numbers and codes
@@ -36,7 +37,7 @@ def keep(home: Home, settings: Settings, roster: Roster, *, stop: threading.Even
         "superexec": lambda: superlink.start_executor(home, settings),
     }
     children: dict[str, subprocess.Popen[bytes]] = {}
-    orphaned: dict[str, float] = {}
+    orphans = Orphans(home)
     try:
         for name, begin in start.items():
             children[name] = begin()
@@ -48,7 +49,7 @@ def keep(home: Home, settings: Settings, roster: Roster, *, stop: threading.Even
                     log.warning(ENDED_EARLY[name], child.returncode)
                     end(child)
                     children[name] = _again(start[name], stop=stop)
-            _adopt(home, orphaned, say=say)
+            orphans.adopt(say=say)
     finally:
         for child in reversed(children.values()):
             end(child)
@@ -85,16 +86,32 @@ def _open_ended(journal: Path, *, size_bytes: int, modified_ns: int) -> bool:  #
     return bool(kinds) and not ENDED & set(kinds[last:])
 
 
-def _adopt(home: Home, orphaned: dict[str, float], *, say: Callable[[str], None]) -> None:
-    now = time.monotonic()
-    left = set(unfinished(home))
-    for name in set(orphaned) - left:
-        del orphaned[name]
-    for name in left:
-        if now - orphaned.setdefault(name, now) > ORPHANED_S:
-            say(f"Run {name} lost its process; it goes on at the round where it stood.")
-            orphaned[name] = now + 60.0  # Flower takes its time to start a ServerApp
-            try:
-                superlink.submit(home, run=name)
-            except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
-                log.warning("run %s could not be handed to the SuperLink: %s", name, type(error).__name__)
+class Orphans:
+    """The runs that lost their process: since when, and how often one was handed on without opening a round."""
+
+    def __init__(self, home: Home) -> None:
+        self._home, self._since = home, dict[str, float]()
+        self._handed: dict[str, tuple[int, int]] = {}  # rounds on record at the last time, times in a row with no more of them
+
+    def adopt(self, *, say: Callable[[str], None]) -> None:
+        """Hand a run to Flower again when nobody has held it for a while."""
+        now, left = time.monotonic(), set(unfinished(self._home))
+        self._since = {name: self._since.get(name, now) for name in left}
+        for name, since in self._since.items():
+            if now - since > ORPHANED_S + self._pause_s(name):
+                say(f"Run {name} lost its process; it goes on at the round where it stood.")
+                self._since[name] = now + 60.0  # Flower takes its time to start a ServerApp
+                self._count(name)
+                try:
+                    superlink.submit(self._home, run=name)
+                except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
+                    log.warning("run %s could not be handed to the SuperLink: %s", name, type(error).__name__)
+
+    def _pause_s(self, name: str) -> float:
+        _, times = self._handed.get(name, (0, 0))
+        return min(AGAIN_S * 2.0 ** (times - 1), AGAIN_S_MOST) if times else 0.0
+
+    def _count(self, name: str) -> None:
+        rounds = len(Journal(self._home.runs / name / "journal.jsonl").rounds())
+        before, times = self._handed.get(name, (-1, 0))
+        self._handed[name] = rounds, times + 1 if rounds == before else 0

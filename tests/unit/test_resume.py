@@ -1,5 +1,6 @@
 """A coordinator that is killed at any point goes on with the same bytes, and no hospital is charged once more."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -311,13 +312,44 @@ def test_a_run_that_lost_its_process_is_handed_to_flower_once_and_with_patience(
     now, handed, said = [100.0], [], []
     monkeypatch.setattr(keeper.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(keeper.superlink, "submit", lambda _home, *, run: handed.append((now[0], run)))
-    orphaned = {}
+    orphans = keeper.Orphans(home)
     for _ in range(40):
-        keeper._adopt(home, orphaned, say=said.append)
+        orphans.adopt(say=said.append)
         now[0] += 1.0
     assert [run for _, run in handed] == ["r1"]
     assert handed[0][0] - 100.0 > keeper.ORPHANED_S
     assert "goes on" in said[0]
     with locks.hold(home.run_lock("r1"), busy=""):
-        keeper._adopt(home, orphaned, say=said.append)
-    assert orphaned == {}
+        orphans.adopt(say=said.append)
+    now[0] += 1.0
+    orphans.adopt(say=said.append)
+    assert len(handed) == 1  # counted from when it was let go
+
+
+def test_a_run_that_dies_again_and_again_before_a_round_is_given_longer_pauses(tmp_path, monkeypatch):
+    home = config.Home(tmp_path)
+    (home.runs / "r1").mkdir(parents=True)
+    journal = Journal(home.runs / "r1" / "journal.jsonl")
+    journal.write({"type": "start"})
+    now, handed = [0.0], []
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(keeper.superlink, "submit", lambda _home, *, run: handed.append(now[0]))
+    orphans = keeper.Orphans(home)
+
+    def pass_s(seconds):
+        before = len(handed)
+        for _ in range(seconds):
+            orphans.adopt(say=lambda _: None)
+            now[0] += 1.0
+            if len(handed) > before:  # it begins, and dies at once
+                before = len(handed)
+                with locks.hold(home.run_lock("r1"), busy=""):
+                    orphans.adopt(say=lambda _: None)
+
+    pass_s(8 * 3600)
+    assert 10 <= len(handed) <= 16
+    assert max(after - first for first, after in itertools.pairwise(handed)) < 3600 + 60
+    journal.write({"type": "round", "round": 1})
+    times = len(handed)
+    pass_s(2 * 3600)  # it made progress: the pauses begin anew
+    assert len(handed) - times >= 5
