@@ -131,6 +131,7 @@ class federation:
 
     def __enter__(self):
         self.progress.print(f"{len(self.names)} hospitals: enrolment, vaults, relays ...")
+        shutil.rmtree(self.folder, ignore_errors=True)  # one of this size may have run before
         (self.folder / "logs").mkdir(parents=True)
         self.studies = {carrier: study(carrier) for carrier in ("stream", "message")}
         address, lane = (f"127.0.0.1:{ports.free()}" for _ in range(2))
@@ -302,7 +303,6 @@ def memory(result, detail, *, progress):
             figures = made.run("stream", plan)
             detail[f"memory_{hospitals}_hospitals"] = figures
             peaks[hospitals] = max(one["coordinator_peak_bytes"] for one in figures["rounds"])
-        shutil.rmtree(made.folder, ignore_errors=True)
     result["coordinator_memory"] = {
         "mib_4_hospitals": peaks[4] / 2**20,
         "mib_16_hospitals": peaks[16] / 2**20,
