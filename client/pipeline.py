@@ -18,13 +18,13 @@ from client.imaging.tensor import to_tensor
 from client.imaging.volume import assemble
 from client.inside import Cohort, Measured, Scan, SetAside, View
 from client.kernels.answer import answer
-from client.kernels.rows import Answer, Rows
+from client.kernels.rows import Answer, Rows, Seat
 from client.measure import angle, depth, intensity, length, shape
 from common import analyses, canonical, model, moments, query, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import GeometryRefused
-from common.mechanism import GaussianShare
+from common.mechanism import NoisyGram, SampledStep
 from common.query import Query
 from common.study import Study
 from common.terms import Column
@@ -176,17 +176,25 @@ def harmonised(coefficients: bytes, *, study: Study, cohort: Cohort) -> Cohort:
     return harmonise.cohort(cohort, study=study, coefficients=coefficients)
 
 
-def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows) -> tuple[Answer, Contribution]:
+def seat(announcement: Announcement, *, study: Study, me: str, shows: bool) -> Seat:
+    """Return where the hospital `me` stands in a round; `shows`: its policy lets its own estimates be seen."""
+    of = len(announcement.hospitals)
+    return Seat(at=announcement.hospitals.index(me), of=of, honest=of - study.privacy.colluders, shows=shows)
+
+
+def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows, seat: Seat) -> tuple[Answer, Contribution]:
     """Return this hospital's answer to a query, for its disclosure policy to judge, and as what would leave."""
-    given = answer(rows, query=query.parse(blob))
+    given = answer(rows, query=query.parse(blob), seat=seat)
     return given, Contribution(values=given.values, mechanism=announcement.mechanism)
 
 
 def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Contribution:
     """Cohort -> Contribution: the same thing for statistics, training and evaluation, a vector with a mechanism."""
+    if isinstance(announcement.mechanism, NoisyGram):
+        return summarise.summarise_privately(cohort, study=study, mechanism=announcement.mechanism)
     if announcement.task == "gram":
         return summarise.summarise(cohort, study=study)
     train_on, held_out = training_rows(cohort, study=study)
-    if isinstance(announcement.mechanism, GaussianShare):
+    if isinstance(announcement.mechanism, SampledStep):
         return train.contribution(blob, study=study, cohort=cohort, training_rows=train_on, mechanism=announcement.mechanism)
     return score.histograms(wire.unpack(blob, count=announcement.index), study=study, cohort=cohort, held_out_rows=held_out)

@@ -18,16 +18,16 @@ COLLUDERS_BESIDE = 2  # honest hospitals that must remain in a sum
 
 def check_study(policy: Policy, *, study: Study, roster: Roster) -> None:
     """Refuse a study that assumes less than the policy demands; the hash was approved already."""
-    privacy = study.privacy
-    if privacy.delta > policy.delta_cap:
+    private = [part for part in (study.privacy, study.statistics.privacy) if part is not None]
+    if any(part.delta > policy.delta_cap for part in private):
         raise OutsidePolicy("The study's delta is above this hospital's cap.", action="Ask for a smaller delta.")
-    if privacy.colluders < policy.colluders_min:
+    if any(part.colluders < policy.colluders_min for part in private):
         raise OutsidePolicy(
             "The study assumes fewer colluding hospitals than this hospital's policy.", action="Ask for more colluders."
         )
     if study.hospitals_min < policy.hospitals_min:
         raise RosterTooSmall("The study allows too small a roster.", action="Ask for a larger hospitals_min.")
-    if len(roster.members) - privacy.colluders < COLLUDERS_BESIDE:
+    if len(roster.members) - max(part.colluders for part in private) < COLLUDERS_BESIDE:
         raise RosterTooSmall("The roster leaves fewer than two honest hospitals.", action="Enrol more hospitals.")
 
 
@@ -40,7 +40,8 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise RosterNotApproved("The round names hospitals outside the approved roster.", action="Check the roster.")
     if len(named) < max(policy.hospitals_min, study.hospitals_min):
         raise RosterTooSmall("The round names too few hospitals.", action="Wait until more hospitals are back.")
-    if len(named) - study.privacy.colluders < COLLUDERS_BESIDE:
+    assumed = study.statistics.privacy if announcement.task == "gram" else None
+    if len(named) - (assumed or study.privacy).colluders < COLLUDERS_BESIDE:
         raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
     beside = announcement.blob_sha256 != NOTHING_SHA256 and not study.harmonises(task="gram", index=0)
     if announcement.task == "gram" and (announcement.index != 0 or beside):
@@ -53,7 +54,9 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
     if isinstance(expected, Exact) and policy.exact_releases_max == 0:
         raise OutsidePolicy("This hospital allows no exact statistics.", action="Set exact_releases_max in site.toml.")
     if isinstance(expected, GaussianShare) and expected.rounding_slack > ROUNDING_SLACK_MOST:
-        raise OutsidePolicy("Rounding would cost more than 1 % of the noise.", action="Train fewer parameters.")
+        raise OutsidePolicy(
+            "Rounding would cost more than 1 % of the noise.", action="Train fewer parameters, or ask for fewer columns."
+        )
     if announcement.task == "evaluate" and announcement.index != models_scored(study):
         raise OutsidePolicy("Other models are to be scored than the study's.", action="Check the coordinator's version.")
 

@@ -32,7 +32,8 @@ class Session:
     pair_keys: dict[str, bytes] = field(default_factory=dict)
     pair_rounds: dict[str, int] = field(default_factory=dict)
     last_round: int = 0
-    noisy_rounds: int = 0
+    noisy_rounds: int = 0  # of training
+    noisy_grams: int = 0
     requests: dict[str, str] = field(default_factory=dict)  # round -> SHA-256 of the announcement envelope
     models: tuple[str, ...] = ()  # SHA-256 of the models that were trained on here, in order
 
@@ -125,6 +126,7 @@ class Session:
             "pair_rounds": self.pair_rounds,
             "last_round": self.last_round,
             "noisy_rounds": self.noisy_rounds,
+            "noisy_grams": self.noisy_grams,
             "requests": self.requests,
             "models": list(self.models),
         }
@@ -151,6 +153,7 @@ def load(folder: Path, *, run: str) -> Session:
             pair_rounds=plain["pair_rounds"],
             last_round=plain["last_round"],
             noisy_rounds=plain["noisy_rounds"],
+            noisy_grams=plain["noisy_grams"],
             requests=plain["requests"],
             models=tuple(plain["models"]),
         )

@@ -19,7 +19,7 @@ from common import model as network
 from common.contribution import Contribution
 from common.crypto import rng
 from common.errors import InternalError, OutsidePolicy
-from common.mechanism import GaussianShare
+from common.mechanism import SampledStep
 from common.study import Study
 
 __all__ = ["clipped_sum", "contribution", "labelled_rows"]
@@ -33,7 +33,7 @@ _embeddings: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
 
 
 def contribution(
-    blob: bytes, *, study: Study, cohort: Cohort, training_rows: NDArray[np.int64], mechanism: GaussianShare
+    blob: bytes, *, study: Study, cohort: Cohort, training_rows: NDArray[np.int64], mechanism: SampledStep
 ) -> Contribution:
     """Draw the Poisson sample, which never leaves this function, and return its clipped sum with its mechanism.
 

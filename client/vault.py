@@ -6,12 +6,13 @@ import hmac
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 from client import disclosure, exact, harmonise, pipeline, policy, released, session, shelf
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
-from client.kernels.rows import Rows
+from client.kernels.rows import Rows, Seat
 from client.ledger import Ledger
 from client.mask import mask
 from client.origin import ledger_origin
@@ -194,7 +195,7 @@ class Vault:
         if isinstance(announced.mechanism, Exact):
             checked = self._check_exact(announced, request, state, study, cohort, site)
         else:
-            state = _count_step(state, announced, study=study)
+            state = _count_noisy(state, announced, study=study)
             checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
         contribution = (checked and checked.contribution) or pipeline.contribute(
@@ -253,7 +254,8 @@ class Vault:
             )
             most = policy.queries_most(announced, study=study)
             record = released.check(record, asking=asking, cell_min=site.policy.cell_min, queries_most=most, secret=secret)
-            contribution = self._disclosed(announced, request.blob, entering.rows, site)
+            seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
+            contribution = self._disclosed(announced, request.blob, entering.rows, site, seat)
         return _Checked(answered=answered, released=record, contribution=contribution)
 
     def _check_count(self, announced: Announcement, site: Site) -> None:
@@ -264,13 +266,13 @@ class Vault:
         if counted >= site.policy.exact_releases_max:
             raise ExactReleasesUsedUp("The exact releases are used up.", action="Raise exact_releases_max in site.toml.")
 
-    def _disclosed(self, announced: Announcement, blob: bytes, rows: Rows, site: Site) -> Contribution | None:
+    def _disclosed(self, announced: Announcement, blob: bytes, rows: Rows, site: Site, seat: Seat) -> Contribution | None:
         """Return a query's answer once the disclosure policy has passed it; a Gram is checked and made later."""
         if announced.task == "gram":
             disclosure.check_columns(site.policy, values=rows.values, names=rows.names)
             return None
-        disclosure.check_query(site.policy, asked=query.parse(blob), rows=rows)
-        answer, contribution = pipeline.answer_query(announced, blob=blob, rows=rows)
+        disclosure.check_query(site.policy, asked=query.parse(blob), rows=rows, seat=seat)
+        answer, contribution = pipeline.answer_query(announced, blob=blob, rows=rows, seat=seat)
         disclosure.check_answer(site.policy, answer=answer)
         return contribution
 
@@ -319,7 +321,7 @@ class Vault:
             roster=announced.hospitals,
             epsilon_cap=site.policy.epsilon_cap,
             delta_cap=site.policy.delta_cap,
-            delta=study.privacy.delta,
+            delta=_delta(announced, study=study),
         )
 
     def _sent_again(self, announced: Announcement, study: Study, site: Site) -> bytes:
@@ -387,8 +389,18 @@ def _number(announced: object) -> int | None:
     return number if isinstance(number, int) and 0 <= number <= announcements.ROUNDS_MOST else None
 
 
-def _count_step(state: Session, announced: Announcement, *, study: Study) -> Session:
-    """Refuse more noisy releases in one run than the study's steps and its allowance of void rounds."""
+def _delta(announced: Announcement, *, study: Study) -> Decimal:
+    private = study.statistics.privacy
+    return private.delta if private is not None and announced.task == "gram" else study.privacy.delta
+
+
+def _count_noisy(state: Session, announced: Announcement, *, study: Study) -> Session:
+    """Refuse more noisy releases in one run than the study's Gram and steps, each with its allowance of void rounds."""
+    private = study.statistics.privacy
+    if private is not None and announced.task == "gram":
+        if state.noisy_grams > private.rounds_void_allowed:
+            raise OutsidePolicy("The study's noisy Gram is used up.", action="Propose a new study.")
+        return replace(state, noisy_grams=state.noisy_grams + 1)
     allowed = study.training.steps + study.privacy.rounds_void_allowed
     if state.noisy_rounds >= allowed or not 1 <= announced.index <= study.training.steps:
         raise OutsidePolicy("The study's steps are used up.", action="Propose a new study.")

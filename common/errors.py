@@ -175,6 +175,12 @@ class NotEstimable(DataError):
         self.diagnosis, self.term = diagnosis, term
 
 
+class TooManyPatients(DataError):
+    """More patients would enter a noisy sum than the study declares."""
+
+    exit_code, code = 35, "E-DATA-TOO-MANY"
+
+
 class BadEnvelope(ProtocolError):
     """An envelope cannot be parsed, is too large, or its signature does not hold."""
 

@@ -162,9 +162,9 @@ class NoisyGram(GaussianShare):
     def numerical_slack(self) -> float:
         """Return eta: the Gram is exact, so only reading it as float64 rounds.
 
-        A sum of n patients has a norm of at most n * clip_norm**2, each entry is rounded three times (as float64, times sqrt(2), in
-        units of the grid) to 2**-53 of itself, in either of two neighbours: 6 * 2**-53 * n < 2**-50 * n, taken twice. The floor
-        covers the roundings of the constants themselves.
+        The sum of n patients has a norm of at most n * clip_norm**2. Each entry is rounded three times (as float64, times
+        sqrt(2), in units of the grid), each time by 2**-53 of itself, in either of two neighbours: 6 * 2**-53 * n < 2**-50 * n,
+        taken twice. The floor covers the roundings of the constants themselves.
         """
         return 1e-9 + self.patients_max * 2.0**-49
 

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.canonical import decimal_text
+from common.mechanism import NoisyGram
+from common.query import centre_half
+from common.study import Study
+
 Float = NDArray[np.float64]
 
 
@@ -43,6 +48,29 @@ class NoisyMoments:
         if not (math.isfinite(self.sigma) and self.sigma > 0 and self.clip_norm > 0 and self.hospitals > 0):
             raise ValueError("noisy moments have noise, a clipping norm and hospitals")
         m.setflags(write=False)
+
+
+def from_total(total: Float, *, study: Study, mechanism: NoisyGram, epsilon: str) -> NoisyMoments:
+    """Read the noisy moments from an opened sum, shape (packed_size(p),), in grid steps of its mechanism.
+
+    `epsilon` is that of this one release at the study's delta, as decimal text, rounded up. Raises ValueError on another
+    length, and where the study has an exact Gram.
+    """
+    privacy, columns = study.statistics.privacy, study.design()
+    if privacy is None or total.shape != (packed_size(len(columns)),):
+        raise ValueError("this is not the study's noisy Gram")
+    scaling = [centre_half(*study.bounds(column)) for column in columns]
+    return NoisyMoments(
+        columns=tuple(column.name for column in columns),
+        centre=tuple(centre for centre, _ in scaling),
+        half=tuple(half for _, half in scaling),
+        matrix=unpack(total * mechanism.grid_step),
+        sigma=mechanism.noise_deviation,
+        clip_norm=float(mechanism.clip_norm),
+        epsilon=epsilon,
+        delta=decimal_text(privacy.delta),
+        hospitals=mechanism.hospitals,
+    )
 
 
 def packed_size(p: int) -> int:

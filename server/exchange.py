@@ -128,7 +128,8 @@ class Exchange:
     @property
     def fewest(self) -> int:
         """Return how many hospitals a round needs."""
-        return max(self.study.hospitals_min, self.study.privacy.colluders + 2)
+        private = (self.study.privacy, self.study.statistics.privacy)
+        return max(self.study.hospitals_min, *(part.colluders + 2 for part in private if part is not None))
 
     def say(self, kind: str, *, synced: bool = True, **facts: object) -> dict[str, Any]:
         """Write an event to the journal, and return it; see Journal.write."""

@@ -69,10 +69,11 @@ class Rounds:
     ) -> tuple[Announcement, ring.Words]:
         """Return one opened sum; a round that a hospital misses is void and the next is announced without it.
 
-        An exact statistic is not announced over another roster: its identical request is sent again to those who are late.
+        An exact statistic is not announced over another roster: its identical request is sent again to those who are late. A
+        noisy one is: every announcement has a fresh draw and a charge of its own.
         Raises HospitalMissing after `attempts` void rounds, or when too few hospitals are left.
         """
-        exact = task != "train"
+        exact = announcements.is_exact(self.exchange.study, task=task)
         for _ in range(attempts):
             announced = self._next(task, index, dimension, hashlib.sha256(blob).hexdigest())
             past = self._past.get(announced.round)
@@ -120,7 +121,7 @@ class Rounds:
                     action="Continue with the version of Motet that began the run, or start a new one.",
                 )
             return announced
-        hospitals = self._present(exact=task != "train")
+        hospitals = self._present(exact=announcements.is_exact(self.exchange.study, task=task))
         exchange = self.exchange
         announced = Announcement(
             run=exchange.run,

@@ -10,7 +10,7 @@ from client.ledger import Ledger
 from common import roster as rosters
 from common.audit import bundle
 from common.ledger import note
-from common.mechanism import Exact, SampledStep, Mechanism
+from common.mechanism import Exact, Mechanism, SampledStep
 from common.roster import Member, Roster
 from common.study import Study
 

@@ -49,4 +49,5 @@ def _words(event: Event) -> str:
 def _mechanism(mech: dict[str, Any]) -> str:
     if mech["name"] == "none":
         return printable(f"EXACT {mech['statistic']}, epsilon infinite")
-    return f"noise {mech['noise_multiplier']}, clip {mech['clip_norm']}, sampling rate {mech['sampling_rate']}"
+    drawn = f"sampling rate {mech['sampling_rate']}" if mech["name"] == "dp-sgd" else f"{mech['statistic']}, everybody"
+    return printable(f"noise {mech['noise_multiplier']}, clip {mech['clip_norm']}, {drawn}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from common import announcement, noisy_moments
 from common import roster as rosters
 from common import study as studies
 from common.audit import recompute
@@ -14,7 +15,7 @@ from common.ledger import accounting, events, merkle, note
 from common.ledger.accounting import Tally
 from common.ledger.events import Event, Kind
 from common.ledger.state import Reservation, Stage, State
-from common.mechanism import Exact, GaussianShare
+from common.mechanism import Exact, GaussianShare, NoisyGram, SampledStep
 from common.roster import Roster
 from common.study import Study
 
@@ -189,9 +190,26 @@ def _check_plan(reserved: Reservation, *, plans: Mapping[str, Study], hospital: 
         raise _damaged(f"Entry {reserved.sequence} belongs to a study that is not in the bundle.")
     if reserved.purpose != study.purpose or hospital not in reserved.roster:
         raise _damaged(f"Entry {reserved.sequence} has another purpose than its study, or is of a round without this hospital.")
-    if isinstance(reserved.mechanism, GaussianShare):
-        spent, agreed = reserved.mechanism, study.privacy
-        same = (
+    if not _agreed(reserved, study):
+        raise _damaged(f"Entry {reserved.sequence} does not have the privacy parameters of its study.")
+
+
+def _agreed(reserved: Reservation, study: Study) -> bool:
+    """Say whether a release has the mechanism that its study gives it; an exact Gram where noise was agreed has not."""
+    private, spent, agreed = study.statistics.privacy, reserved.mechanism, study.privacy
+    if isinstance(spent, Exact):
+        return private is None or spent.statistic != "gram"
+    if isinstance(spent, NoisyGram):
+        size = noisy_moments.packed_size(len(study.columns()))
+        return (
+            private is not None
+            and reserved.delta == private.delta
+            and (spent.hospitals, spent.colluders) == (len(reserved.roster), private.colluders)
+            and spent.honest >= 1
+            and spent == announcement.mechanism_for(study, task="gram", hospitals=len(reserved.roster), dimension=size)
+        )
+    if isinstance(spent, SampledStep):
+        return (
             spent.noise_multiplier == agreed.noise_multiplier
             and spent.clip_norm == agreed.clip_norm
             and spent.sampling_rate == agreed.sampling_rate
@@ -201,8 +219,7 @@ def _check_plan(reserved: Reservation, *, plans: Mapping[str, Study], hospital: 
             and spent.honest >= 1
             and reserved.delta == agreed.delta
         )
-        if not same:
-            raise _damaged(f"Entry {reserved.sequence} does not have the privacy parameters of its study.")
+    return False
 
 
 def _check_caps(event: Event, reserved: Reservation, state: State) -> None:
@@ -257,8 +274,11 @@ def _off_plan(run: _Run, plans: Mapping[str, Study]) -> str | None:
         if run.planned[study_hash] > first:
             return "a study was planned after another's first private release"
         study = plans[study_hash]
-        charged = sum(reserved.study == study_hash for reserved in private)
-        if charged > study.training.steps + study.privacy.rounds_void_allowed:
+        charged = [isinstance(reserved.mechanism, NoisyGram) for reserved in private if reserved.study == study_hash]
+        gram = study.statistics.privacy
+        grams = 0 if gram is None else 1 + gram.rounds_void_allowed
+        steps = study.training.steps + study.privacy.rounds_void_allowed
+        if sum(charged) > grams or len(charged) - sum(charged) > steps:
             return "a study has more private releases than it planned"
     return None
 
