@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from server.figures import number
+from server.plots_adjusted import adjusted
 
 Table = dict[str, Any]
 
@@ -34,7 +37,7 @@ SHARES = ("name", "level", "count", "share", "ci_low", "ci_high")
 
 
 def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return {"title", "note", "absent", "tables"} per analysis of result["linear"]; none where there is none.
+    """Return {"title", "note", "absent", "tables", "figures"} per analysis of result["linear"]; none where there is none.
 
     A table is {"caption", "columns", "rows", "csv"}, its cells text. Numbers have four significant digits; what is absent
     is a dash.
@@ -46,9 +49,9 @@ def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         note = f"{one['n']} patients with a value in every column. There is no minimum or maximum: each is one patient's value."
         tables = [table("Numbers", NUMBERS, one["numbers"]), table("Levels", SHARES, one["shares"])]
         found.append(section("Table 1", [one], tables=tables, note=note))
-    found += [_model(one) for one in part.get("models") or ()]
+    found += [_model(one, key=f"model-{at}") for at, one in enumerate(part.get("models") or ())]
     found += [_groups(one) for one in part.get("groups") or ()]
-    found += [_ancova(one) for one in part.get("ancova") or ()]
+    found += [_ancova(one, key=f"ancova-{at}") for at, one in enumerate(part.get("ancova") or ())]
     if one := part.get("partial_correlation"):
         note = "Each pair with all the other variables held fixed; q after Benjamini and Hochberg."
         tables = [] if "diagnosis" in one else [table("Pairs", ("pair", "r", "ci_low", "ci_high", "p", "q"), _pairs(one))]
@@ -58,8 +61,8 @@ def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return found
 
 
-def _model(one: Mapping[str, Any]) -> dict[str, Any]:
-    fit, kinds = one["fit"], one["anova"]
+def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+    fit, kinds, means = one["fit"], one["anova"], one.get("means") or []
     tables = [] if "diagnosis" in fit else [table("Coefficients", COEFFICIENTS, fit["rows"])]
     for kind, made in kinds.items():
         if "diagnosis" not in made:
@@ -67,8 +70,15 @@ def _model(one: Mapping[str, Any]) -> dict[str, Any]:
                 f"Analysis of variance, type {kind}; residual degrees of freedom {made['df']}; interval of the share explained"
             )
             tables.append(table(caption, EFFECTS, made["rows"]))
+    drawn = []
+    for at, made in enumerate(made for made in means if "diagnosis" not in made):
+        tables.append(table(f"Adjusted means of {made['term']}", ADJUSTED, made["means"]))
+        tables.append(table(f"Contrasts of {made['term']}", CONTRASTS, made["contrasts"]))
+        drawn.append(adjusted(made["means"], outcome=fit["outcome"], of=made["term"], key=f"{key}-{at}"))
     note = "" if "diagnosis" in fit else f"n = {fit['n']}, R squared {cell(fit['r_squared'])}, sigma {cell(fit['sigma'])}."
-    return section(one["formula"], [fit, *kinds.values()], tables=tables, note=note)
+    if drawn:
+        note += " Adjusted means weigh the levels of other factors equally, with covariates at their means."
+    return section(one["formula"], [fit, *kinds.values(), *means], tables=tables, note=note, drawn=drawn)
 
 
 def _groups(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def _groups(one: Mapping[str, Any]) -> dict[str, Any]:
     return section(title, [one], tables=tables, note=note)
 
 
-def _ancova(one: Mapping[str, Any]) -> dict[str, Any]:
+def _ancova(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     if "diagnosis" in one:
         return section(one["formula"], [one], tables=[])
     slopes = one["slopes"]
@@ -100,7 +110,8 @@ def _ancova(one: Mapping[str, Any]) -> dict[str, Any]:
     told = f"p = {cell(slopes['p'], p_value=True)}" if slopes else f"not estimable ({one['slopes_diagnosis']})"
     note = f"Adjusted means hold where slopes are equal between groups; test of equal slopes: {told}."
     title = f"{one['outcome']} by {one['factor']}, adjusted for {', '.join(one['covariate_means'])}"
-    return section(title, [one], tables=tables, note=note)
+    drawn = [adjusted(one["means"], outcome=one["outcome"], of=one["factor"], key=key)]
+    return section(title, [one], tables=tables, note=note, drawn=drawn)
 
 
 def _pairs(one: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -135,10 +146,13 @@ def _components(one: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def section(title: str, parts: Sequence[Mapping[str, Any]], *, tables: list[Table], note: str = "") -> dict[str, Any]:
+def section(
+    title: str, parts: Sequence[Mapping[str, Any]], *, tables: list[Table], note: str = "", drawn: Sequence[Markup] = ()
+) -> dict[str, Any]:
     """Return a section; parts with a diagnosis are told as absent, tables without rows are left out."""
     why = dict.fromkeys(f"{part['term']}: {part['diagnosis']}" for part in parts if "diagnosis" in part)
-    return {"title": title, "note": note, "absent": "; ".join(why), "tables": [table for table in tables if table["rows"]]}
+    shown = [table for table in tables if table["rows"]]
+    return {"title": title, "note": note, "absent": "; ".join(why), "tables": shown, "figures": list(drawn)}
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -7,8 +7,8 @@ from typing import Any
 from common.errors import NotEstimable
 from common.moments import Moments
 from common.study import Ancova, Grouping, Study
-from common.terms import Model
-from server.infer import ancova, anova, principal, regression, table_one, welch
+from common.terms import Model, Term
+from server.infer import adjusted_means, ancova, anova, principal, regression, table_one, welch
 from server.infer import partial as partial_correlation
 from server.infer.groups import groups
 
@@ -44,11 +44,19 @@ def _model(moments: Moments, *, study: Study, text: str) -> dict[str, Any]:
         "formula": model.formula,
         "fit": _or_why(lambda: regression.fit_model(moments, model=model).plain()),
         "anova": {kind: _or_why(partial(_anova, moments, model=model, kind=kind)) for kind in KINDS},
+        "means": [
+            {"term": term.name, **_or_why(partial(_means, moments, model=model, term=term))}
+            for term in adjusted_means.terms_of(model)
+        ],
     }
 
 
 def _anova(moments: Moments, *, model: Model, kind: anova.Kind) -> dict[str, Any]:
     return anova.analyse(moments, model=model, kind=kind).plain()
+
+
+def _means(moments: Moments, *, model: Model, term: Term) -> dict[str, Any]:
+    return adjusted_means.of_term(moments, model=model, term=term).plain()
 
 
 def _ancova(moments: Moments, *, study: Study, one: Ancova) -> dict[str, Any]:
