@@ -1,0 +1,95 @@
+"""A noisy Gram becomes the means of groups and their differences, with one common variance, and a test of all of them."""
+
+import itertools
+from typing import Any
+
+from common import terms
+from common.noisy_moments import NoisyMoments
+from common.study import Ancova, Grouping, Study
+from server.infer import adjust
+from server.infer.private import bootstrap, least_squares
+from server.infer.private.bootstrap import Hypothesis
+from server.infer.private.least_squares import Estimate, Fit
+
+
+def compare(noisy: NoisyMoments, *, study: Study, wanted: Grouping) -> dict[str, Any]:
+    """Return {"outcome", "factor", "n", "df", "rows" (the F test), "means", "pairs"} of a comparison without covariates.
+
+    Groups have one variance: Welch's and Games and Howell's methods need a variance per group, which is not offered with noise.
+    `pairs` have p and p_holm. Raises NotEstimable "too noisy".
+    """
+    columns = [column.name for column in terms.indicators(wanted.factor, levels=study.variable(wanted.factor).levels)]
+    fitted = least_squares.fit(noisy, outcome=wanted.outcome, predictors=columns)
+    return {
+        "outcome": wanted.outcome,
+        "factor": wanted.factor,
+        "n": round(fitted.n),
+        "df": fitted.df,
+        "rows": bootstrap.f_tests(noisy, fitted=fitted, hypotheses=[_none_of(wanted.factor, columns=columns, fitted=fitted)]),
+        **_levels(fitted, study=study, factor=wanted.factor, at={}),
+    }
+
+
+def adjusted(noisy: NoisyMoments, *, study: Study, wanted: Ancova) -> dict[str, Any]:
+    """Return an analysis of covariance: as `compare`, adjusted to the covariates' noisy means, `covariate_means`.
+
+    `rows`: the factor, each covariate, and whether slopes differ between groups; `slopes_diagnosis` says why that last one is
+    absent. An interval is for the mean at the values told, whatever noise is in them. Raises NotEstimable "too noisy".
+    """
+    model = study.model(wanted.formula)
+    fitted = least_squares.fit(noisy, outcome=model.outcome.name, predictors=model.predictors)
+    hypotheses = [_none_of(term.name, columns=[column.name for column in term.columns], fitted=fitted) for term in model.terms]
+    at = {}
+    for name in wanted.covariates:
+        place = noisy.columns.index(name)
+        at[name] = noisy.centre[place] + noisy.half[place] * float(noisy.matrix[0, place + 1] / noisy.matrix[0, 0])
+    return {
+        "formula": model.formula,
+        "outcome": wanted.outcome,
+        "factor": wanted.factor,
+        "n": round(fitted.n),
+        "df": fitted.df,
+        "rows": bootstrap.f_tests(noisy, fitted=fitted, hypotheses=hypotheses),
+        "covariate_means": [{"name": name, "mean": mean} for name, mean in at.items()],
+        **_levels(fitted, study=study, factor=wanted.factor, at=at),
+    }
+
+
+def slopes(noisy: NoisyMoments, *, study: Study, wanted: Ancova) -> dict[str, Any]:
+    """Return the row of the test whether slopes differ between groups; raises NotEstimable "too noisy"."""
+    model = study.model(wanted.formula_of_slopes)
+    fitted = least_squares.fit(noisy, outcome=model.outcome.name, predictors=model.predictors)
+    columns = [column.name for term in model.terms if len(term.atoms) == 2 for column in term.columns]
+    one = _none_of(f"slopes between {wanted.factor}", columns=columns, fitted=fitted)
+    return bootstrap.f_tests(noisy, fitted=fitted, hypotheses=[one])[0]
+
+
+def _none_of(name: str, *, columns: list[str], fitted: Fit) -> Hypothesis:
+    return Hypothesis(name=name, predictors=fitted.predictors, forms=tuple({column: 1.0} for column in columns))
+
+
+def _levels(fitted: Fit, *, study: Study, factor: str, at: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+    levels = study.variable(factor).levels
+    columns = ["", *(column.name for column in terms.indicators(factor, levels=levels))]
+    means = [
+        {"level": level, **_told(fitted.form({**at, **({column: 1.0} if column else {})}, intercept=1.0), of="mean")}
+        for level, column in zip(levels, columns, strict=True)
+    ]
+    pairs = []
+    for (first, one), (second, other) in itertools.combinations(zip(levels, columns, strict=True), 2):
+        weights = {name: weight for name, weight in ((one, -1.0), (other, 1.0)) if name}
+        made = fitted.form(weights)
+        pairs.append({"first": first, "second": second, **_told(made, of="difference"), "t": made.t, "p": made.p})
+    for row, p in zip(pairs, adjust.holm([row["p"] for row in pairs]).tolist(), strict=True):
+        row["p_holm"] = p
+    return {"means": means, "pairs": pairs}
+
+
+def _told(one: Estimate, *, of: str) -> dict[str, Any]:
+    return {
+        of: one.value,
+        "standard_error": one.standard_error,
+        "ci_low": one.value - one.reach,
+        "ci_high": one.value + one.reach,
+        "width_ratio": one.width_ratio,
+    }
