@@ -1,0 +1,108 @@
+"""The exact ways to a convolution's per-patient weight gradients; which one is fastest depends on the layer's shape.
+
+| kernel | what it does | can |
+|---|---|---|
+| grouped | one grouped backward of the library: patients become groups, views its batch | everything |
+| unfolded | patches times output gradients, one matrix product per row | groups = 1 |
+| shifted | one product per kernel element over slices of the padded input | groups = 1 |
+| gram | exact norm from products of positions, nothing instantiated (outer.py) | groups = 1 |
+
+Source: reference training.md 2.2 and 2.3.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from client.engine.geometry import Geometry
+from client.engine.outer import Gram, instantiated
+from client.engine.standardisation import Standardisation
+from client.engine.tape import Chunks, PatientGradients
+
+__all__ = ["CHUNK_BYTES", "KEPT_BYTES", "KERNELS", "candidates", "gradients"]
+
+CHUNK_BYTES = 8 << 20  # instantiated at once: what stays in cache, and below what the allocator returns to the system
+SIDE_BY_SIDE = 1 << 18  # numbers of one layer that are put beside those of other layers
+KEPT_BYTES = 256 << 20  # instantiated and kept in all by one layer; above it only Gram is left
+
+Kernel = Callable[[Tensor, Tensor, Geometry, int], Tensor]
+
+
+def grouped(inputs: Tensor, outputs: Tensor, geometry: Geometry, views: int) -> Tensor:
+    """Return (patient, weight element) from rows of input and output gradient."""
+    patients = len(inputs) // views
+    weight = torch.zeros(1, device=inputs.device).expand(patients * geometry.weight[0], *geometry.weight[1:])
+    found = geometry.backward(
+        _folded(inputs, views), _folded(outputs, views), weight, mask=[False, True, False], groups=patients * geometry.groups
+    )
+    return found.view(patients, -1)
+
+
+def unfolded(inputs: Tensor, outputs: Tensor, geometry: Geometry, views: int) -> Tensor:
+    """Return (patient, weight element)."""
+    found = torch.bmm(outputs.flatten(2), geometry.patches(inputs).transpose(1, 2)).flatten(1)
+    return found if views == 1 else found.view(-1, views, found.shape[1]).sum(1)
+
+
+def shifted(inputs: Tensor, outputs: Tensor, geometry: Geometry, views: int) -> Tensor:
+    """Return (patient, weight element)."""
+    flat, out = outputs.flatten(2), tuple(outputs.shape[2:])
+    parts = [torch.bmm(flat, cut.flatten(2).transpose(1, 2)) for cut in geometry.offsets(inputs, out=out)]
+    found = torch.stack(parts, dim=3).flatten(1)
+    return found if views == 1 else found.view(-1, views, found.shape[1]).sum(1)
+
+
+KERNELS: dict[str, Kernel] = {"grouped": grouped, "unfolded": unfolded, "shifted": shifted}
+
+
+def candidates(geometry: Geometry, *, patients: int, positions: int) -> tuple[str, ...]:
+    """Return the kernels that can do it within the memory cap; `positions` counts a patient's, over its views."""
+    if geometry.groups > 1:
+        return ("grouped",)
+    right = math.prod(geometry.weight[1:])
+    fits = 4 * patients * geometry.size <= KEPT_BYTES
+    worthwhile = positions**2 * (geometry.weight[0] + right) <= 16 * positions * geometry.size
+    small = 8 * patients * positions * (geometry.weight[0] + right + positions) <= KEPT_BYTES
+    gram = ("gram",) if small and (worthwhile or not fits) else ()
+    return (*(KERNELS if fits or not gram else ()), *gram)
+
+
+def gradients(
+    name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int, standardisation: Standardisation | None
+) -> PatientGradients | Tensor:
+    """Return the patients' gradients of the raw weight; side by side, (patient, element), where they are few."""
+    if name == "gram":
+        return Gram(
+            _joined(outputs.flatten(2), views), _joined(geometry.patches(inputs), views), standardisation=standardisation
+        )
+    patients = len(inputs) // views
+    chunk = max(1, CHUNK_BYTES // (4 * geometry.size))
+    parts = []
+    for first in range(0, patients, chunk):
+        rows = slice(first * views, (first + chunk) * views)
+        part = KERNELS[name](inputs[rows], outputs[rows], geometry, views)
+        parts.append(part if standardisation is None else standardisation.pull_back(part))
+    return Chunks(parts) if len(parts) > 1 or parts[0].numel() > SIDE_BY_SIDE else parts[0]
+
+
+def linear(left: Tensor, right: Tensor) -> PatientGradients | Tensor:
+    """Return the gradients of a linear layer from (patient, t, out) and (patient, t, in); by Gram where they are many."""
+    patients, positions, out = left.shape
+    size = out * right.shape[2]
+    if patients * size <= SIDE_BY_SIDE or positions * (out + right.shape[2]) > size:
+        return instantiated(left, right)
+    return Gram(left, right)
+
+
+def _folded(rows: Tensor, views: int) -> Tensor:
+    patients = len(rows) // views
+    shaped = rows.reshape(patients, views, *rows.shape[1:]).transpose(0, 1)
+    return shaped.reshape(views, patients * rows.shape[1], *rows.shape[2:])
+
+
+def _joined(rows: Tensor, views: int) -> Tensor:
+    """Return (row, channel, position) as (patient, view and position, channel)."""
+    turned = rows.transpose(1, 2)
+    return turned if views == 1 else turned.reshape(len(rows) // views, -1, rows.shape[1])

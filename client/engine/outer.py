@@ -1,0 +1,61 @@
+"""Per-patient sums of outer products, the gradient of every linear map: instantiated, or by their exact Gram norm.
+
+A patient's gradient is G = sum_t g_t a_t^T over its positions t. Instantiated, its norm is that of the delivered numbers.
+By Gram, ||G||^2 = sum_{t,t'} (g_t.g_t')(a_t.a_t') is another formula than what is delivered, and chosen weights could make
+it cancel: rounding would then pass for a small norm. It is therefore computed in float64 and EPSILON * (sum_t |g_t||a_t|)^2,
+above its worst rounding error, is added: the norm is never too small, and too large by less than 1e-6 while
+sum_t |g_t||a_t| < 100 ||G||.
+"""
+
+import torch
+from torch import Tensor
+
+from client.engine.standardisation import Standardisation
+
+__all__ = ["Gram", "instantiated"]
+
+EPSILON = 1e-10  # above 2 * (2 * 10_000 positions and channels) * 2**-53
+
+
+def instantiated(left: Tensor, right: Tensor) -> Tensor:
+    """Return sum_t left_t right_t^T per patient: (patient, t, o) and (patient, t, k) give (patient, o * k)."""
+    return torch.bmm(left.transpose(1, 2), right).flatten(1)
+
+
+class Gram:
+    """Gradients that are never instantiated; `left` is (patient, t, o), `right` (patient, t, k), any float."""
+
+    def __init__(self, left: Tensor, right: Tensor, *, standardisation: Standardisation | None = None) -> None:
+        self._left, self._right = left.double(), right.double()
+        self._standardisation = standardisation
+        if standardisation is not None:
+            self._left = self._left * standardisation.scale
+
+    def squares(self) -> Tensor:
+        """Return squared norms, never below those of the exact gradients."""
+        left = torch.bmm(self._left, self._left.transpose(1, 2))
+        right = torch.bmm(self._right, self._right.transpose(1, 2))
+        exact = (left * right).sum((1, 2))
+        if self._standardisation is not None:
+            exact = exact - self._standardisation.removed(self._left, self._right)
+        lengths = (_diagonal(left) * _diagonal(right)).sqrt().sum(1)
+        return exact.clamp(min=0) + EPSILON * lengths.square()
+
+    def deliver(self, factors: Tensor, *, into: Tensor) -> None:
+        """Add one product over all patients' positions, in float64."""
+        kept = factors != 0
+        if not bool(kept.any()):
+            return
+        every = bool(kept.all())
+        left = (self._left if every else self._left[kept]) * factors[kept, None, None]
+        right = self._right if every else self._right[kept]
+        flat = into.view(left.shape[2], right.shape[2])
+        if self._standardisation is None:
+            flat.addmm_(left.flatten(0, 1).t(), right.flatten(0, 1))
+        else:
+            product = left.flatten(0, 1).t() @ right.flatten(0, 1)
+            flat.add_(self._standardisation.projected(product[None])[0])
+
+
+def _diagonal(products: Tensor) -> Tensor:
+    return products.diagonal(dim1=1, dim2=2).clamp(min=0)

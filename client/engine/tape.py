@@ -1,0 +1,98 @@
+"""What one backward leaves: every patient's squared gradient norm, and closures that deliver the weighted sum of gradients.
+
+Source: Bu et al., Differentially Private Optimization on Large Model at Small Cost, ICML 2023 (book-keeping); reference 2.1.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from common.errors import InternalError
+
+__all__ = ["Chunks", "PatientGradients", "Tape"]
+
+
+class PatientGradients(Protocol):
+    """The gradients of one parameter, one per patient, instantiated or not."""
+
+    def squares(self) -> Tensor:
+        """Return the squared L2 norm of each, shape (patient,), float64."""
+        ...
+
+    def deliver(self, factors: Tensor, *, into: Tensor) -> None:
+        """Add the sum of factor times gradient to `into`, float64; a patient of factor zero is not touched."""
+        ...
+
+
+class Chunks:
+    """Gradients that were instantiated, (patient, element), float32, in chunks of patients that stay in cache."""
+
+    def __init__(self, chunks: list[Tensor]) -> None:
+        self._chunks = chunks
+
+    def squares(self) -> Tensor:
+        """Return squared norms by square().sum(): float32 norm() is too small on long vectors (reference 2.5)."""
+        return torch.cat([chunk.square().sum(1).double() for chunk in self._chunks])
+
+    def deliver(self, factors: Tensor, *, into: Tensor) -> None:
+        """Add patient by patient into float64, so that no patient's part is rounded by another's."""
+        flat, every, first = into.view(-1), factors.tolist(), 0
+        for chunk in self._chunks:
+            for row, factor in zip(chunk, every[first : first + len(chunk)], strict=True):
+                if factor:
+                    flat.add_(row, alpha=factor)
+            first += len(chunk)
+
+
+class Tape:
+    """Collects during one backward; then `squares` and `deliver` each may be asked for.
+
+    Bits: everything that is kept for a patient was computed from the patient's own rows; rows mix in float64 sums only.
+    """
+
+    def __init__(self, *, patients: int, views: int) -> None:
+        self.patients, self.views = patients, views
+        self._rows: list[tuple[Parameter, Tensor]] = []
+        self._large: list[tuple[Parameter, PatientGradients]] = []
+        self._seen: set[Parameter] = set()
+
+    def put(self, parameter: Parameter, gradients: PatientGradients | Tensor) -> None:
+        """Record the gradients of a parameter: side by side, (patient, element), or kept by their kernel.
+
+        Raises InternalError when the parameter has some already: the norms of two uses do not add.
+        """
+        if parameter in self._seen:
+            raise InternalError(
+                "A parameter is used twice in one forward; norms of its uses do not add.", action="Report this."
+            )
+        self._seen.add(parameter)
+        if isinstance(gradients, Tensor):
+            self._rows.append((parameter, gradients))
+        else:
+            self._large.append((parameter, gradients))
+
+    @property
+    def recorded(self) -> set[Parameter]:
+        """Return the parameters whose gradients arrived."""
+        return set(self._seen)
+
+    def squares(self) -> Tensor:
+        """Return each patient's squared gradient norm over all parameters, (patient,), float64; not finite where it is not."""
+        total = torch.cat([rows for _, rows in self._rows], dim=1).double().square().sum(1) if self._rows else 0.0
+        parts = [gradients.squares() for _, gradients in self._large]
+        return torch.as_tensor(sum(parts, start=total))
+
+    def deliver(self, factors: Tensor, *, into: dict[Parameter, Tensor]) -> None:
+        """Add the sum over patients of factor times gradient to each parameter's float64 total; `factors` is (patient,)."""
+        kept = factors != 0
+        if self._rows and bool(kept.any()):
+            rows = torch.cat([rows for _, rows in self._rows], dim=1)
+            delivered = factors[kept] @ (rows if bool(kept.all()) else rows[kept]).double()
+            first = 0
+            for parameter, part in self._rows:
+                into[parameter].view(-1).add_(delivered[first : first + part.shape[1]])
+                first += part.shape[1]
+        for parameter, gradients in self._large:
+            gradients.deliver(factors, into=into[parameter])

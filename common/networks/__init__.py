@@ -1,0 +1,1 @@
+"""The networks that a study may name, and the layers that they share."""

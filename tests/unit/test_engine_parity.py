@@ -1,0 +1,178 @@
+"""The engine's clipped sums equal those of one patient at a time in float64, with every kernel, shape and freezing."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from client.engine import layers
+from client.engine.clipped import clipped_sum
+from common.errors import ConfigError, InternalError
+from tests import engine
+
+NETWORKS = {
+    "convolutions": (engine.Small2d, (2, 16, 16)),
+    "volumes": (engine.Small3d, (1, 8, 8, 8)),
+    "sequences": (engine.Sequence, (1, 8, 16)),
+}
+SIZES = {"one view": [1] * 11, "equal": [2] * 6, "unequal": [1, 2, 3, 1, 5, 4, 2, 1, 1], "one patient": [3], "wide": [11]}
+
+
+def compare(network, shape, sizes, *, tolerance=1e-6, freeze=(), share=0.5):
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(freeze)) if freeze else True)
+    images, patients = engine.views(sum(sizes), *shape), engine.bags(sizes)
+    rows = engine.gradients(network, images, patients)
+    norm = float(np.quantile(np.linalg.norm(rows, axis=1), share))
+    want = engine.clipped(rows, norm=norm)
+    got = engine.flat(clipped_sum(network, engine.batches(images, patients), loss=engine.loss, clip_norm=norm))
+    assert np.linalg.norm(got - want) <= tolerance * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_sum_equals_one_patient_at_a_time(kind, sizes):
+    network, shape = NETWORKS[kind]
+    compare(engine.made(network()), shape, sizes)
+
+
+@pytest.mark.parametrize("kernel", ["grouped", "unfolded", "shifted", "gram"])
+@pytest.mark.parametrize("kind", ["convolutions", "volumes"])
+def test_every_kernel_is_exact(kind, kernel, monkeypatch):
+    monkeypatch.setattr(layers, "fastest", lambda geometry, **_: kernel if geometry.groups == 1 else "grouped")
+    network, shape = NETWORKS[kind]
+    compare(engine.made(network()), shape, SIZES["unequal"])
+
+
+@pytest.mark.parametrize("freeze", [("plain",), ("norm", "point"), ("plain", "norm", "grouped", "dilated"), ("head",)])
+def test_frozen_parts_are_left_out_of_norm_and_sum(freeze):
+    compare(engine.made(engine.Small2d()), (2, 16, 16), SIZES["unequal"], freeze=freeze)
+
+
+def test_a_large_linear_layer_is_exact_on_rows_and_on_sequences():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 300), nn.Tanh(), nn.Linear(300, 1), nn.Flatten(0))
+    compare(engine.made(network), (1, 16, 16), SIZES["unequal"])
+    network = nn.Sequential(nn.Linear(256, 300), nn.LayerNorm(300), nn.Tanh(), nn.Linear(300, 1), nn.Flatten(1), Mean())
+    compare(engine.made(network), (2, 256), [1] * 7)
+
+
+class Mean(nn.Module):
+    def forward(self, rows):
+        return rows.mean(1)
+
+
+def test_norm_of_a_layer_of_more_than_a_million_weights_is_not_too_small():
+    network = engine.made(nn.Sequential(nn.Conv2d(128, 1024, 3, padding=1), nn.Flatten(2), Mean(), Mean()))
+    images, patients = engine.views(3, 128, 3, 3), engine.bags([1, 1, 1])
+    rows = engine.gradients(network, images, patients)
+    for kernel in ("unfolded", "gram"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers, "fastest", lambda *_, kernel=kernel, **__: kernel)
+            norm = float(np.linalg.norm(rows, axis=1).min()) / 2
+            got = engine.flat(clipped_sum(network, engine.batches(images, patients[:1]), loss=engine.loss, clip_norm=norm))
+        assert abs(np.linalg.norm(got) / norm - 1) < 1e-6
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_opacus_hooks_give_the_same_sum(kind):
+    from opacus.grad_sample import GradSampleModule
+
+    network, shape = NETWORKS[kind]
+    network = engine.made(network())
+    if kind == "convolutions":
+        network.standard = engine.made(nn.Conv2d(12, 10, 3, padding=1))  # Opacus knows no standardised weight
+    images, patients = engine.views(9, *shape), engine.bags([1] * 9)
+    got = engine.flat(clipped_sum(network, engine.batches(images, patients), loss=engine.loss, clip_norm=0.3))
+    wrapped = GradSampleModule(network, batch_first=True, loss_reduction="sum")
+    targets = torch.tensor([label for label, _ in patients])
+    engine.loss(wrapped(torch.from_numpy(images).requires_grad_()), targets).sum().backward()
+    rows = torch.cat([p.grad_sample.flatten(1) for p in network.parameters()], 1).double().numpy()
+    want = engine.clipped(rows, norm=0.3)
+    assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want)
+
+
+def test_nobody_gives_zeros():
+    network = engine.made(engine.Small2d())
+    total = clipped_sum(network, engine.batches(engine.views(1, 2, 16, 16), []), loss=engine.loss, clip_norm=1.0)
+    assert {name: tuple(one.shape) for name, one in total.items()} == {n: tuple(p.shape) for n, p in network.named_parameters()}
+    assert all(one.dtype == torch.float64 and not one.any() for one in total.values())
+
+
+def test_the_network_is_left_as_it_was():
+    network = engine.made(engine.Small2d())
+    before = {name: one.clone() for name, one in network.state_dict().items()}
+    clipped_sum(network, engine.batches(engine.views(2, 2, 16, 16), engine.bags([1, 1])), loss=engine.loss, clip_norm=1.0)
+    assert all(torch.equal(one, before[name]) for name, one in network.state_dict().items())
+    assert not any("forward" in vars(module) for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class Scaled(nn.Module):
+    def __init__(self, *, shared=False):
+        super().__init__()
+        self.inner, self.gain = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+        self.other = nn.Linear(4, 1)
+        if shared:
+            del self.gain
+            self.again = nn.Linear(4, 4)
+            self.again.weight = self.inner.weight
+
+    def forward(self, rows):
+        return self.other(self.inner(rows) * self.gain).squeeze(1)
+
+
+REFUSED = {
+    "BatchNorm": nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)),
+    "BatchNorm without gain": nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False)),
+    "ConvTranspose2d": nn.Sequential(nn.ConvTranspose2d(1, 2, 3)),
+    "Embedding": nn.Sequential(nn.Embedding(3, 4)),
+    "Scaled": Scaled(),
+    "shares": Scaled(shared=True),
+    "padding": nn.Sequential(nn.Conv2d(1, 2, 3, padding="same")),
+    "zeros": nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect")),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_unknown_layer_is_refused_by_name_never_frozen_or_unclipped(kind):
+    with pytest.raises(ConfigError, match=kind.partition(" ")[0]):
+        clipped_sum(REFUSED[kind], [], loss=engine.loss, clip_norm=1.0)
+
+
+class Twice(nn.Module):
+    def __init__(self, use):
+        super().__init__()
+        self.inner, self.head, self.use = nn.Linear(16, 16), nn.Linear(16, 1), use
+
+    def forward(self, views):
+        return self.head(self.use(self.inner, views[:, 0, 0])).squeeze(1)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda inner, x: inner(torch.tanh(inner(x))), "twice"),
+        (lambda inner, x: inner(x) @ inner.weight, "beside"),
+        (lambda inner, x: x, "delivered no"),
+    ],
+)
+def test_a_parameter_used_twice_beside_its_layer_or_not_at_all_is_refused(use, message):
+    with pytest.raises(InternalError, match=message):
+        clipped_sum(
+            engine.made(Twice(use)),
+            engine.batches(engine.views(2, 1, 2, 16), engine.bags([1, 1])),
+            loss=engine.loss,
+            clip_norm=1.0,
+        )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_sum_on_a_gpu_equals_one_patient_at_a_time(kind):
+    network, shape = NETWORKS[kind]
+    network = engine.made(network())
+    images, patients = engine.views(9, *shape), engine.bags([1] * 9)
+    want = engine.clipped(engine.gradients(network, images, patients), norm=0.3)
+    batches = [batch.to("cuda") for batch in engine.batches(images, patients)]
+    got = engine.flat({k: v.cpu() for k, v in clipped_sum(network.cuda(), batches, loss=engine.loss, clip_norm=0.3).items()})
+    assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want)
