@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config import Policy
-from client.kernels.rows import Answer, Rows, linear, with_ones
+from client.kernels.rows import ALONE, Answer, Rows, Seat, linear, with_ones
+from common import residuals
 from common.errors import OutsidePolicy, TooFewPatients
 from common.query import Query
 
@@ -19,6 +20,13 @@ Float = NDArray[np.float64]
 
 COUNTS_ONLY: Final = frozenset({"table", "marginals", "rank_gram"})
 AGGREGATES: Final = frozenset({"mixed"})
+WEIGHED: Final = frozenset({"logistic", "firth", "ordinal", "cox", "cox_stratified", "residuals"})
+# Sums that a few hospitals' own aggregates solve: honest hospitals (those that do not work with the coordinator) needed.
+HONEST_LEAST: Final = {
+    "absorbed": 3,  # with the Gram: the scatter of hospitals' means, which of two hospitals gives their difference
+    "meta": 3,  # four sums of w and b, two unknowns a hospital
+    "meta_random": 4,  # seven with the first round's
+}
 STEEPEST: Final = 20.0  # of a linear predictor: beyond it a fit is a cut between two sets of patients
 
 
@@ -48,19 +56,22 @@ def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> N
             raise _few(f"one patient dominates {name}")
 
 
-def check_query(policy: Policy, *, asked: Query, rows: Rows) -> None:
+def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE) -> None:
     """Refuse a query whose sums would show one patient of `rows`, before it is answered.
 
     Rows are those complete in every column of the analysis. Beside the rules of check_columns: weights that a query gives to
-    patients (residuals and variances of a logistic fit, hazards) are dominated by one; a linear predictor above 20, which
-    would choose a set of patients; scores of ranks that do not tell occupied bins apart; a kernel that shows hospitals' own
-    aggregates, where the policy does not allow it.
+    patients (residuals and variances of a logistic or ordinal fit, hazards, squares of residuals) are dominated by one; a
+    linear predictor above 20, which would choose a set of patients; a patient whose leverage is above the policy's share;
+    scores of ranks that do not tell occupied bins apart; where the policy does not allow it, a kernel that shows hospitals'
+    own aggregates, or one whose sums so few honest hospitals cannot hide (`seat`).
     """
     if asked.kernel in AGGREGATES and not policy.site_aggregates:
         raise OutsidePolicy("The analysis shows this hospital's own sums.", action="Set site_aggregates in site.toml, or not.")
+    if seat.honest < HONEST_LEAST.get(asked.kernel, 0) and not policy.site_aggregates:
+        raise OutsidePolicy("Too few hospitals hide this one's own sums.", action="Set site_aggregates in site.toml, or not.")
     if asked.kernel not in COUNTS_ONLY:
         check_columns(policy, values=rows.values, names=rows.names)
-    for weights in _weights(asked, rows):
+    for weights in _weights(policy, asked, rows):
         if _share(weights) > float(policy.share_max):
             raise _few("one patient dominates the weights of a query")
     if asked.kernel == "rank_gram":
@@ -88,11 +99,16 @@ def _cells(binary: list[tuple[str, NDArray[np.bool_]]], *, k: int) -> None:
         raise _few(f"{binary[int(i)][0]} with {binary[int(j)][0]} has a small cell")
 
 
-def _weights(asked: Query, rows: Rows) -> list[Float]:
-    if asked.kernel not in {"logistic", "firth", "cox", "cox_stratified"} or not len(rows.values):
+def _weights(policy: Policy, asked: Query, rows: Rows) -> list[Float]:
+    """Return what a query weighs patients by, one array a kind of weight; raises where it chooses patients."""
+    if asked.kernel not in WEIGHED or not len(rows.values):
         return []
     x = rows.complete(asked.variables)
     z = rows.standardised(x[:, len(asked.responses) :], names=asked.predictors)
+    if asked.kernel == "residuals":
+        return _of_residuals(policy, asked, x)
+    if asked.kernel == "ordinal":
+        return _of_levels(asked, x[:, 0], z)
     b = asked.array("coefficients")
     if asked.kernel in {"cox", "cox_stratified"}:
         eta = linear(z, b)
@@ -103,6 +119,39 @@ def _weights(asked: Query, rows: Rows) -> list[Float]:
     signed = np.where(x[:, 0] == 1, eta, -eta)
     missed = np.exp(-np.logaddexp(0.0, signed))  # |y - probability|
     return [missed, missed * np.exp(-np.logaddexp(0.0, -signed))]
+
+
+def _of_levels(asked: Query, level: Float, z: Float) -> list[Float]:
+    """Return the weights of proportional odds: in the scores of the slopes and of each threshold, and in the information."""
+    shift = linear(z, asked.array("coefficients")) if asked.predictors else np.zeros(len(z))
+    cuts = asked.array("thresholds")
+    _not_steep(cuts[None, :] - shift[:, None])
+    ends = np.concatenate([[-np.inf], cuts, [np.inf]])
+    at = level.astype(np.int64)
+    low, high = _below(ends[at] - shift), _below(ends[at + 1] - shift)  # probabilities of a lower level, and of none higher
+    gap = high - low
+    weights = [np.abs(1 - high - low), high * (1 - high) + low * (1 - low)]
+    for cut in range(len(cuts)):
+        beside = [(at == cut) * high * (1 - high), (at == cut + 1) * low * (1 - low)]
+        weights.append((beside[0] + beside[1]) / np.where(gap > 0, gap, 1.0))
+    return weights
+
+
+def _of_residuals(policy: Policy, asked: Query, x: Float) -> list[Float]:
+    """Return squares and fourth powers of residuals, and squares over what leverage leaves.
+
+    With no leverage above the share, no denominator is small: the weights are nearly a polynomial of the patient's values.
+    """
+    row = residuals.parts(x[:, 1:], x[:, 0], fit=residuals.from_query(asked))
+    if not bool(np.all(1 - row.left <= float(policy.share_max))):
+        raise _few("a patient has too much leverage in the fit of a query")
+    square = row.s * row.s
+    return [square, square * square, square / (row.left * row.left)]
+
+
+def _below(at: Float) -> Float:
+    result: Float = np.exp(-np.logaddexp(0.0, -at))
+    return result
 
 
 def _not_steep(eta: Float) -> None:

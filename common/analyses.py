@@ -34,6 +34,27 @@ class Ordinal(Part):
     queries_max: Cap
 
 
+class Robust(Part):
+    """Least squares with standard errors that assume less (HC3; clustered by hospital), and what the residuals say."""
+
+    kind: Literal["robust"]
+    formula: Text
+
+
+class Absorbed(Part):
+    """Least squares with an intercept of its own for each hospital, which never leaves it."""
+
+    kind: Literal["fixed-site"]
+    formula: Text
+
+
+class Meta(Part):
+    """Each hospital's own least squares, combined. A "forest" also shows the estimates of hospitals whose policy allows it."""
+
+    kind: Literal["meta-analysis", "forest"]
+    formula: Text
+
+
 class Mixed(Part):
     """A linear model with a random intercept of the hospital; only where a hospital allows site-level aggregates."""
 
@@ -135,7 +156,22 @@ class Combat(Part):
 
 
 Declared = Annotated[
-    Logistic | Ordinal | Mixed | Cox | KaplanMeier | Roc | Ranks | Spearman | Quantiles | KMeans | Mixture | Agreement | Combat,
+    Logistic
+    | Ordinal
+    | Robust
+    | Absorbed
+    | Meta
+    | Mixed
+    | Cox
+    | KaplanMeier
+    | Roc
+    | Ranks
+    | Spearman
+    | Quantiles
+    | KMeans
+    | Mixture
+    | Agreement
+    | Combat,
     Field(discriminator="kind"),
 ]
 
@@ -144,7 +180,9 @@ def queries_most(one: Declared) -> int:
     """Return how many different queries the analysis may ask: its own cap, or what its kind needs."""
     if isinstance(one, Logistic | Ordinal | Mixed | Cox | KMeans | Mixture):
         return one.queries_max
-    return 2 if isinstance(one, Spearman) else 1
+    if isinstance(one, Meta) and one.kind == "forest":
+        return 3
+    return 2 if isinstance(one, Spearman | Robust | Meta) else 1
 
 
 def index(position: int, *, number: int) -> int:

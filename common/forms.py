@@ -141,6 +141,8 @@ def _bind(one: Declared, dictionary: Dictionary) -> Asked:  # noqa: PLR0911  (on
     if isinstance(one, analyses.Mixed):
         y, x = _model(one.formula, dictionary, outcome="number")
         return _asked([y], x, [("mixed", {"ratio": 1})])
+    if isinstance(one, analyses.Robust | analyses.Absorbed | analyses.Meta):
+        return _linear(one, dictionary)
     if isinstance(one, analyses.Cox):
         return _cox(one, dictionary)
     if isinstance(one, analyses.KMeans):
@@ -186,6 +188,18 @@ def _counted(
             Form(kernel="rank_gram", responses=names_, fixed=grids, free=scores),
         ),
     )
+
+
+def _linear(one: analyses.Robust | analyses.Absorbed | analyses.Meta, dictionary: Dictionary) -> Asked:
+    y, x = _model(one.formula, dictionary, outcome="number")
+    p = len(x)
+    if isinstance(one, analyses.Absorbed):
+        return _asked([y], x, [("absorbed", {})])
+    if isinstance(one, analyses.Meta):
+        shown = [("meta_rows", dict[str, int]())] if one.kind == "forest" else []
+        return _asked([y], x, [("meta", {}), ("meta_random", {"tau": p}), *shown])
+    fit = {"rows": 1, "mean": p, "scale": p, "basis": query.triangle(p), "slope": p, "outcome": 2}
+    return _asked([y], x, [("exact_gram", {}), ("residuals", fit)])
 
 
 def _cox(one: analyses.Cox, dictionary: Dictionary) -> Asked:

@@ -5,7 +5,9 @@ The contract. An analysis (server/infer/NAME.py) is a frozen specification and a
     def fit(spec) -> Generator[Query, Sums, Result]
 
 that yields queries and is sent the opened sums: integers, 2**64 times the pooled statistic (common/fixed_point.py). It holds no
-rows and knows no carrier; whoever drives it announces each query, opens the sum and sends it in. A kernel (client/kernels/)
+rows and knows no carrier; whoever drives it announces each query, opens the sum and sends it in. Four kernels have units of
+their own: exact_gram and absorbed sum products on the columns' 52-bit grids (common/moments.py, within.py), residuals those of
+common/residuals.py, the meta kernels those of common/estimates.py. A kernel (client/kernels/)
 is the hospital's answer: a pure function of the complete rows, the declared bounds and the query, a vector of
 `dimension(query)` integers for Z_2^128. Row kernels round each row alone, so their sum is the same bits for any partition of
 the rows.
@@ -37,6 +39,8 @@ DIMENSION_MOST = 1 << 17
 NUMBERS_MOST = 1 << 17
 COEFFICIENT_LARGEST = 2.0**20
 OTHER_LARGEST = 2.0**60
+ROWS_MOST = 2**22
+LARGE = frozenset({"inverse", "ratio", "tau", "variances", "weights", "scale", "centre", "mean", "basis", "slope", "outcome"})
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:()\[\]-]{0,255}")  # as common/terms.py spells columns
 BYTES_MOST = 1 << 23
 
@@ -266,6 +270,39 @@ def _mixed(query: Query) -> Shape:
     return {"ratio": 1}, 4 + 2 * triangle(size)
 
 
+def _exact_gram(query: Query) -> Shape:
+    _roles(query, responses=1)
+    return {}, triangle(len(query.variables) + 1)
+
+
+def _absorbed(query: Query) -> Shape:
+    _roles(query, responses=1)
+    return {}, 2 + triangle(len(query.variables))
+
+
+def _residuals(query: Query) -> Shape:
+    _roles(query, responses=1)
+    p = len(query.predictors)
+    expected = {"rows": 1, "mean": p, "scale": p, "basis": triangle(p), "slope": p, "outcome": 2}
+    return expected, 5 + p + 2 * triangle(p + 1)
+
+
+def _meta(query: Query) -> Shape:
+    _roles(query, responses=1)
+    return {}, 2 + 4 * len(query.predictors)
+
+
+def _meta_random(query: Query) -> Shape:
+    _roles(query, responses=1)
+    p = len(query.predictors)
+    return {"tau": p}, 2 + 3 * p
+
+
+def _meta_rows(query: Query) -> Shape:
+    _roles(query, responses=1)
+    return {}, GROUPS_MOST * (2 + 2 * len(query.predictors))
+
+
 _SHAPES: dict[str, Callable[[Query], Shape]] = {
     "logistic": _glm,
     "firth": _firth,
@@ -280,6 +317,12 @@ _SHAPES: dict[str, Callable[[Query], Shape]] = {
     "mixture": _mixture,
     "within": _within,
     "mixed": _mixed,
+    "exact_gram": _exact_gram,
+    "absorbed": _absorbed,
+    "residuals": _residuals,
+    "meta": _meta,
+    "meta_random": _meta_random,
+    "meta_rows": _meta_rows,
 }
 
 
@@ -309,17 +352,25 @@ def _check(kind: str, values: tuple[float, ...]) -> None:
         _rising(values)
     if kind in {"scale", "weights", "variances"} and min(values) <= 0:
         raise _bad("a scale, a weight or a variance is not positive")
-    if kind in {"inverse", "ratio", "variances", "weights", "scale", "centre"} and max(map(abs, values)) > OTHER_LARGEST:
+    if kind in LARGE and max(map(abs, values)) > OTHER_LARGEST:
         raise _bad("a number is too large")
+    _check_fit(kind, values)
     if kind in {"variances", "weights"} and min(values) < 1 / OTHER_LARGEST:
         raise _bad("a weight or a variance is too small")
-    if kind == "ratio" and min(values) < 0:
+    if kind in {"ratio", "tau"} and min(values) < 0:
         raise _bad("a variance ratio is negative")
     if (
         kind in {"coefficients", "thresholds", "centres", "means", "offset", "score"}
         and max(map(abs, values)) > COEFFICIENT_LARGEST
     ):
         raise _bad("a coefficient is too large")
+
+
+def _check_fit(kind: str, values: tuple[float, ...]) -> None:
+    if kind == "rows" and not (values[0].is_integer() and 1 <= values[0] <= ROWS_MOST):
+        raise _bad("a number of rows is none")
+    if kind == "outcome" and values[-1] < 1 / OTHER_LARGEST:
+        raise _bad("a standard deviation is too small")
 
 
 def _rising(values: tuple[float, ...]) -> None:

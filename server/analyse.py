@@ -10,6 +10,7 @@ from common import analyses, harmonisation, query
 from common.crypto import ring
 from common.errors import DataError, HospitalMissing, NotEstimable, ProtocolError
 from common.harmonisation import Harmonisation
+from common.query import Query
 from common.study import Study
 from server.infer import declared
 from server.rounds import Rounds
@@ -85,29 +86,36 @@ def _one(rounds: Rounds, study: Study, position: int, *, coefficients: bytes) ->
 
 
 def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, list[int]], *, coefficients: bytes) -> Any:  # noqa: ANN401
-    """Run an analysis to its result; a query that it repeats is answered from what was opened before."""
+    """Run an analysis to its result; a query that it repeats is answered from what was opened before.
+
+    An analysis may go on without a sum that was refused: HospitalMissing is raised where it asks.
+    """
     one = study.statistics.analyses[position]
-    running, sums = declared.start(study, position=position), None
-    while True:
-        try:
-            asked = next(running) if sums is None else running.send(sums)
-        except StopIteration as end:
-            return end.value
-        blob = asked.bytes()
-        if blob not in opened:
-            if len(opened) >= analyses.queries_most(one):
+    running = declared.start(study, position=position)
+    try:
+        asked = next(running)
+        while True:
+            blob = asked.bytes()
+            if blob not in opened and len(opened) >= analyses.queries_most(one):
                 raise NotEstimable(CAP, term=one.kind, action="Propose a study with a larger queries_max.")
-            index = analyses.index(position, number=len(opened) + 1)
-            harmonises = study.harmonises(task="query", index=index)
-            announced, words = rounds.secure_sum(
-                task="query",
-                index=index,
-                dimension=query.dimension(asked),
-                blob=harmonisation.pack(blob, coefficients=coefficients) if harmonises else blob,
-                attempts=1,
-            )
-            opened[blob] = ring.decode(words, bits=announced.mechanism.ring_bits).tolist()
-        sums = opened[blob]
+            try:
+                if blob not in opened:
+                    opened[blob] = _open(rounds, study, position, asked, number=len(opened) + 1, coefficients=coefficients)
+            except HospitalMissing as error:
+                asked = running.throw(error)
+            else:
+                asked = running.send(opened[blob])
+    except StopIteration as end:
+        return end.value
+
+
+def _open(rounds: Rounds, study: Study, position: int, asked: Query, *, number: int, coefficients: bytes) -> list[int]:
+    index, blob = analyses.index(position, number=number), asked.bytes()
+    if study.harmonises(task="query", index=index):
+        blob = harmonisation.pack(blob, coefficients=coefficients)
+    announced, words = rounds.secure_sum(task="query", index=index, dimension=query.dimension(asked), blob=blob, attempts=1)
+    opened: list[int] = ring.decode(words, bits=announced.mechanism.ring_bits).tolist()
+    return opened
 
 
 def _why(rounds: Rounds) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from client.kernels.answer import answer
-from client.kernels.rows import Rows
+from client.kernels.rows import Rows, Seat
 from common import query
 from common.crypto import ring
 from common.query import Analysis, Column, Result
@@ -40,8 +40,10 @@ def split(rows: Rows, *, hospitals: int = 4, seed: int = 0) -> list[Rows]:
     return [rows.part(of == h) for h in range(hospitals)]
 
 
-def drive(analysis: Analysis[Result], hospitals: Sequence[Rows]) -> Result:
-    """Run `analysis` to its result."""
+def drive(analysis: Analysis[Result], hospitals: Sequence[Rows], *, shows: Sequence[int] = ()) -> Result:
+    """Run `analysis` to its result; the hospitals at the positions `shows` show their own estimates."""
+    of = len(hospitals)
+    seats = [Seat(at=at, of=of, honest=of, shows=at in shows) for at in range(of)]
     sums: list[int] | None = None
     while True:
         try:
@@ -50,6 +52,9 @@ def drive(analysis: Analysis[Result], hospitals: Sequence[Rows]) -> Result:
             return end.value
         received = query.parse(asked.bytes())
         assert received == asked
-        vectors = [ring.encode(answer(rows, query=received).values, bits=128) for rows in hospitals]
+        vectors = [
+            ring.encode(answer(rows, query=received, seat=seat).values, bits=128)
+            for rows, seat in zip(hospitals, seats, strict=True)
+        ]
         total = ring.total(vectors, dimension=query.dimension(received), bits=128)
         sums = ring.decode(total, bits=128).tolist()

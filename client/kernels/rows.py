@@ -62,6 +62,22 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where a hospital stands in a round: number `at` (from 0) of `of`, of whom `honest` do not work with the coordinator.
+
+    `shows` says that its policy lets its own estimates be seen.
+    """
+
+    at: int
+    of: int
+    honest: int
+    shows: bool
+
+
+ALONE = Seat(at=0, of=1, honest=1, shows=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a hospital would add to the sum, and what its policy decides by.
 

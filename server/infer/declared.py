@@ -7,16 +7,19 @@ from common.analyses import Declared
 from common.query import Analysis, Column
 from common.study import Study
 from server.infer import (
+    absorbed,
     agreement,
     cluster,
     combat,
     cox,
     kaplan_meier,
     logistic,
+    meta_analysis,
     mixed,
     ordinal,
     quantiles,
     ranks,
+    robust,
     roc,
     spearman,
 )
@@ -36,6 +39,8 @@ def start(study: Study, *, position: int) -> Analysis[Any]:  # noqa: PLR0911  (o
         case analyses.Ordinal():
             levels = len(study.variable(names[0]).levels)
             return ordinal.fit(ordinal.Spec(outcome=names[0], levels=levels, predictors=predictors))
+        case analyses.Robust() | analyses.Absorbed() | analyses.Meta():
+            return _linear(one, robust.Spec(outcome=columns[0], predictors=predictors))
         case analyses.Mixed():
             return mixed.fit(mixed.Spec(outcome=columns[0], predictors=predictors))
         case analyses.Cox():
@@ -51,6 +56,16 @@ def start(study: Study, *, position: int) -> Analysis[Any]:  # noqa: PLR0911  (o
             return combat.fit(combat.Spec(features=columns[: len(one.features)], covariates=predictors))
         case _:
             return _counted(one, columns, study)
+
+
+def _linear(one: analyses.Robust | analyses.Absorbed | analyses.Meta, spec: robust.Spec) -> Analysis[Any]:
+    match one:
+        case analyses.Robust():
+            return robust.fit(spec)
+        case analyses.Absorbed():
+            return absorbed.fit(spec)
+        case analyses.Meta():
+            return meta_analysis.fit(spec, by_hospital=one.kind == "forest")
 
 
 def _counted(one: Declared, columns: tuple[Column, ...], study: Study) -> Analysis[Any]:

@@ -12,20 +12,10 @@ from typing import Any
 from scipy import stats
 
 from common.errors import NotEstimable, ProtocolError
+from common.estimates import Weighted
 from server.infer import noncentral
 
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weighted:
-    """Sums over `hospitals`, exact: of w, w b, w b**2 and w**2 (the last is not read in the second round)."""
-
-    hospitals: int
-    weight: Fraction
-    first: Fraction
-    second: Fraction
-    weight_squared: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +42,14 @@ class Heterogeneity:
 class RandomEffects:
     """The mean over hospitals with Hartung and Knapp's standard error; `prediction` is where a new hospital's effect lies.
 
-    The prediction interval is nan below three hospitals.
+    `wald_error` is DerSimonian and Laird's own, for a normal distribution; it takes tau squared for known. The prediction
+    interval is nan below three hospitals.
     """
 
     hospitals: int
     estimate: float
     standard_error: float
+    wald_error: float
     ci_low: float
     ci_high: float
     t: float
@@ -121,6 +113,7 @@ def random_effects(sums: Weighted, *, tau_squared: float) -> RandomEffects:
         hospitals=sums.hospitals,
         estimate=value,
         standard_error=error,
+        wald_error=1 / math.sqrt(sums.weight),
         ci_low=value - reach,
         ci_high=value + reach,
         t=value / error,

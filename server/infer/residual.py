@@ -39,7 +39,8 @@ class Residual:
 
     `hc3` does not assume equal variances (MacKinnon and White 1985; t on n - p - 1). `clustered` allows patients of a hospital
     to depend on one another (t on hospitals - 1; rough below some thirty hospitals, absent where there are not more
-    hospitals than coefficients). Breusch-Pagan in Koenker's form, chi-square with p degrees; Jarque-Bera with two.
+    hospitals than coefficients, or where too few honest ones remain to hide one another). Breusch-Pagan in Koenker's form,
+    chi-square with p degrees; Jarque-Bera with two.
     """
 
     outcome: str
@@ -85,17 +86,14 @@ def diagnose(sums: Sums, *, fit: Fit) -> Residual:
     Raises ProtocolError when the sums cannot be those of residuals.
     """
     p, n = len(fit.predictors), fit.n
-    unit = Fraction(1, 4**FRACTION_BITS)
-    half = Fraction(1, 2**FRACTION_BITS)
-    products = sums.products
-    at = p + 1  # position of s in [1, q (p), s, s**2, v (p + 1)]
-    second = float(products[at][at] * unit)
-    cubed, fourth = float(products[at][at + 1] * unit), float(products[at + 1][at + 1] * unit)
-    with_square = np.array([float(products[j][at + 1] * unit) for j in range(1, p + 1)])
-    spread = float(products[at + 1][at + 1] * unit - (products[0][at + 1] * half) ** 2 / n)
+    unit, half = Fraction(1, 4**FRACTION_BITS), Fraction(1, 2**FRACTION_BITS)
+    second = float(sums.square * half)
+    cubed, fourth = float(sums.cube * unit), float(sums.fourth * unit)
+    with_square = np.array([float(value * unit) for value in sums.with_square])
+    spread = float(sums.fourth * unit - (sums.square * half) ** 2 / n)
     if second <= 0 or spread <= 0 or sums.hospitals < 1:
         raise ProtocolError("The opened sum is not one of residuals.", action="Do not use it; a hospital sent something else.")
-    meat = np.array([[float(value * unit) for value in row[at + 2 :]] for row in products[at + 2 :]])
+    meat = np.array([[float(value * unit) for value in row] for row in sums.meat])
     scores = np.array([[float(value * unit) for value in row] for row in sums.scores])
     back = _back(fit)
     factor = fit.sigma**2 / n
@@ -104,7 +102,7 @@ def diagnose(sums: Sums, *, fit: Fit) -> Residual:
     bera = n / 6 * (skewness**2 + (kurtosis - 3) ** 2 / 4)
     g = sums.hospitals
     clustered: tuple[Row, ...] = ()
-    if g > p + 1:
+    if g > p + 1 and scores.any():
         correction = g / (g - 1) * (n - 1) / (n - p - 1)
         clustered = _rows(fit, back @ (scores * factor * correction) @ back.T, df=g - 1)
     return Residual(

@@ -46,7 +46,7 @@ def asked(frame: pd.DataFrame, hospital: np.ndarray) -> tuple[residuals.Fit, lis
     pooled = tables.pooled(frame, held=study, hospitals=hospital)
     fit = residual.broadcast(pooled, outcome="y", predictors=study.model(MODEL).predictors)
     parts = [
-        residuals.answer(design(part, fit.predictors), part["y"].to_numpy(), fit=fit)
+        residuals.answer(design(part, fit.predictors), part["y"].to_numpy(), fit=fit, scored=True)
         for _, part in frame.groupby(hospital, sort=True)
     ]
     return fit, np.sum(parts, axis=0).tolist()
@@ -80,11 +80,11 @@ def test_robust_errors_and_diagnostics_equal_statsmodels() -> None:
 
 def test_products_of_rows_are_the_same_bits_for_any_partition() -> None:
     frame = tables.synthetic()
-    cut = moments.size(2 * 7 + 3)
+    cut = residuals.size(7) - 36  # before the products of scores
     sums = []
     for hospitals in (1, 3, 50):
         fit, total = asked(frame, where(len(frame), hospitals=hospitals))
-        sums.append(total[:cut])
+        sums.append([total[0], *total[2:cut]])
     assert len(fit.predictors) == 7
     assert sums[0] == sums[1] == sums[2]
 
@@ -105,15 +105,15 @@ def test_row_that_alone_determines_its_fit_is_refused_without_its_values() -> No
 
 def test_hospital_without_rows_adds_nothing() -> None:
     fit, _ = asked(tables.synthetic(), where(400))
-    assert residuals.answer(np.zeros((0, 7)), np.zeros(0), fit=fit).tolist() == [0] * residuals.size(7)
+    assert residuals.answer(np.zeros((0, 7)), np.zeros(0), fit=fit, scored=True).tolist() == [0] * residuals.size(7)
 
 
 def test_sum_about_other_rows_is_refused() -> None:
     fit, total = asked(tables.synthetic(), where(400))
-    for bad in (total[:-1], [total[0] + 1, *total[1:]], [*total[:-1], 0], []):
+    for bad in (total[:-1], [total[0] + 1, *total[1:]], [total[0], 0, *total[2:]], []):
         with pytest.raises(ProtocolError):
             residuals.from_total(bad, fit=fit)
-    zeros = residuals.from_total([total[0], *[0] * (len(total) - 2), 1], fit=fit)
+    zeros = residuals.from_total([total[0], 1, *[0] * (len(total) - 2)], fit=fit)
     with pytest.raises(ProtocolError):
         residual.diagnose(zeros, fit=fit)
 
