@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from client import exact, pipeline
 from client import harmonise as at_home
+from client.kernels.answer import answer
 from common import analyses, canonical, harmonisation, moments
 from common import study as studies
 from common.announcement import Announcement, mechanism_for
@@ -20,59 +21,9 @@ from common.errors import BadQuery, DataError, HospitalMissing, OutsidePolicy
 from common.harmonisation import Harmonisation
 from server.infer import declared
 from tests import cohorts, federation
-from tests.combat import central
+from tests.combat import COMBAT, FEATURES, LOGISTIC, MODEL, NAMES, QUANTILES, VARIABLES, study, table, truth
 from tests.federation import HOSPITALS
 from tests.tables import cohort, difference
-
-FEATURES = ("f0", "f1", "f2", "f3")
-VARIABLES = [
-    *({"name": name, "source": "image", "unit": "mm", "lower": Decimal(-64), "upper": Decimal(64)} for name in FEATURES),
-    cohorts.number("age", 0, 128),
-    cohorts.number("y", 0, 1),
-    {"name": "sex", "source": "clinical", "unit": "1", "levels": ["f", "m"]},
-    cohorts.number("malignancy", 0, 8),
-]
-NAMES = [one["name"] for one in VARIABLES]
-COMBAT = {"kind": "combat", "features": list(FEATURES), "covariates": ["age", "malignancy"], "apply": True}
-LOGISTIC = {"kind": "logistic", "formula": "y ~ f0 + f2 + age", "queries_max": 12}
-QUANTILES = {"kind": "quantiles", "variable": "age", "bins": 8, "probabilities": [Decimal("0.5")]}
-MODEL = "malignancy ~ f0 + f1 * sex + age"
-
-
-def study(*declared_, **parts):
-    wanted = {"correlation": [*FEATURES, "malignancy"], "regression": {"outcome": "malignancy", "predictors": ["f0", "f1"]}}
-    wanted |= {"models": [MODEL], "analyses": list(declared_ or (LOGISTIC, COMBAT, QUANTILES))}
-    return federation.study(
-        variables=parts.pop("variables", VARIABLES),
-        statistics=wanted | parts.pop("statistics", {}),
-        training={"steps": 1, "patients_per_step_max": 256} | parts.pop("training", {}),
-    )
-
-
-def table(hospital, patients=80):
-    """One hospital's rows: its scanner shifts and stretches every feature; ages in eight bins of ten."""
-    random = np.random.default_rng(40 + hospital)
-    at = np.arange(patients)
-    sex, age = (at // 8) % 2, 20 + 10 * (at % 8) + random.uniform(-4, 4, patients)
-    malignancy = np.clip(2 + 0.03 * age + random.normal(0, 1, patients), 0, 8)
-    x = (
-        random.normal(size=(patients, 4)) * [3, 4, 5, 6]
-        + np.outer(malignancy, [1, 0.5, -1, 0])
-        + np.outer(age, [0.05, 0, 0.1, 0])
-    )
-    x = x * random.uniform(0.7, 1.4) + random.normal(0, 4, 4)
-    y = (x[:, 0] / 6 + random.logistic(size=patients) > 0).astype(float)
-    return np.column_stack([x, age, y, sex, malignancy])
-
-
-def truth(dealt):
-    """The pooled table after ComBat by the plain reference."""
-    batch = np.repeat(np.arange(len(dealt)), [len(rows) for rows in dealt.values()])
-    pooled = np.concatenate(list(dealt.values()))
-    frame = pd.DataFrame(pooled, columns=NAMES)
-    frame[list(FEATURES)] = central(pooled[:, :4], pooled[:, [4, 7]], batch)
-    frame["sex"] = np.where(frame["sex"] == 1, "m", "f")
-    return frame
 
 
 @pytest.fixture(scope="module")
@@ -215,15 +166,14 @@ def test_a_patient_outside_the_gram_has_no_harmonised_feature():
 
 def sent_for_harmonisation(one):
     wanted = study()
-    running = declared.start(wanted, position=1)
-    blob = next(running).bytes()
+    asked = next(declared.start(wanted, position=1))
     index = analyses.index(1, number=1)
     announced = Announcement(
         run="r", study=wanted.hash(), roster="0" * 64, round=1, hospitals=HOSPITALS, task="query", index=index, dimension=25,
         blob_sha256="0" * 64, mechanism=mechanism_for(wanted, task="query", hospitals=4, dimension=25, index=index),
     )  # fmt: skip
-    rows = pipeline.entering(announced, blob=blob, study=wanted, cohort=one).rows
-    return pipeline.answer_query(announced, blob=blob, rows=rows)[1].values  # noqa: PD011
+    rows = pipeline.entering(announced, blob=asked.bytes(), study=wanted, cohort=one).rows
+    return answer(rows, query=asked).values  # noqa: PD011
 
 
 def test_a_constant_added_to_one_hospital_changes_no_centred_number_that_it_sends():
