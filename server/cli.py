@@ -221,11 +221,11 @@ def report_command(
 
 def _figures(result: dict[str, Any]) -> Table:
     table = Table(title=result["study"]["title"], show_header=False)
-    training = result["training"]
+    training, read = result["training"], result.get("private_gram", result)
     for name, value in {
         "hospitals": ", ".join(result["hospitals"]),
-        "patients in the statistics": result["patients"],
-        "R² of the regression": result["ols"].get("r_squared", result["ols"].get("diagnosis")),
+        "patients in the statistics": read["patients"],
+        "R² of the regression": read["ols"].get("r_squared", read["ols"].get("diagnosis")),
         "held-out AUC": training["auc"],
         "epsilon at delta": f"{training['epsilon']} at {training['delta']}",
         "seconds per secure sum": result["seconds"]["per_secure_sum"],

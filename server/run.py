@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import files, harmonisation, mechanism, model, moments, wire
+from common import files, harmonisation, mechanism, model, moments, noisy_moments, wire
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import HospitalMissing, NotEstimable
 from common.ledger import accounting
-from common.mechanism import GaussianShare
+from common.mechanism import GaussianShare, NoisyGram, SampledStep
+from common.noisy_moments import NoisyMoments
+from common.privacy import GramPrivacy
 from common.roster import Roster
 from common.study import Study
 from server import accept, analyse, csvs, evaluate, report, step
 from server.analyse import Harmonised
 from server.exchange import Carrier, Exchange
-from server.infer import correlation, family, regression
+from server.infer import correlation, family, private, regression
 from server.journal import Journal
 from server.rounds import Rounds
 from server.setup import set_up
@@ -89,6 +91,8 @@ def run_study(
 
 
 def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) -> dict[str, Any]:
+    if study.statistics.privacy is not None:
+        return {"private_gram": private.read(_noisy_gram(rounds, study, study.statistics.privacy), study=study)}
     columns = study.columns()
     harmonises = study.harmonises(task="gram", index=0)
     blob = harmonisation.pack(b"", coefficients=harmonised.coefficients) if harmonised and harmonises else b""
@@ -105,6 +109,25 @@ def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) 
     except NotEstimable as error:
         part["ols"] = {"outcome": wanted.regression.outcome, "diagnosis": error.what}
     return {**part, "linear": family.read(pooled, study=study)}
+
+
+def _noisy_gram(rounds: Rounds, study: Study, privacy: GramPrivacy) -> NoisyMoments:
+    """Open the Gram with noise; one that a hospital missed is asked afresh, with fresh noise and a charge of its own."""
+    announced, words = rounds.secure_sum(
+        task="gram",
+        index=0,
+        dimension=noisy_moments.packed_size(len(study.columns())),
+        blob=b"",
+        attempts=1 + privacy.rounds_void_allowed,
+    )
+    if not isinstance(announced.mechanism, NoisyGram):
+        raise TypeError("a noisy Gram has a Gaussian mechanism")
+    return noisy_moments.from_total(
+        ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.float64),
+        study=study,
+        mechanism=announced.mechanism,
+        epsilon=rounded_up(accounting.epsilon_pld([announced.mechanism], delta=privacy.delta)),
+    )
 
 
 def _train(rounds: Rounds, study: Study, folder: Path) -> Trained:
@@ -126,7 +149,7 @@ def _train(rounds: Rounds, study: Study, folder: Path) -> Trained:
             attempts=1 + voids_left,
         )
         voids_left -= rounds.number - before - 1
-        if not isinstance(announced.mechanism, GaussianShare):
+        if not isinstance(announced.mechanism, SampledStep):
             raise TypeError("a training round has a Gaussian mechanism")
         total = ring.decode(words, bits=announced.mechanism.ring_bits) * announced.mechanism.grid_step
         state = step.step(state, total, training=training, privacy=study.privacy)
@@ -180,10 +203,11 @@ def _uploads(journal: Journal) -> dict[str, list[mechanism.Mechanism]]:
 
 
 def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
+    """Return what the run cost the hospital that it cost most: its noisy Gram, where it has one, and its steps together."""
     sent = _uploads(journal)
-    private = [[item for item in items if isinstance(item, GaussianShare)] for items in sent.values()]
-    most = max(private, key=len)
+    noisy = [[item for item in items if isinstance(item, GaussianShare)] for items in sent.values()]
     privacy = study.privacy
+    most = max(noisy, key=lambda items: accounting.epsilon_rdp(items, delta=privacy.delta))
     return {
         "epsilon": rounded_up(accounting.epsilon_pld(most, delta=privacy.delta)),
         "epsilon_rdp": rounded_up(accounting.epsilon_rdp(most, delta=privacy.delta)),
@@ -200,11 +224,11 @@ def _told(study: Study, journal: Journal) -> dict[str, Any]:
     events = list(journal.rounds().values())
     per_hospital = {}
     for name, items in _uploads(journal).items():
-        private = [item for item in items if isinstance(item, GaussianShare)]
+        noisy = [item for item in items if isinstance(item, GaussianShare)]
         per_hospital[name] = {
-            "epsilon": rounded_up(accounting.epsilon_pld(private, delta=study.privacy.delta)) if private else "0",
-            "private_releases": len(private),
-            "exact_releases": len(items) - len(private),
+            "epsilon": rounded_up(accounting.epsilon_pld(noisy, delta=study.privacy.delta)) if noisy else "0",
+            "private_releases": len(noisy),
+            "exact_releases": len(items) - len(noisy),
         }
     return {
         "rounds": [

@@ -1,0 +1,99 @@
+"""Noisy moments: how a matrix is packed, what an opened sum says, and that nothing exact can be made of them."""
+
+import dataclasses
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from common import announcement, noisy_moments
+from common.moments import Moments
+from common.noisy_moments import NoisyMoments, pack, packed_size, unpack
+from common.query import centre_half
+from tests import federation
+
+PRIVACY = {
+    "noise_multiplier": Decimal(4),
+    "clip_norm": Decimal("1.5"),
+    "delta": Decimal("1e-6"),
+    "patients_max": 64,
+    "colluders": 1,
+    "rounds_void_allowed": 1,
+}
+STUDY = federation.study(statistics={"privacy": PRIVACY})
+SIZE = packed_size(4)
+MECHANISM = announcement.mechanism_for(STUDY, task="gram", hospitals=4, dimension=SIZE)
+
+
+def read(total):
+    return noisy_moments.from_total(total, study=STUDY, mechanism=MECHANISM, epsilon="1.25")
+
+
+def test_packing_keeps_the_norm_and_unpacks_to_the_same_matrix():
+    half = np.random.default_rng(3).normal(size=(6, 6))
+    matrix = half + half.T
+    assert pack(matrix).shape == (packed_size(5),) == (21,)
+    assert np.linalg.norm(pack(matrix)) == pytest.approx(np.linalg.norm(matrix), rel=1e-14)
+    assert np.allclose(unpack(pack(matrix)), matrix, rtol=1e-15)
+    assert pack(matrix)[:3].tolist() == [matrix[0, 0], matrix[0, 1] * math.sqrt(2), matrix[0, 2] * math.sqrt(2)]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4,), (2, 2, 2)])
+def test_what_is_not_square_is_not_packed(shape):
+    with pytest.raises(ValueError, match="square"):
+        pack(np.zeros(shape))
+
+
+@pytest.mark.parametrize("packed", [np.zeros(0), np.zeros(2), np.zeros(14), np.zeros((3, 1))])
+def test_what_is_no_triangle_is_not_unpacked(packed):
+    with pytest.raises(ValueError, match="triangle"):
+        unpack(packed)
+
+
+def test_an_opened_sum_is_in_units_of_the_rows_with_the_noise_that_is_in_it():
+    total = np.arange(SIZE, dtype=np.float64)
+    found = read(total)
+    assert found.columns == STUDY.columns()
+    assert (found.centre[0], found.half[0]) == centre_half(0.0, 128.0)
+    assert np.allclose(pack(found.matrix), total * MECHANISM.grid_step)
+    assert found.sigma == pytest.approx(4 * MECHANISM.sensitivity * math.sqrt(4 / 3), rel=1e-12)  # 3 of 4 shares are honest
+    assert found.sigma >= 4 * 1.5**2
+    assert (found.clip_norm, found.epsilon, found.delta, found.hospitals) == (1.5, "1.25", "0.000001", 4)
+
+
+def test_another_length_or_a_study_with_an_exact_gram_is_refused():
+    with pytest.raises(ValueError, match="noisy Gram"):
+        read(np.zeros(SIZE + 1))
+    with pytest.raises(ValueError, match="noisy Gram"):
+        noisy_moments.from_total(np.zeros(SIZE), study=federation.study(), mechanism=MECHANISM, epsilon="1")
+
+
+def test_noisy_moments_are_no_moments():
+    found = read(np.zeros(SIZE))
+    assert not isinstance(found, Moments)
+    assert not {"mean", "scatter", "index", "sums", "cross", "n"} & set(dir(found))
+    with pytest.raises(ValueError, match="read-only"):
+        found.matrix[0, 0] = 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"columns": ("one",)},
+        {"half": (1.0,)},
+        {"matrix": np.zeros((4, 4))},
+        {"matrix": np.zeros((5, 5), np.float32)},
+        {"matrix": np.full((5, 5), np.nan)},
+        {"matrix": np.triu(np.ones((5, 5)))},
+        {"sigma": 0.0},
+        {"sigma": math.inf},
+        {"clip_norm": 0.0},
+        {"hospitals": 0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_parts_that_do_not_fit_are_refused(change):
+    fields = {one.name: getattr(read(np.zeros(SIZE)), one.name) for one in dataclasses.fields(NoisyMoments)}
+    with pytest.raises(ValueError, match="noisy moments"):
+        NoisyMoments(**{**fields, **change})
