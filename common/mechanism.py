@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from typing_extensions import override
+
 from common import canonical
 from common.canonical import decimal_text
 
@@ -117,20 +119,24 @@ class SampledStep(GaussianShare):
     patients_per_step_max: int
 
     @property
+    @override
     def clipped_norm(self) -> float:
         """Return the clipping norm itself."""
         return float(self.clip_norm)
 
     @property
+    @override
     def numerical_slack(self) -> float:
         """Return eta, what float32 gradients may add to the sensitivity (u = 3e-6 per patient)."""
         return max(1e-3, 2 * 3e-6 * self.patients_per_step_max)
 
     @property
+    @override
     def patients_most(self) -> int:
         """Return the bound on the patients of a step."""
         return self.patients_per_step_max
 
+    @override
     def entry(self) -> dict[str, Any]:
         """Return the mechanism as a ledger entry spells it; decimals as strings."""
         return {
@@ -154,11 +160,13 @@ class NoisyGram(GaussianShare):
     patients_max: int
 
     @property
+    @override
     def clipped_norm(self) -> float:
         """Return clip_norm**2, the largest norm of one patient's packed v v'."""
         return float(self.clip_norm) ** 2
 
     @property
+    @override
     def numerical_slack(self) -> float:
         """Return eta: the Gram is exact, so only reading it as float64 rounds.
 
@@ -169,10 +177,12 @@ class NoisyGram(GaussianShare):
         return 1e-9 + self.patients_max * 2.0**-49
 
     @property
+    @override
     def patients_most(self) -> int:
         """Return the bound on a hospital's complete patients."""
         return self.patients_max
 
+    @override
     def entry(self) -> dict[str, Any]:
         """Return the mechanism as a ledger entry spells it; decimals as strings."""
         return {

@@ -38,7 +38,7 @@ class GramPrivacy(Part):
     most `rounds_void_allowed` times. Within these bounds a ring of 64 bits holds the sum of 64 hospitals.
     """
 
-    noise_multiplier: Annotated[Decimal, Field(ge=Decimal("0.01"), le=10_000, max_digits=24)]
+    noise_multiplier: Annotated[Decimal, Field(ge=Decimal("0.1"), le=10_000, max_digits=24)]
     clip_norm: Annotated[Decimal, Field(ge=1, le=1_000_000, max_digits=24)]
     delta: Delta
     patients_max: Annotated[int, Field(ge=1, le=1 << 22)]

@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import files, harmonisation, mechanism, model, moments, noisy_moments, wire
+from common import files, harmonisation, left_out, mechanism, model, moments, noisy_moments, wire
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import HospitalMissing, NotEstimable
@@ -96,11 +97,15 @@ def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) 
     columns = study.columns()
     harmonises = study.harmonises(task="gram", index=0)
     blob = harmonisation.pack(b"", coefficients=harmonised.coefficients) if harmonised and harmonises else b""
-    announced, words = rounds.secure_sum(task="gram", index=0, dimension=moments.size(len(columns)), blob=blob, attempts=1)
-    pooled = moments.from_total(ring.decode(words, bits=announced.mechanism.ring_bits).tolist(), study=study)
+    announced, words = rounds.secure_sum(
+        task="gram", index=0, dimension=left_out.dimension(len(columns)), blob=blob, attempts=1
+    )
+    total, without = left_out.split(ring.decode(words, bits=announced.mechanism.ring_bits).tolist())
+    pooled = moments.from_total(total, study=study)
     wanted = study.statistics
     part: dict[str, Any] = {
         "patients": pooled.n,
+        "left_out": without.plain(),
         "correlation": correlation.correlate(pooled, names=wanted.correlation).plain(),
     }
     try:
@@ -108,7 +113,7 @@ def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) 
         part["ols"] = fitted.plain()
     except NotEstimable as error:
         part["ols"] = {"outcome": wanted.regression.outcome, "diagnosis": error.what}
-    return {**part, "linear": family.read(pooled, study=study)}
+    return {**part, "linear": family.read(pooled, study=study, without=without)}
 
 
 def _noisy_gram(rounds: Rounds, study: Study, privacy: GramPrivacy) -> NoisyMoments:
@@ -203,34 +208,41 @@ def _uploads(journal: Journal) -> dict[str, list[mechanism.Mechanism]]:
 
 
 def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
-    """Return what the run cost the hospital that it cost most: its noisy Gram, where it has one, and its steps together."""
-    sent = _uploads(journal)
-    noisy = [[item for item in items if isinstance(item, GaussianShare)] for items in sent.values()]
+    """Return what the steps alone cost the hospital that took part in most of them."""
+    steps = [[item for item in items if isinstance(item, SampledStep)] for items in _uploads(journal).values()]
     privacy = study.privacy
-    most = max(noisy, key=lambda items: accounting.epsilon_rdp(items, delta=privacy.delta))
     return {
-        "epsilon": rounded_up(accounting.epsilon_pld(most, delta=privacy.delta)),
-        "epsilon_rdp": rounded_up(accounting.epsilon_rdp(most, delta=privacy.delta)),
-        "delta": decimal_text(privacy.delta),
+        **_composed(max(steps, key=len), delta=privacy.delta),
         "noise_multiplier": decimal_text(privacy.noise_multiplier),
         "clip_norm": decimal_text(privacy.clip_norm),
         "sampling_rate": decimal_text(privacy.sampling_rate),
         "colluders": privacy.colluders,
-        "releases": len(most),
+    }
+
+
+def _composed(noisy: Sequence[GaussianShare], *, delta: Decimal) -> dict[str, Any]:
+    return {
+        "epsilon": rounded_up(accounting.epsilon_pld(noisy, delta=delta)),
+        "epsilon_rdp": rounded_up(accounting.epsilon_rdp(noisy, delta=delta)),
+        "delta": decimal_text(delta),
+        "releases": len(noisy),
     }
 
 
 def _told(study: Study, journal: Journal) -> dict[str, Any]:
-    events = list(journal.rounds().values())
-    per_hospital = {}
+    """Return the rounds, and what they cost: `privacy` is of all noisy releases together, at the hospital of the most."""
+    events, delta = list(journal.rounds().values()), study.privacy.delta
+    per_hospital, spent = {}, {}
     for name, items in _uploads(journal).items():
         noisy = [item for item in items if isinstance(item, GaussianShare)]
+        spent[name] = _composed(noisy, delta=delta)
         per_hospital[name] = {
-            "epsilon": rounded_up(accounting.epsilon_pld(noisy, delta=study.privacy.delta)) if noisy else "0",
+            "epsilon": spent[name]["epsilon"],
             "private_releases": len(noisy),
             "exact_releases": len(items) - len(noisy),
         }
     return {
+        "privacy": max(spent.values(), key=lambda one: Decimal(one["epsilon"])),
         "rounds": [
             {key: event[key] for key in ("round", "task", "index", "hospitals", "state", "seconds", "missing")}
             for event in events

@@ -18,7 +18,7 @@ from common.study import Study
 from tests import federation
 
 BOUNDS = ((0.0, 128.0), (-1024.0, 1024.0), (0.0, 256.0), (0.0, 8.0))
-NOISE = st.decimals("0.01", "10000", places=2)
+NOISE = st.decimals("0.1", "10000", places=2)
 CLIP = st.decimals("1", "4", places=6)
 ROW = st.tuples(*(st.sampled_from((low, high)) | st.floats(low, high) for low, high in BOUNDS))
 PRIVACY = {

@@ -92,9 +92,11 @@ def test_a_whole_study_is_charged_for_its_gram_and_its_steps_together(make_feder
     assert [item["statistic"] for item in result["exact_releases"]] == ["score-histogram"]  # the Gram is not among them
     together = accounting.epsilon_pld(noisy, delta=DELTA)
     alone = accounting.epsilon_pld(noisy[1:], delta=DELTA)
-    told = {Decimal(part["epsilon"]) for part in (*result["hospital_epsilon"].values(), result["training"])}
+    told = {Decimal(part["epsilon"]) for part in (*result["hospital_epsilon"].values(), result["privacy"])}
     assert told == {Decimal(str(together)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING")}
     assert together > alone + 0.1
+    assert alone <= float(result["training"]["epsilon"]) < alone + 1e-4  # of the steps alone, as it says
+    assert (result["privacy"]["releases"], result["training"]["releases"]) == (3, 2)
     assert Decimal(result["private_gram"]["noise"]["epsilon"]) < min(told)
     assert not {"patients", "correlation", "ols", "linear"} & set(result)  # no exact figure beside the noisy ones
     verdict = verify.verify(exported(one, wanted, "hosp-a", tmp_path / "hosp-a.zip"), roster_hash=one.roster.hash())
