@@ -4,15 +4,16 @@ The unit is the patient: a patient's views are one bag with one gradient. Source
 """
 
 import hashlib
-import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleModule
 
+from client.engine import independence
+from client.engine.batch import Bag, packed
+from client.engine.clipped import clipped_sum as engine_sum
 from client.inside import Cohort
 from client.label import labelled_rows, labels
 from common import model as network
@@ -27,7 +28,6 @@ __all__ = ["clipped_sum", "contribution", "labelled_rows"]
 REMEMBERED = 4  # embeddings kept: one per cohort and prior in use
 
 Vector = NDArray[np.float64]
-Bag = tuple[float, tuple[int, ...]]  # label, rows of the views
 
 _embeddings: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
 
@@ -71,16 +71,15 @@ def clipped_sum(
     model = network.build(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
     network.load(model, blob)
     names = network.trainable_names(model, study.training)
-    total = np.zeros(len(network.flat(model, names)))
     bags = _bags(cohort, study=study, rows=training_rows[sampled])
     if study.training.recipe == "head":
         network.refuse_other_features(model, study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
-        batches: Iterator[Vector] = _head_gradients(model, cohort=cohort, bags=bags)
-    else:
-        batches = _full_gradients(model, names=names, cohort=cohort, bags=bags)
-    for gradients in batches:
-        total += clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
-    return total
+        gradients = _head_gradients(model, cohort=cohort, bags=bags)
+        total: Vector = clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
+        return total
+    if not bags:
+        return np.zeros(len(network.flat(model, names)))
+    return _full_sum(model, names=names, cohort=cohort, bags=bags, study=study)
 
 
 def clip(gradients: Vector, *, norm: float) -> Vector:
@@ -108,19 +107,19 @@ def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]
     return [(label, bag) for label, bag in bags if bag and not np.isnan(label)]
 
 
-def _head_gradients(model: network.Cnn2d, *, cohort: Cohort, bags: Sequence[Bag]) -> Iterator[Vector]:
-    """Yield the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
+def _head_gradients(model: network.Cnn2d, *, cohort: Cohort, bags: Sequence[Bag]) -> Vector:
+    """Return the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
+    weights = network.flat(model, network.HEAD)
     if not bags:
-        return
+        return np.zeros((0, len(weights)))
     embedded = _embed(model, views=cohort.views)
     inputs = np.concatenate([embedded, np.ones((len(embedded), 1))], axis=1)  # weight, then bias, as in network.HEAD
-    weights = network.flat(model, network.HEAD)
     gradients = np.empty((len(bags), inputs.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):  # a row that is not finite becomes zero in clip
         for row, (label, bag) in enumerate(bags):
             residuals = 0.5 * (1 + np.tanh(0.5 * (inputs[list(bag)] @ weights))) - label
             gradients[row] = residuals @ inputs[list(bag)] / len(bag)
-    yield gradients
+    return gradients
 
 
 def _embed(model: network.Cnn2d, *, views: NDArray[np.float32]) -> Vector:
@@ -141,31 +140,22 @@ def _embed(model: network.Cnn2d, *, views: NDArray[np.float32]) -> Vector:
     return _embeddings[key]
 
 
-def _full_gradients(model: network.Cnn2d, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag]) -> Iterator[Vector]:
-    """Yield the gradients of every layer, one bag at a time, (1, d), float64; per view by Opacus.
+def _full_sum(model: network.Cnn2d, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag], study: Study) -> Vector:
+    """Return the clipped sum over every layer, (d,), float64, by the engine.
 
-    One bag at a time, because the bits of a convolution depend on the size of its batch: with two patients in a batch, one
-    patient's gradient would depend on whether the other is there, and with chosen weights by as much as the clip norm.
+    Patients share micro-batches of one shape, where no bit of a patient's gradient depends on the others; where this machine's
+    kernels do not keep to that, they go one at a time. See client/engine/independence.py and clipped.py.
     """
-    wrapped = GradSampleModule(model, batch_first=True, loss_reduction="sum")
-    parameters = dict(model.named_parameters())
-    try:
-        for label, bag in bags:
-            rows = list(bag)
-            target = torch.full((len(rows),), label, dtype=torch.float32)
-            weight = torch.full((len(rows),), 1 / len(rows), dtype=torch.float32)
-            wrapped.zero_grad(set_to_none=True)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")  # images need no gradient
-                logits = wrapped(_tensor(cohort.views[rows]))
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
-                torch.autograd.backward(loss)
-            samples: list[torch.Tensor] = [vars(parameters[name])["grad_sample"] for name in names]  # set by Opacus
-            per_view = [sample.reshape(len(rows), -1).double().numpy() for sample in samples]
-            gradients = np.concatenate(per_view, axis=1).sum(axis=0, keepdims=True)
-            yield gradients
-    finally:
-        wrapped.to_standard_module()
+    most = study.training.views_per_patient_max
+    sizes = [1 << power for power in range((most - 1).bit_length() + 1)]
+    rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=network.ROWS_AT_ONCE, loss=_loss)
+    batches = packed(cohort.views, bags=bags, rows_at_once=rows)
+    total = engine_sum(model, batches, loss=_loss, clip_norm=float(study.privacy.clip_norm))
+    return np.concatenate([total[name].numpy().ravel() for name in names])
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def _tensor(views: NDArray[np.float32]) -> torch.Tensor:

@@ -26,6 +26,7 @@ HEAD = ("head.weight", "head.bias")
 PATCH_VOXELS_LEAST = 8
 HEADER_BYTES_MOST = 8192
 KEPT = 16  # results per process that follow from a study alone, and are asked for in every round
+ROWS_AT_ONCE = 16  # views in a micro-batch: what stays in cache
 PRIOR_FILE = "prior_cnn2d.safetensors"
 
 
