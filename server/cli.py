@@ -18,7 +18,8 @@ from common import study as studies
 from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.study import Study
-from server import certificates, config, doctor, door, follow, glance, keeper, page, report, state, superlink, watch
+from server import certificates, config, doctor, door, follow, glance, keeper, page, plan_shown, report, state, superlink, watch
+from server import plan as plans
 from server.config import Home, Settings
 from server.glance import Glance
 from server.journal import Journal
@@ -129,6 +130,23 @@ def propose(home: Folder, study_file: Annotated[Path, typer.Argument(help="study
 
 
 @app.command()
+def plan(
+    study_file: Annotated[Path, typer.Argument(help="study.toml")],
+    patients: Annotated[
+        int | None, typer.Option(help="Patients complete in all columns, over all hospitals.", min=2, max=plans.PATIENTS_MOST)
+    ] = None,
+    hospitals: Annotated[int | None, typer.Option(help="Hospitals; hospitals_min where left out.", min=2, max=64)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a study would send, cost and be able to show; nothing is sent or spent, and no folder is needed."""
+    made = plans.plan(studies.read_toml(study_file), patients=patients, hospitals=hospitals)
+    if as_json:
+        out.print_json(json.dumps(made, allow_nan=False))
+        return
+    plan_shown.show(made, console=out)
+
+
+@app.command()
 def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash that `propose` printed.")]) -> None:
     """Run a proposed study with `flwr run` and follow it to its result."""
     made = Home(home)
@@ -222,12 +240,13 @@ def report_command(
 def _figures(result: dict[str, Any]) -> Table:
     table = Table(title=result["study"]["title"], show_header=False)
     training, read = result["training"], result.get("private_gram", result)
+    spent = result.get("privacy", training)
     for name, value in {
         "hospitals": ", ".join(result["hospitals"]),
         "patients in the statistics": read["patients"],
         "R² of the regression": read["ols"].get("r_squared", read["ols"].get("diagnosis")),
         "held-out AUC": training["auc"],
-        "epsilon at delta": f"{training['epsilon']} at {training['delta']}",
+        "epsilon at delta": f"{spent['epsilon']} at {spent['delta']}",
         "seconds per secure sum": result["seconds"]["per_secure_sum"],
     }.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))

@@ -23,6 +23,7 @@ from tests import federation
 STUDY_FILE = Path(federation.__file__).parents[1] / "deploy" / "demo" / "study.toml"
 CHOICES = ("--name", "hub", "--federation", "fed", "--address", "127.0.0.1:1")
 OPTIONS = {
+    "plan": {"--hospitals", "--json", "--patients", "STUDY_FILE"},
     "init": {"--home", "--name", "--federation", "--address"},
     "door": {"--home"},
     "doctor": {"--home", "--json"},

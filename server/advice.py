@@ -1,0 +1,51 @@
+"""A plan's figures in words: what to change before a study spends anything."""
+
+from typing import Any
+
+from server.infer.private import typical
+
+CLIPPED_MUCH = 0.05  # share of patients above which the clipping bends the figures
+NORM_SPARE = 1.2  # how far clip_norm may stand above what 99 % of patients need
+
+
+def advise(*, gram: dict[str, Any], training: dict[str, Any], patients: int) -> list[str]:
+    """Return sentences about the parts "gram" and "training" of a plan; never none."""
+    if gram["mechanism"] == "none":
+        said = ["The Gram is exact: no interval is wider than that of the pooled data, and no finite epsilon covers it."]
+    else:
+        said = [*_widths(gram, n=patients), *_clipping(gram)]
+    share = training["noise_norm_over_clip_per_patient"]
+    if share > 1:
+        said.append(
+            f"Training: the noise of one step is {share:.1f} times as long as the longest mean gradient; more patients or "
+            "fewer trained parameters help, and more steps average it out."
+        )
+    return said
+
+
+def _widths(gram: dict[str, Any], *, n: int) -> list[str]:
+    said, wider = [], f"{round((typical.WIDER - 1) * 100)} %"
+    rows = [*gram["coefficients"], *gram["terms"], *gram["pairs"]]
+    lost = sum(row["width_ratio"] is None for row in rows)
+    if lost:
+        said.append(f"{lost} of {len(rows)} figures would be too noisy to be given at {n} patients.")
+    for name, part in (("coefficient", gram["coefficients"]), ("pair", gram["pairs"])):
+        most = max(row["patients_needed"] for row in part)
+        if most > n:
+            said.append(
+                f"Intervals at most {wider} wider than without noise need {most} patients for every {name}; {n} are planned. "
+                "Take more patients, fewer columns, narrower bounds or a larger epsilon, or accept wider intervals."
+            )
+    return said or [f"{n} patients are enough: no interval is more than {wider} wider for the noise."]
+
+
+def _clipping(gram: dict[str, Any]) -> list[str]:
+    norm, most = gram["clip_norm"], gram["norm_of_most"]
+    if gram["clipped"] > CLIPPED_MUCH:
+        bent = f"clip_norm {norm:g} would shorten {gram['clipped']:.0%} of typical patients; {most:.2f} shortens 1 %."
+        return [f"{bent} Clipping bends the figures, and no interval tells of it."]
+    if norm > NORM_SPARE * most:
+        return [
+            f"clip_norm {norm:g} is above what 99 % of typical patients need ({most:.2f}); the noise grows with its square."
+        ]
+    return []

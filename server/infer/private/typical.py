@@ -1,0 +1,155 @@
+"""What a study may expect of its noisy Gram before anything is spent: widths, patients needed, power, by a made-up cohort.
+
+The cohort's assumptions, which no data can mend before the release: each number is normal about the middle of its declared
+bounds, which are three standard deviations away; each level of a factor is equally frequent; variables are independent. So a
+coefficient's interval is forecast for predictors of no effect; correlated predictors need more patients than forecast.
+
+With A = n times a matrix that does not depend on n, the noise's part of a variance is k / n of the sampling's, so the width
+ratio is sqrt(1 + k / n), and a width of WIDER times that without noise needs n = k / (WIDER**2 - 1): 2.4 sigma**2 for
+one predictor in standard deviations (reference statistics.md section 7), more as the predictors' spread in z is smaller. A
+figure also has to stand out of the noise at all (resolved.py), which may need more.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from common import terms
+from common.query import centre_half as box
+from common.study import Study
+from server.infer.private import least_squares, resolved
+from server.infer.private.generator import generator
+
+Float = NDArray[np.float64]
+
+ROWS = 4096
+SPREADS = 3.0  # standard deviations from the middle of a box to its end
+WIDER = 1.1
+CORRELATION = 0.2  # the effect of a pair or a coefficient (partial correlation) whose power is told
+COHEN_F = 0.25  # of a term
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Typical:
+    """The made-up cohort: `mean` (p + 1, p + 1) of v v', clipped; `norms` are the median and the 99th centile of |v|.
+
+    `clipped` is the share of patients that clip_norm shortens, `lost` the share of the sum of |v|**2 that it takes away.
+    """
+
+    columns: tuple[str, ...]
+    mean: Float
+    norms: tuple[float, float]
+    clipped: float
+    lost: float
+
+
+def cohort(study: Study, *, clip_norm: float) -> Typical:
+    """Make the typical cohort of a study; the same study gives the same one."""
+    random = generator(b"typical cohort", study.hash().encode())
+    table = {}
+    for variable in study.variables:
+        lower, upper = float(variable.lower), float(variable.upper)
+        if variable.levels:
+            table[variable.name] = random.integers(0, len(variable.levels), ROWS).astype(np.float64)
+        else:
+            drawn = stats.truncnorm.ppf(random.random(ROWS), -SPREADS, SPREADS)
+            table[variable.name] = np.clip((lower + upper) / 2 + drawn * (upper - lower) / (2 * SPREADS), lower, upper)
+    dictionary = {variable.name: variable for variable in study.variables}
+    v = [np.ones(ROWS)]
+    for column in study.design():
+        values = terms.values(column, of=table.__getitem__, bounds_of=study.declared_bounds, dictionary=dictionary)
+        centre, half = box(*study.bounds(column))
+        v.append((values - centre) / half)
+    rows = np.column_stack(v)
+    rows = rows[~np.isnan(rows).any(axis=1)]
+    norms = np.sqrt((rows**2).sum(axis=1))
+    kept = rows * np.minimum(1.0, clip_norm / norms)[:, None]
+    median, high = np.quantile(norms, [0.5, 0.99]).tolist()
+    return Typical(
+        columns=study.columns(),
+        mean=np.asarray(kept.T @ kept / len(rows)),
+        norms=(median, high),
+        clipped=float((norms > clip_norm).mean()),
+        lost=float(1 - (kept**2).sum() / (rows**2).sum()),
+    )
+
+
+def coefficients(held: Typical, *, outcome: str, predictors: Sequence[str], n: int, sigma: float) -> list[dict[str, Any]]:
+    """Return per coefficient {"term", "width_ratio", "patients_needed", "power"}: of a partial correlation of 0.2.
+
+    `width_ratio` and `power` are None where n patients would not stand out of the noise.
+    """
+    inverse, variance, least = _fit(held, outcome=outcome, predictors=predictors, sigma=sigma)
+    k = np.diag(_noise(inverse, sigma=sigma)) / (variance * np.diag(inverse))
+    return [
+        {"term": name, **_told(float(k[at]), n=n, least=least, power=_power(float(k[at]), n=n))}
+        for at, name in enumerate(predictors, start=1)
+    ]
+
+
+def term(
+    held: Typical, *, outcome: str, predictors: Sequence[str], columns: Sequence[str], name: str, n: int, sigma: float
+) -> dict[str, Any]:
+    """Return the same of the F test of `columns` among `predictors`, the power being that of Cohen's f = 0.25."""
+    inverse, variance, least = _fit(held, outcome=outcome, predictors=predictors, sigma=sigma)
+    at = [predictors.index(column) + 1 for column in columns]
+    block = np.linalg.inv(inverse[np.ix_(at, at)])
+    k = float(np.trace(block @ _noise(inverse, sigma=sigma)[np.ix_(at, at)])) / (variance * len(at))
+    df = max(1, n - len(inverse))
+    size = n * COHEN_F**2 / (1 + k / n)
+    power = float(stats.ncf.sf(stats.f.isf(ALPHA, len(at), df), len(at), df, size))
+    return {"term": name, "df": len(at), **_told(k, n=n, least=least, power=power)}
+
+
+def pairs(held: Typical, *, names: Sequence[str], n: int, sigma: float) -> list[dict[str, Any]]:
+    """Return per pair of `names` {"first", "second", "width_ratio", "patients_needed", "power"}, of r = 0.2."""
+    at = [held.columns.index(name) + 1 for name in names]
+    mean = held.mean[0, at] / held.mean[0, 0]
+    variance = np.diag(held.mean)[at] - held.mean[0, 0] * mean**2
+    made = []
+    for j in range(len(names)):
+        for i in range(j):
+            a, b = ((1 + mean[x] ** 2) / variance[x] for x in (i, j))
+            k = sigma**2 * float(a * b + (mean[i] * mean[j]) ** 2 / (variance[i] * variance[j])) / 2
+            least = resolved.SCALAR_LEAST * sigma * float(max(a, b))
+            told = _told(k, n=n, least=least, power=_power(k, n=n))
+            made.append({"first": names[i], "second": names[j], **told})
+    return made
+
+
+def _fit(held: Typical, *, outcome: str, predictors: Sequence[str], sigma: float) -> tuple[Float, float, float]:
+    """Return A**-1 and s**2 per patient, and how many patients stand out of the noise."""
+    x = [0, *(held.columns.index(name) + 1 for name in predictors)]
+    y = held.columns.index(outcome) + 1
+    block = held.mean[np.ix_(x, x)]
+    smallest = max(float(np.linalg.eigvalsh(block)[0]), 1e-12)
+    inverse = np.asarray(np.linalg.pinv(block, hermitian=True))
+    beta = inverse @ held.mean[x, y]
+    variance = max(float(held.mean[y, y] - beta @ held.mean[x, y]), 1e-12)
+    return inverse, variance, resolved.MATRIX_LEAST * sigma * math.sqrt(2 * len(x)) / smallest
+
+
+def _noise(inverse: Float, *, sigma: float) -> Float:
+    """Return n**2 times the noise's part of the covariance of coefficients that are zero."""
+    return least_squares.covariance(np.zeros(len(inverse)), inverse=inverse, variance=0.0, sigma=sigma)
+
+
+def _told(k: float, *, n: int, least: float, power: float) -> dict[str, Any]:
+    stands = n >= least
+    return {
+        "width_ratio": math.sqrt(1 + k / n) if stands else None,
+        "patients_needed": math.ceil(max(k / (WIDER**2 - 1), least)),
+        "power": power if stands else 0.0,
+    }
+
+
+def _power(k: float, *, n: int) -> float:
+    critical = float(stats.norm.isf(ALPHA / 2))
+    away = CORRELATION / math.sqrt((1 - CORRELATION**2) * (1 / max(n - 1, 1)) * (1 + k / n))
+    return float(stats.norm.sf(critical - away) + stats.norm.cdf(-critical - away))

@@ -1,0 +1,238 @@
+"""What a study would send, cost and be able to show, before anything is sent or spent; from the study alone."""
+
+import math
+from decimal import Decimal
+from typing import Any
+
+from common import analyses, announcement, moments, noisy_moments, query
+from common.canonical import decimal_text
+from common.errors import ConfigError, NotEstimable, OutsidePolicy
+from common.ledger import accounting
+from common.mechanism import GaussianShare
+from common.study import Study
+from server import advice
+from server.infer import declared
+from server.infer.private import typical
+
+PATIENTS_MOST = moments.ROWS_MOST
+CELL_MIN = 5  # what `motet-hospital init` writes into a hospital's policy; a hospital may be stricter, and says so to nobody
+PARAMETERS_SHARE_MAX = Decimal("0.1")
+INFINITE = "infinite"
+
+
+def plan(study: Study, *, patients: int | None = None, hospitals: int | None = None) -> dict[str, Any]:
+    """Return the plan of a study as JSON can hold it.
+
+    `patients` complete in all columns, over all hospitals: where left out, what training declares and what it holds out;
+    `hospitals`: where left out, hospitals_min. Keys: study, hash, patients, hospitals, rounds, rules, gram, analyses, training,
+    total (epsilon of all that is noisy, for the hospital that takes part in everything), assumptions, advice.
+    Epsilons are those of the ledger's two accountants, rounded up: `epsilon_rdp` is what a hospital's cap counts, `epsilon` is
+    by PLD. Nothing is sent and no random choice is made: equal studies have equal plans.
+    Raises ConfigError on patients or hospitals out of range, and on noise that does not fit the ring.
+    """
+    n = _patients(study) if patients is None else patients
+    many = study.hospitals_min if hospitals is None else hospitals
+    if not 2 <= n <= PATIENTS_MOST:
+        raise ConfigError(f"A plan is for 2 to {PATIENTS_MOST} patients.", action="Give another --patients.")
+    if not study.hospitals_min <= many <= 64:
+        raise ConfigError("A plan is for hospitals_min to 64 hospitals.", action="Give another --hospitals.")
+    gram, training = _gram(study, n=n, hospitals=many), _training(study, hospitals=many)
+    asked = [_analysis(study, position) for position in range(len(study.statistics.analyses))]
+    noisy = [*_released(study, task="gram", hospitals=many), *_released(study, task="train", hospitals=many)]
+    return {
+        "study": study.name,
+        "hash": study.hash(),
+        "patients": n,
+        "hospitals": many,
+        "rounds": _rounds(study, gram=gram, asked=asked, training=training),
+        "rules": _rules(study, gram=gram, asked=asked),
+        "gram": gram,
+        "analyses": asked,
+        "training": training,
+        "total": _epsilons(noisy, delta=study.privacy.delta),
+        "advice": advice.advise(gram=gram, training=training, patients=n),
+    }
+
+
+def _patients(study: Study) -> int:
+    return min(PATIENTS_MOST, round(study.training.patients_declared / (1 - study.training.held_out_fraction)))
+
+
+def _mechanism(study: Study, *, task: str, hospitals: int, dimension: int) -> GaussianShare:
+    try:
+        found = announcement.mechanism_for(study, task=task, hospitals=hospitals, dimension=dimension)
+    except ValueError as error:
+        raise ConfigError(
+            f"The noise of {task} cannot be made: {error}.", action="Choose more noise, fewer patients or fewer colluders."
+        ) from None
+    if not isinstance(found, GaussianShare):
+        raise TypeError("this task has no noise")
+    if found.honest < 2 or found.rounding_slack >= 1:
+        raise ConfigError(
+            "So few hospitals leave fewer than two honest ones, or rounding eats the noise.", action="Plan more hospitals."
+        )
+    return found
+
+
+def _released(study: Study, *, task: str, hospitals: int, voids: bool = False) -> list[GaussianShare]:
+    """Return the noisy releases of a task, all of them over the same hospitals; with its void rounds where asked."""
+    if task == "gram":
+        privacy = study.statistics.privacy
+        if privacy is None:
+            return []
+        size = noisy_moments.packed_size(len(study.columns()))
+        one = _mechanism(study, task=task, hospitals=hospitals, dimension=size)
+        return [one] * (1 + voids * privacy.rounds_void_allowed)
+    one = _mechanism(study, task=task, hospitals=hospitals, dimension=_trainable(study))
+    return [one] * (study.training.steps + voids * study.privacy.rounds_void_allowed)
+
+
+def _trainable(study: Study) -> int:
+    from common import model  # noqa: PLC0415  (torch takes seconds)
+
+    recipe = study.recipe
+    return model.trainable_size(study.training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+
+
+def _epsilons(releases: list[GaussianShare], *, delta: Decimal) -> dict[str, str]:
+    both = accounting.epsilon_pld(releases, delta=delta), accounting.epsilon_rdp(releases, delta=delta)
+    pld, rdp = (decimal_text(accounting.round_up(one)) if math.isfinite(one) else INFINITE for one in both)
+    return {"epsilon": pld, "epsilon_rdp": rdp, "delta": decimal_text(delta)}
+
+
+def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
+    columns, privacy = study.columns(), study.statistics.privacy
+    if privacy is None:
+        told = {"mechanism": "none", "epsilon": INFINITE, "releases": 1}
+        return {"columns": len(columns), "numbers": moments.size(len(columns)), **told}
+    one = _released(study, task="gram", hospitals=hospitals)[0]
+    sigma, wanted = one.noise_deviation, study.statistics
+    held = typical.cohort(study, clip_norm=float(privacy.clip_norm))
+    models = {
+        "regression": (wanted.regression.outcome, tuple(wanted.regression.predictors)),
+        **{text: (study.model(text).outcome.name, study.model(text).predictors) for text in wanted.models},
+    }
+    return {
+        "columns": len(columns),
+        "numbers": noisy_moments.packed_size(len(columns)),
+        "mechanism": "gaussian",
+        "releases": 1,
+        **_epsilons([one], delta=privacy.delta),
+        "epsilon_with_void_rounds": _epsilons(
+            _released(study, task="gram", hospitals=hospitals, voids=True), delta=privacy.delta
+        ),
+        "sensitivity": one.sensitivity,
+        "sigma": sigma,
+        "clip_norm": float(privacy.clip_norm),
+        "typical_norm": held.norms[0],
+        "norm_of_most": held.norms[1],
+        "clipped": held.clipped,
+        "lost": held.lost,
+        "patients_max": privacy.patients_max,
+        "coefficients": [
+            {"model": name, **row}
+            for name, (outcome, predictors) in models.items()
+            for row in typical.coefficients(held, outcome=outcome, predictors=predictors, n=n, sigma=sigma)
+        ],
+        "terms": [
+            {"model": text, **_term(study, held, text=text, at=at, n=n, sigma=sigma)}
+            for text in wanted.models
+            for at in range(len(study.model(text).terms))
+        ],
+        "pairs": typical.pairs(held, names=wanted.correlation, n=n, sigma=sigma),
+    }
+
+
+def _term(study: Study, held: typical.Typical, *, text: str, at: int, n: int, sigma: float) -> dict[str, Any]:
+    model = study.model(text)
+    one = model.terms[at]
+    return typical.term(
+        held,
+        outcome=model.outcome.name,
+        predictors=model.predictors,
+        columns=[column.name for column in one.columns],
+        name=one.name,
+        n=n,
+        sigma=sigma,
+    )
+
+
+def _analysis(study: Study, position: int) -> dict[str, Any]:
+    """Return an analysis beyond the Gram: how many sums it may ask, how many numbers the first has and fits coefficients."""
+    one = study.statistics.analyses[position]
+    told = {
+        "statistic": analyses.statistic(one, position=position),
+        "kind": one.kind,
+        "releases_most": analyses.queries_most(one),
+        "epsilon": INFINITE,
+    }
+    try:
+        first = next(declared.start(study, position=position))
+    except (NotEstimable, OutsidePolicy, StopIteration):
+        return {**told, "numbers": None, "coefficients": None}
+    return {**told, "numbers": query.dimension(first), "coefficients": first.length("coefficients") or None}
+
+
+def _training(study: Study, *, hospitals: int) -> dict[str, Any]:
+    training, privacy = study.training, study.privacy
+    steps = _released(study, task="train", hospitals=hospitals)
+    one = steps[0]
+    batch = float(privacy.sampling_rate) * training.patients_declared
+    deviation = one.noise_deviation / float(privacy.clip_norm)
+    return {
+        "steps": len(steps),
+        "numbers": one.dimension,
+        **_epsilons(steps, delta=privacy.delta),
+        "epsilon_with_void_rounds": _epsilons(
+            _released(study, task="train", hospitals=hospitals, voids=True), delta=privacy.delta
+        ),
+        "patients_per_step": batch,
+        "noise_over_clip": deviation,
+        "noise_over_clip_per_patient": deviation / batch,
+        "noise_norm_over_clip_per_patient": deviation / batch * math.sqrt(one.dimension),
+        "scores": 2 * training.score_bins * (training.steps + 2),
+    }
+
+
+def _rounds(
+    study: Study, *, gram: dict[str, Any], asked: list[dict[str, Any]], training: dict[str, Any]
+) -> list[dict[str, Any]]:
+    voids = study.statistics.privacy.rounds_void_allowed if study.statistics.privacy else 0
+    return [
+        _round("gram", 1, 1 + voids, gram["numbers"], gram["mechanism"], gram["epsilon"]),
+        *(_round(one["statistic"], None, one["releases_most"], one["numbers"], "none", INFINITE) for one in asked),
+        _round(
+            "train",
+            training["steps"],
+            training["steps"] + study.privacy.rounds_void_allowed,
+            training["numbers"],
+            "gaussian",
+            training["epsilon"],
+        ),
+        _round("evaluate", 1, 1, training["scores"], "none", INFINITE),
+    ]
+
+
+def _round(task: str, rounds: int | None, most: int, numbers: int | None, mechanism: str, epsilon: str) -> dict[str, Any]:
+    return {"task": task, "rounds": rounds, "rounds_most": most, "numbers": numbers, "mechanism": mechanism, "epsilon": epsilon}
+
+
+def _rules(study: Study, *, gram: dict[str, Any], asked: list[dict[str, Any]]) -> list[str]:
+    """Return which of a hospital's rules will be asked, with the floors that `motet-hospital init` writes."""
+    rules = [
+        f"every round: {study.hospitals_min} hospitals, all but {study.privacy.colluders} honest, each with its patients_min"
+    ]
+    if gram["mechanism"] == "none":
+        rules.append(f"gram: more than {gram['columns'] + 1} complete patients at each hospital, 0 or {CELL_MIN} in each level")
+    else:
+        rules.append(
+            f"gram: at most {gram['patients_max']} complete patients at each hospital; its epsilon below the cap there"
+        )
+    for one in asked:
+        if one["coefficients"]:
+            needed = math.ceil(one["coefficients"] / PARAMETERS_SHARE_MAX)
+            rules.append(f"{one['statistic']}: {one['coefficients']} coefficients need {needed} patients at each hospital")
+        else:
+            rules.append(f"{one['statistic']}: 0 or {CELL_MIN} patients in each cell at each hospital")
+    rules.append(f"training: at most {study.training.patients_per_step_max} training patients at each hospital")
+    return rules
