@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from server.figures import ACCENT, GRID, INK, MUTED, Axis, nice, svg, text, ticks
+from server.figures import ACCENT, GRID, INK, MUTED, Axis, label_width, nice, svg, text, ticks
 
 COLOURS = (ACCENT, "#b35c00", "#5b3a8c", "#2c6fbb", "#8c2d4f", "#4d7c0f", "#6b5b4b", "#0f7c8c")
 DENSITY_STEPS = 44
@@ -41,6 +41,49 @@ def survival(curves: Sequence[Mapping[str, Any]], *, names: Sequence[str], unit:
     parts.append(text((left + x(end)) / 2, bottom + 38, unit, anchor="middle", size=12, fill=MUTED))
     description = f"{len(curves)} survival curves with 95 % intervals, falling at the end of each interval; the table has all."
     return svg(key, "Kaplan-Meier", description, width=width, height=height, body=parts)
+
+
+def forest(hospitals: Sequence[Mapping[str, Any]], combined: Sequence[Mapping[str, Any]], *, term: str, key: str) -> Markup:
+    """Draw one coefficient: hospitals' estimates as squares, their area by their weight, and combined ones as diamonds.
+
+    Rows hold name, estimate, low, high; hospitals also weight. An estimate of None is a hospital that does not show it.
+    """
+    line, top, width = 28.0, 14.0, 920.0
+    names = [str(row["name"]) for row in (*hospitals, *combined)]
+    left = label_width(names)
+    ends = [0.0, *(row[end] for row in (*hospitals, *combined) if row["estimate"] is not None for end in ("low", "high"))]
+    margin = (max(ends) - min(ends)) * 0.06 or 1.0
+    at = Axis(min(ends) - margin, max(ends) + margin, left, width - 20)
+    bottom = top + line * len(names)
+    parts = ticks(min(ends) - margin, max(ends) + margin, at, top=top - 4, bottom=bottom)
+    parts.append(f'<line x1="{at(0):.1f}" y1="{top - 4}" x2="{at(0):.1f}" y2="{bottom}" stroke="{INK}" stroke-width="1.2"/>')
+    most = max((row["weight"] for row in hospitals if row["estimate"] is not None), default=1.0)
+    for i, row in enumerate(hospitals):
+        y = top + line * (i + 0.5)
+        parts.append(text(left - 10, y + 4, str(row["name"]), anchor="end", size=12.5))
+        if row["estimate"] is None:
+            parts.append(text(left + 8, y + 4, "not shown", size=11.5, fill=MUTED))
+            continue
+        half = 3 + 5 * math.sqrt(row["weight"] / most)
+        x, ends_ = at(row["estimate"]), (at(row["low"]), at(row["high"]))
+        parts.append(
+            f'<line x1="{ends_[0]:.1f}" y1="{y:.1f}" x2="{ends_[1]:.1f}" y2="{y:.1f}" stroke="{MUTED}" stroke-width="2"/>'
+        )
+        parts.append(
+            f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" height="{2 * half:.1f}" fill="{ACCENT}"/>'
+        )
+    for i, row in enumerate(combined):
+        y = top + line * (len(hospitals) + i + 0.5)
+        parts.append(text(left - 10, y + 4, str(row["name"]), anchor="end", size=12.5, weight=600))
+        corners = [(at(row["low"]), y), (at(row["estimate"]), y - 8), (at(row["high"]), y), (at(row["estimate"]), y + 8)]
+        drawn = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
+        parts.append(f'<polygon points="{drawn}" fill="{ACCENT}" fill-opacity="0.75" stroke="{ACCENT}"/>')
+    parts.append(
+        text((left + width - 20) / 2, bottom + 36, f"change per unit of {term}", anchor="middle", size=12, fill=MUTED, most=110)
+    )
+    shown = sum(row["estimate"] is not None for row in hospitals)
+    description = f"{term}: {shown} hospitals that show their estimate, {len(combined)} combined; the numbers are in the table."
+    return svg(key, f"Forest plot of {term}", description, width=width, height=bottom + 46, body=parts)
 
 
 def clusters(groups: Sequence[Mapping[str, Any]], *, axes: tuple[str, str], key: str) -> Markup:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from server import figures, plots
+from server import figures, plots, told_linear
 from server.sections import Table, cell, section, table
 
 COEFFICIENTS = ("term", "estimate", "standard_error", "ci_low", "ci_high", "z", "p")
@@ -27,6 +27,10 @@ ICC = ("kind", "estimate", "ci_low", "ci_high", "f", "df1", "df2", "p")
 TITLES = {
     "logistic": "Logistic regression",
     "ordinal": "Proportional odds",
+    "robust": "Least squares with robust errors",
+    "fixed-site": "Least squares with an intercept for each hospital",
+    "meta-analysis": "Meta-analysis of hospitals",
+    "forest": "Meta-analysis with hospitals' own estimates",
     "mixed": "Random intercept of the hospital",
     "cox": "Cox regression",
     "kaplan-meier": "Kaplan-Meier",
@@ -42,6 +46,11 @@ TITLES = {
 METHODS = {
     "logistic": "maximum likelihood by Newton's method, or Firth's penalised likelihood where the classes are separated",
     "ordinal": "proportional odds by Newton's method, errors from the observed information (McCullagh 1980)",
+    "robust": "least squares, errors HC3 (MacKinnon and White 1985) and clustered by hospital, Breusch-Pagan, Jarque-Bera",
+    "fixed-site": "ordinary least squares on deviations from hospitals' means, absorbed inside each hospital (Lovell 1963)",
+    "meta-analysis": "each hospital's own least squares, weighted sums; DerSimonian and Laird 1986, Hartung and Knapp 2001",
+    "forest": "each hospital's own least squares, weighted sums, and the estimates of those whose policy shows them; "
+    "DerSimonian and Laird 1986, Hartung and Knapp 2001",
     "mixed": "restricted maximum likelihood over one variance ratio",
     "cox": "partial likelihood with Efron's ties",
     "kaplan-meier": "product limit with Greenwood's error on the log(-log) scale, and the log-rank test",
@@ -69,7 +78,8 @@ def _one(item: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     what = declared.get("formula") or ", ".join(_named(declared))
     sums = f"{item['sums']} secure {'sum' if item['sums'] == 1 else 'sums'}"
     made = f"{TITLES[kind]} of {what}: {METHODS[kind]}; {sums} without noise"
-    tables, drawn, note = _KINDS[kind](found, declared, key) if found else ([], [], "")
+    empty: Parts = ([], [], "")
+    tables, drawn, note = _KINDS[kind]({**found, "asked": item["hospitals"]}, declared, key) if found else empty
     missing = [] if found else [{"term": item["term"], "diagnosis": item["diagnosis"]}]
     n = f"n = {found['n']}. " if found and isinstance(found.get("n"), int) else ""
     told_ = f"{n}{note} {sums.capitalize()} over {len(item['hospitals'])} hospitals, without noise: epsilon is infinite."
@@ -266,6 +276,10 @@ def _combat(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts: 
 _KINDS = {
     "logistic": _regression,
     "ordinal": _regression,
+    "robust": told_linear.robust,
+    "fixed-site": told_linear.absorbed,
+    "meta-analysis": told_linear.meta,
+    "forest": told_linear.meta,
     "mixed": _regression,
     "cox": _regression,
     "kaplan-meier": _survival,

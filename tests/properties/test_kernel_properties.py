@@ -43,6 +43,7 @@ def cases(draw: st.DrawFn) -> tuple[Rows, Query]:
                     numbers={"coefficients": small, "offset": [1.5], "grid.0": grid},
                 ),
                 ask("gram", responses=["a", "b", "t"]),
+                ask("exact_gram", responses=["t"], predictors=["a", "b"]),
                 ask("table", responses=["t", "y"], numbers={"grid.0": grid, "grid.1": grid}),
                 ask("lloyd", responses=["a", "b"], numbers={"centre": b[:2], "scale": [2, 3], "centres": [-1, 0, 1, 2, 0, 0]}),
                 ask(

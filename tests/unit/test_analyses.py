@@ -9,7 +9,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from client import released
-from common import analyses, moments, query, wire
+from common import analyses, left_out, query, wire
 from common.errors import HospitalMissing
 from common.query import ask
 from server.infer import declared
@@ -146,7 +146,7 @@ class Asker:
         self.number = {}
 
     def gram(self):
-        size = moments.size(len(self.wanted.columns()))
+        size = left_out.dimension(len(self.wanted.columns()))
         return self.inner.secure_sum(task="gram", index=0, dimension=size, blob=b"", attempts=1)
 
     def ask(self, asked, *, position=0, number=None):
@@ -212,6 +212,54 @@ def test_bytes_that_are_no_query_are_refused(make_federation):
         with pytest.raises(HospitalMissing):
             made.inner.secure_sum(task="query", index=1, dimension=12, blob=blob, attempts=1)
     assert told(made.one) == {"E-REFUSED"}
+
+
+ORDINAL = {"kind": "ordinal", "formula": "sex ~ x1", "queries_max": 12}
+ROBUST = {"kind": "robust", "formula": "malignancy ~ x1"}
+
+
+@pytest.mark.parametrize("slope", [2.0**19, 40.0], ids=["a cut", "an outlier"])
+def test_slopes_of_levels_that_choose_patients_are_refused(slope, make_federation):
+    dealt = cohorts.tables()
+    rows = dealt["hosp-a"]
+    rows[:, 0] = np.sign(np.arange(cohorts.PATIENTS) % 2 - 0.5) * 8 + 0.01 * rows[:, 0]
+    rows[:, cohorts.NAMES.index("sex")] = rows[:, 0] > 0
+    rows[0, 0] = 16  # not far enough out to dominate its column, but of the other level
+    made = asker(make_federation, ORDINAL, rows=dealt)
+
+    def levels(b):
+        return ask("ordinal", responses=["sex"], predictors=["x1"], numbers={"thresholds": [0.0], "coefficients": [b]})
+
+    made.ask(levels(0.0))
+    assert made.refused(levels(slope)) == "E-REFUSED-PATIENTS"
+
+
+@pytest.mark.parametrize(("basis", "slope"), [(0.01, 0.25), (0.2, 0.0)], ids=["an outlier", "leverage"])
+def test_fits_that_choose_patients_are_refused(basis, slope, make_federation):
+    dealt = cohorts.tables()
+    rows = dealt["hosp-a"]
+    rows[:, 0] = np.linspace(-10, 10, cohorts.PATIENTS)
+    rows[:, -1] = 4 + rows[:, 0] / 4 + 0.001 * np.sin(np.arange(cohorts.PATIENTS))
+    rows[80, -1] += 1  # within its column, but far from the line
+    made = asker(make_federation, ROBUST, rows=dealt)
+
+    def fitted(basis, slope):
+        numbers = {"rows": [640.0], "mean": [0.0], "scale": [1.0], "basis": [basis], "slope": [slope], "outcome": [4.0, 1.0]}
+        return ask("residuals", responses=["malignancy"], predictors=["x1"], numbers=numbers)
+
+    made.ask(fitted(0.01, 0.0))
+    assert made.refused(fitted(basis, slope), number=2) == "E-REFUSED-PATIENTS"
+
+
+@pytest.mark.parametrize("kernel", ["absorbed", "meta"])
+def test_two_honest_hospitals_do_not_add_what_would_show_one_another(kernel, make_federation):
+    kind_ = {"absorbed": "fixed-site", "meta": "meta-analysis"}[kernel]
+    declared_ = {"kind": kind_, "formula": "malignancy ~ x1"}
+    asked = ask(kernel, responses=["malignancy"], predictors=["x1"])
+    made = asker(make_federation, declared_, privacy={"colluders": 2})
+    assert made.refused(asked) == "E-REFUSED-PARAMETERS"
+    open_ = asker(make_federation, declared_, privacy={"colluders": 2}, policy={"site_aggregates": True})
+    open_.ask(asked)
 
 
 @pytest.mark.parametrize("coefficients", [(-(2.0**19) * 0.9, 2.0**20, 0), (-13, 26, 0)], ids=["a cut", "an outlier"])

@@ -22,7 +22,7 @@ from tests.tables import difference
 HOSPITALS = 8
 
 
-def table(n: int = 400, seed: int = 3, *, differ: float = 0.6) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def table(n: int = 400, seed: int = 3, *, differ: float = 2.0) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Patients of eight uneven hospitals that differ in level, spread and slopes: that of dose by `differ`."""
     rng = np.random.default_rng(seed)
     share = np.arange(4, 4 + HOSPITALS) / np.arange(4, 4 + HOSPITALS).sum()

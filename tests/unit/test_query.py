@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from client.kernels.answer import KERNELS, answer
+from client.kernels.answer import KERNELS, PLACED, answer
 from client.kernels.rows import Rows
 from common import canonical, fixed_point, query, terms
 from common.errors import BadQuery, DataError
 from common.query import Query, ask
 from tests.pooling import rows_of
 
+FIT = {"rows": [80.0], "mean": [0.0], "scale": [1.0], "basis": [0.1], "slope": [0.2], "outcome": [4.0, 2.0]}
 RISING = {"grid.0": (0.0, 1.0, 2.0)}
 
 
@@ -42,6 +43,12 @@ def valid() -> dict[str, Query]:
         ),
         "within": ask("within", responses=["x"], predictors=["t"]),
         "mixed": ask("mixed", responses=["t"], predictors=["x"], numbers={"ratio": [0.5]}),
+        "exact_gram": ask("exact_gram", responses=["t"], predictors=["x"]),
+        "absorbed": ask("absorbed", responses=["t"], predictors=["x"]),
+        "residuals": ask("residuals", responses=["t"], predictors=["x"], numbers=FIT),
+        "meta": ask("meta", responses=["t"], predictors=["x"]),
+        "meta_random": ask("meta_random", responses=["t"], predictors=["x"], numbers={"tau": [0.5]}),
+        "meta_rows": ask("meta_rows", responses=["t"], predictors=["x"]),
     }
 
 
@@ -52,7 +59,7 @@ def table(n: int = 40) -> Rows:
 
 def test_every_kernel_answers_with_the_dimension_that_its_query_says() -> None:
     queries = valid()
-    assert set(queries) == set(KERNELS)
+    assert set(queries) == set(KERNELS) | set(PLACED)
     for name, asked in queries.items():
         for rows in (table(), table().part(np.zeros(40, dtype=bool))):
             result = answer(rows, query=query.parse(asked.bytes()))
@@ -130,6 +137,8 @@ def test_hostile_bytes_are_refused(data: bytes) -> None:
         ("mixed", ["y"], {"ratio": [1e300]}),
         ("mixture", ["x"], {"centre": [0.0], "scale": [1.0], "weights": [1.0], "means": [0.0], "variances": [1e-300]}),
         ("mixed", ["y"], {"ratio": [0.0, 1.0]}),
+        ("meta_random", ["y"], {"tau": [-1.0]}),
+        ("exact_gram", ["y", "x"], {}),
         ("cox", ["t"], {"coefficients": [0.0], "grid.0": (0.0, 1.0)}),
         ("gram", [f"x{i}" for i in range(129)], {}),
         ("gram", ["x", "x"], {}),
@@ -138,6 +147,25 @@ def test_hostile_bytes_are_refused(data: bytes) -> None:
 def test_wrong_and_huge_queries_are_refused(kernel: str, responses: list[str], numbers: dict) -> None:
     with pytest.raises(BadQuery):
         ask(kernel, responses=responses, numbers=numbers)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": [0.0]},
+        {"rows": [1.5]},
+        {"rows": [2.0**23]},
+        {"scale": [0.0]},
+        {"slope": [1e300]},
+        {"basis": [0.1, 0.1]},
+        {"outcome": [4.0, 0.0]},
+        {"outcome": [4.0, -1.0]},
+        {"tau": [0.0]},
+    ],
+)
+def test_a_fit_that_is_none_is_refused(change: dict) -> None:
+    with pytest.raises(BadQuery):
+        ask("residuals", responses=["t"], predictors=["x"], numbers=FIT | change)
 
 
 def test_a_cox_query_above_the_dimension_is_refused() -> None:

@@ -18,6 +18,10 @@ from tests.cohorts import BINS, study
 EVERY = (
     {"kind": "logistic", "formula": "y ~ x1 + sex", "queries_max": 12},
     {"kind": "ordinal", "formula": "sex ~ x1", "queries_max": 20},
+    {"kind": "robust", "formula": "malignancy ~ x1"},
+    {"kind": "fixed-site", "formula": "malignancy ~ x1"},
+    {"kind": "meta-analysis", "formula": "malignancy ~ x1"},
+    {"kind": "forest", "formula": "malignancy ~ x1"},
     {"kind": "mixed", "formula": "malignancy ~ x1", "queries_max": 80},
     {"kind": "cox", "formula": "time ~ x1", "event": "dead", "queries_max": 20},
     {"kind": "kaplan-meier", "time": "time", "event": "dead", "bins": BINS, "group": "sex"},
@@ -50,7 +54,7 @@ def analyses():
             "declared": one.model_dump(mode="json"),
             "sums": 3,
             "hospitals": list(dealt),
-            "result": json.loads(json.dumps(_plain(pooling.drive(declared.start(wanted, position=at), hospitals)))),
+            "result": json.loads(json.dumps(_plain(pooling.drive(declared.start(wanted, position=at), hospitals, shows=[1])))),
         }
         for at, one in enumerate(wanted.statistics.analyses)
     ]
@@ -94,11 +98,25 @@ def test_every_kind_of_analysis_has_tables_and_says_that_its_epsilon_is_infinite
 def test_figures_of_a_page_have_ids_of_their_own_and_draw_no_patient(analyses, tmp_path):
     page, text = shown(tmp_path, result(analyses))
     assert len(page.ids) == len(set(page.ids))
-    assert page.tags.count("svg") == 8  # four regressions, survival, ROC, two of clusters
+    assert page.tags.count("svg") == 12  # six regressions, two forests, survival, ROC, two of clusters
     assert "product limit" in text
     assert "2 to 6" in text
     assert "analysis-1-logistic: 5 sums" in text
     assert "epsilon = ∞: 5 sums" in text
+
+
+def test_a_forest_names_who_does_not_show_an_estimate(analyses):
+    (forest,) = [section for section in told(analyses) if "own estimates" in section["title"]]
+    assert [table["caption"] for table in forest["tables"]][-1] == "Hospitals that show their estimates"
+    assert [row[1] for row in forest["tables"][-1]["rows"]] == [
+        "hosp-a (not shown)",
+        "hosp-b",
+        "hosp-c (not shown)",
+        "hosp-d (not shown)",
+    ]
+    assert forest["figures"][0].count("not shown") == 3
+    assert forest["figures"][0].count("<polygon") == 3  # equal effects, random effects twice
+    assert "I squared" in forest["note"]
 
 
 def test_an_analysis_without_an_answer_is_named_and_shows_no_number(analyses, tmp_path):
