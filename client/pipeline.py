@@ -20,7 +20,7 @@ from client.inside import Cohort, Measured, Scan, SetAside, View
 from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
 from client.measure import angle, depth, intensity, length, shape
-from common import analyses, canonical, model, moments, query, wire
+from common import analyses, canonical, left_out, model, moments, query, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import GeometryRefused
@@ -67,7 +67,8 @@ def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:
     if announcement.task == "query":
         return query.dimension(query.parse(blob))
     if announcement.task == "gram":
-        return moments.size(len(study.columns()))
+        exact = study.statistics.privacy is None
+        return (left_out.dimension if exact else moments.size)(len(study.columns()))
     if announcement.task == "evaluate":
         return announcement.index * 2 * study.training.score_bins
     return model.trainable_size(study.training, channels=1 + study.recipe.edge_channel, patch_voxels=study.recipe.patch_voxels)
@@ -113,13 +114,16 @@ def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: C
             | study.harmonisation_of(piece.variable for piece in column.pieces)
             for column in study.design()
         }
+        variables = frozenset(piece.variable for column in study.design() for piece in column.pieces)
+        incomplete = {"left_out": [study.variable(name).model_dump(mode="python") for name in sorted(variables)]}
         return Entering(
             patients=_patients(cohort, complete),
             questions={
                 canonical.digest({"gram": [asked[one], asked[other]], "recipe": prepared}): data[one] + data[other]
                 for one, other in combinations_with_replacement(sorted(data), 2)
-            },
-            variables=frozenset(piece.variable for column in study.design() for piece in column.pieces),
+            }
+            | {canonical.digest({**incomplete, "recipe": prepared}): "".join(_patients(cohort, ~complete)).encode()},
+            variables=variables,
             rows=_rows(table[complete], design=study.design(), study=study),
         )
     _, rows = training_rows(cohort, study=study)
@@ -188,12 +192,15 @@ def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows, seat: S
     return given, Contribution(values=given.values, mechanism=announcement.mechanism)
 
 
-def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Contribution:
-    """Cohort -> Contribution: the same thing for statistics, training and evaluation, a vector with a mechanism."""
+def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort, cell_min: int) -> Contribution:
+    """Cohort -> Contribution: the same thing for statistics, training and evaluation, a vector with a mechanism.
+
+    `cell_min` is the smallest number of incomplete patients that the hospital tells, beside none.
+    """
     if isinstance(announcement.mechanism, NoisyGram):
         return summarise.summarise_privately(cohort, study=study, mechanism=announcement.mechanism)
     if announcement.task == "gram":
-        return summarise.summarise(cohort, study=study)
+        return summarise.with_left_out(cohort, study=study, cell_min=cell_min)
     train_on, held_out = training_rows(cohort, study=study)
     if isinstance(announcement.mechanism, SampledStep):
         return train.contribution(blob, study=study, cohort=cohort, training_rows=train_on, mechanism=announcement.mechanism)

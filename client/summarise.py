@@ -1,13 +1,14 @@
 """A cohort becomes the contribution to the study's one wide Gram, exact or to be noised: sums only, nothing per patient."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client import columns
 from client.inside import Cohort
-from common import moments
+from common import left_out, moments
 from common.contribution import Contribution
 from common.errors import OutsidePolicy, TooManyPatients
 from common.mechanism import Exact, NoisyGram
@@ -42,6 +43,16 @@ def summarise(cohort: Cohort, *, study: Study) -> Contribution:
         values=moments.gram(complete_rows(cohort, study)),
         mechanism=Exact(statistic=STATISTIC, ring_bits=RING_BITS),
     )
+
+
+def with_left_out(cohort: Cohort, *, study: Study, cell_min: int) -> Contribution:
+    """Return the exact Gram as it travels: beside it, how many patients it leaves out (common/left_out.py).
+
+    Values: shape (left_out.dimension(p),), Python integers.
+    """
+    made = summarise(cohort, study=study)
+    beside = left_out.entries(len(cohort.patients) - int(made.values[0]), cell_min=cell_min)
+    return replace(made, values=np.array([*made.values.tolist(), *beside], dtype=object))
 
 
 def clipped_rows(table: NDArray[np.float64], *, study: Study, clip_norm: float) -> NDArray[np.int64]:

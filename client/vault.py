@@ -199,7 +199,7 @@ class Vault:
             checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
         contribution = (checked and checked.contribution) or pipeline.contribute(
-            announced, blob=request.blob, study=study, cohort=cohort
+            announced, blob=request.blob, study=study, cohort=cohort, cell_min=site.policy.cell_min
         )
         receipt = self._reserve(announced, study, site)  # a request that cannot be answered costs nothing
         ctx = masking.context(state.transcript, announcement=announced.bytes())

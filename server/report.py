@@ -15,13 +15,13 @@ from common.analyses import PREFIX
 from common.errors import ConfigError
 from server import figures
 from server.figures import number
-from server.sections import sections
+from server.sections import sections, without
 from server.told import told
 
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 PAIRS_SHOWN = 20
 STATISTICS = {
-    "gram": "gram: number of patients, sums and products of the study's columns",
+    "gram": "gram: number of patients, sums and products of the study's columns, number of incomplete patients",
     "score-histogram": "score-histogram: held-out patients by class and score, for each saved model",
 }
 COEFFICIENT = ("term", "estimate", "standard_error", "ci_low", "ci_high", "t", "p", "vif", "standardised")
@@ -54,6 +54,7 @@ def _page(result: Mapping[str, Any]) -> str:
         federation=str(result.get("federation") or ""),
         hospitals=[str(name) for name in result.get("hospitals") or ()],
         patients=result.get("patients"),
+        left_out=without(result.get("left_out")),
         rounds=_filled(result.get("rounds"), ("round", "task", "hospitals", "state", "seconds", "missing")),
         seconds=dict(result.get("seconds") or {}),
         correlation=_correlation(result.get("correlation")),

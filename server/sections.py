@@ -46,7 +46,8 @@ def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         return []
     found = []
     if one := part.get("table_one"):
-        note = f"{one['n']} patients with a value in every column. There is no minimum or maximum: each is one patient's value."
+        note = f"{one['n']} patients with a value in every column{without(part.get('left_out'))}. "
+        note += "There is no minimum or maximum: each is one patient's value."
         tables = [table("Numbers", NUMBERS, one["numbers"]), table("Levels", SHARES, one["shares"])]
         found.append(section("Table 1", [one], tables=tables, note=note))
     found += [_model(one, key=f"model-{at}") for at, one in enumerate(part.get("models") or ())]
@@ -59,6 +60,15 @@ def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if one := part.get("components"):
         found.append(section("Principal components", [one], tables=_components(one), note="Of the correlation matrix."))
     return found
+
+
+def without(told: Mapping[str, Any] | None) -> str:
+    """Say how many patients are left out as incomplete, to follow their number; nothing where it is not known."""
+    if not told:
+        return ""
+    few = told["untold"]
+    more = f", and at {few} {'hospital' if few == 1 else 'hospitals'} fewer than it tells"
+    return f"; {told['patients']} left out as incomplete{more if few else ''}"
 
 
 def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common import announcement as announcements
-from common import moments, wire
+from common import left_out, wire
 from common.announcement import Announcement
 from common.errors import HospitalMissing
 from common.mechanism import Exact
@@ -20,7 +20,7 @@ from tests import federation
 from tests.federation import HOSPITALS, kind
 
 STUDY = federation.study()
-GRAM = moments.size(len(STUDY.columns()))
+GRAM = left_out.dimension(len(STUDY.columns()))
 STRANGER = Ed25519PrivateKey.generate()
 ME = "hosp-a"
 RUNS = count(1)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from common.errors import NotEstimable
+from common.left_out import LeftOut
 from common.moments import Moments
 from common.study import Ancova, Grouping, Study
 from common.terms import Model, Term
@@ -15,15 +16,17 @@ from server.infer.groups import groups
 KINDS: tuple[anova.Kind, ...] = ("I", "II", "III")
 
 
-def read(moments: Moments, *, study: Study) -> dict[str, Any]:
+def read(moments: Moments, *, study: Study, without: LeftOut | None = None) -> dict[str, Any]:
     """Return the analyses of `study.statistics` beside correlation and regression, as JSON can hold them.
 
-    Keys: table_one, partial_correlation, components, models, groups, ancova. A part that is not estimable is
+    `without` is who is left out of `moments`, and of each of these analyses, as incomplete.
+    Keys: left_out, table_one, partial_correlation, components, models, groups, ancova. A part that is not estimable is
     {"diagnosis", "term"} in its place, a part of a study that asks nothing of its kind an empty list.
     """
     wanted = study.statistics
     varying = [name for name in wanted.correlation if moments.scatter(name, name) > 0]
     return {
+        "left_out": without.plain() if without else None,
         "table_one": table_one.describe(moments, study=study, names=wanted.descriptive).plain() if wanted.descriptive else None,
         "partial_correlation": _or_why(lambda: _partial(moments, names=varying)),
         "components": _or_why(lambda: principal.components(moments, names=varying).plain()),

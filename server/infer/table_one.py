@@ -40,7 +40,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOne:
-    """The complete patients of the study: `n` of them. How many were left out as incomplete is not in the Gram."""
+    """The complete patients of the study: `n` of them; how many were left out as incomplete is told beside the Gram."""
 
     n: int
     numbers: tuple[Number, ...]

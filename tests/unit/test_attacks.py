@@ -9,7 +9,7 @@ import torch
 
 from client import config, exact, session
 from client.vault import Vault
-from common import model, moments, roster, wire
+from common import left_out, model, roster, wire
 from common.crypto import masking, ring
 from common.errors import AlreadyAnswered, HospitalMissing, MotetError, RecordDamaged
 from tests import federation
@@ -35,7 +35,7 @@ def refusals(one, name="hosp-a"):
 
 
 def gram(rounds, wanted):
-    return rounds.secure_sum(task="gram", index=0, dimension=moments.size(len(wanted.columns())), blob=b"", attempts=1)
+    return rounds.secure_sum(task="gram", index=0, dimension=left_out.dimension(len(wanted.columns())), blob=b"", attempts=1)
 
 
 def blobs(wanted, count):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from client import exact, pipeline
 from client import harmonise as at_home
 from client.kernels.answer import answer
-from common import analyses, canonical, harmonisation, moments
+from common import analyses, canonical, harmonisation, left_out
 from common import study as studies
 from common.announcement import Announcement, mechanism_for
 from common.errors import BadQuery, DataError, HospitalMissing, OutsidePolicy
@@ -106,7 +106,7 @@ def test_other_coefficients_are_refused_by_every_hospital_and_nothing_leaves(ran
     before = len(entries(one, "release"))
     with pytest.raises(HospitalMissing):
         second.secure_sum(
-            task="gram", index=0, dimension=moments.size(len(wanted.columns())), attempts=1,
+            task="gram", index=0, dimension=left_out.dimension(len(wanted.columns())), attempts=1,
             blob=harmonisation.pack(b"", coefficients=lying.bytes()),
         )  # fmt: skip
     assert len(entries(one, "release")) == before
@@ -122,7 +122,7 @@ def test_a_gram_without_good_coefficients_is_refused(make_federation, blob):
     lying = federation.Coordinator(one, wanted, run="none")
     lying.set_up()
     with pytest.raises(HospitalMissing):
-        lying.secure_sum(task="gram", index=0, dimension=moments.size(len(wanted.columns())), blob=blob, attempts=1)
+        lying.secure_sum(task="gram", index=0, dimension=left_out.dimension(len(wanted.columns())), blob=blob, attempts=1)
     assert not entries(one, "release")
     assert not (one.homes["hosp-a"].state / "exact.json").exists()
 

@@ -7,8 +7,8 @@ import pytest
 
 from client import summarise
 from client.inside import Cohort
-from common import moments
-from common.errors import DataError
+from common import left_out, moments
+from common.errors import DataError, ProtocolError
 from common.mechanism import Exact
 from common.study import Regression, Statistics, Study, Variable
 
@@ -87,3 +87,24 @@ def test_value_outside_its_bounds_never_enters() -> None:
     table[1, 2] = 150.5
     with pytest.raises(DataError, match="Column age"):
         summarise.summarise(cohort(table), study=STUDY)
+
+
+def test_the_number_left_out_is_told_beside_the_gram_unless_it_is_a_small_cell() -> None:
+    for missing, told in ((0, [0, 0]), (1, [0, 1]), (4, [0, 1]), (5, [5, 0]), (20, [20, 0])):
+        table = np.random.default_rng(1).uniform(0, 150, (20, 4))
+        table[:missing, 3] = np.nan
+        made = summarise.with_left_out(cohort(table), study=STUDY, cell_min=5)
+        assert made.values.tolist() == [*summarise.summarise(cohort(table), study=STUDY).values.tolist(), *told]
+        assert made.values.shape == (left_out.dimension(3),)
+
+
+def test_the_opened_sum_tells_who_is_left_out_and_where_it_is_not_told() -> None:
+    parts = [
+        summarise.with_left_out(cohort(some(rows)), study=STUDY, cell_min=5).values for rows in (60, 20, 7)
+    ]  # 12, 4 and 2 left out
+    total, without = left_out.split(np.sum(parts, axis=0).tolist())
+    assert without.plain() == {"patients": 12, "untold": 2}
+    assert moments.from_total(total, study=STUDY).n == 48 + 16 + 5
+    for hostile in ([-1, 0], [0, -1], [2**23, 0]):
+        with pytest.raises(ProtocolError):
+            left_out.split([*total, *hostile])
