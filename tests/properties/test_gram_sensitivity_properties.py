@@ -12,8 +12,9 @@ from client import summarise
 from client.inside import Cohort
 from common import announcement, canonical, terms
 from common.mechanism import TAIL
-from common.noisy_moments import packed_size
+from common.noisy_moments import packed_size, unpack
 from common.privacy import GramPrivacy
+from common.query import centre_half
 from common.study import Study
 from tests import federation
 
@@ -66,6 +67,23 @@ def test_every_clipped_row_is_within_the_clipping_norm_in_exact_arithmetic(rows,
         squares = sum(int(value) ** 2 for value in integers)  # the L2 norm of the packed v v', times 2**104
         assert squares * most[0][1] ** 2 <= (most[0][0] * most[1]) ** 2
         assert squares >= (1 << 2 * summarise.UNIT_BITS) * (1 - 1e-9)  # nothing is clipped below what is asked for
+
+
+@settings(max_examples=40)
+@given(rows=st.lists(ROW, max_size=6), clip_norm=CLIP, gaps=st.sets(st.integers(0, 5)))
+def test_the_sum_is_the_packed_sum_of_the_complete_rows_clipped(rows, clip_norm, gaps):
+    wanted, kept = study(clip_norm), [row for at, row in enumerate(rows) if at not in gaps]
+    expected = np.zeros((len(wanted.columns()) + 1, len(wanted.columns()) + 1))
+    for row in kept:
+        scaled = [1.0]
+        for column in wanted.design():
+            centre, half = centre_half(*wanted.bounds(column))
+            scaled.append((_column(column, row) - centre) / half)
+        v = np.array(scaled) * min(1.0, float(clip_norm) / math.hypot(*scaled))
+        expected += np.outer(v, v)
+    given_rows = [row if at not in gaps else (math.nan, *row[1:]) for at, row in enumerate(rows)]
+    found, _ = packed(given_rows, clip_norm=clip_norm)
+    assert np.allclose(unpack(found), expected, rtol=0, atol=1e-9)
 
 
 @settings(max_examples=40)

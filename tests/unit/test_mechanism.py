@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from common import mechanism
-from common.mechanism import Exact, SampledStep
+from common.mechanism import Exact, NoisyGram, SampledStep
 
 SHARE = SampledStep(
     noise_multiplier=Decimal(2),
@@ -18,6 +18,16 @@ SHARE = SampledStep(
     patients_per_step_max=100,
     share_bits=16,
     ring_bits=32,
+)
+GRAM = NoisyGram(
+    noise_multiplier=Decimal(4),
+    clip_norm=Decimal("1.5"),
+    hospitals=5,
+    colluders=1,
+    dimension=2016,
+    patients_max=100_000,
+    share_bits=24,
+    ring_bits=64,
 )
 EXACT = Exact(statistic="gram", ring_bits=128)
 
@@ -44,7 +54,17 @@ def test_a_clipped_sum_is_within_the_coordinate_limit():
     assert SHARE.coordinate_limit * SHARE.grid_step >= SHARE.patients_per_step_max * float(SHARE.clip_norm)
 
 
-@pytest.mark.parametrize("one", [EXACT, SHARE])
+def test_a_gram_has_the_square_of_the_clipping_norm_and_no_sampling():
+    assert (GRAM.clipped_norm, GRAM.sampling_rate) == (1.5**2, 1)
+    assert 1.5**2 < GRAM.sensitivity < 1.5**2 * (1 + 1e-5)
+    honest = math.sqrt(GRAM.honest) * 2**GRAM.share_bits * GRAM.grid_step
+    assert honest == pytest.approx(4 * GRAM.sensitivity, rel=1e-12)
+    assert GRAM.noise_deviation == pytest.approx(honest * math.sqrt(5 / 4), rel=1e-12)
+    worst = GRAM.grid_step * math.sqrt(GRAM.dimension)
+    assert GRAM.sensitivity >= GRAM.clipped_norm * (1 + GRAM.numerical_slack) + worst * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("one", [EXACT, SHARE, GRAM], ids=["exact", "step", "gram"])
 def test_an_entry_reads_back(one):
     assert mechanism.from_entry(one.entry()) == one
 
@@ -90,6 +110,33 @@ def test_an_entry_that_says_anything_else_is_refused(change):
 def test_an_entry_without_one_of_its_keys_is_refused(key):
     with pytest.raises(ValueError):
         mechanism.from_entry({name: value for name, value in SHARE.entry().items() if name != key})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "dp-sgd"},
+        {"statistic": "mean"},
+        {"sampling": "poisson"},
+        {"sampling_rate": "1"},
+        {"clip_scope": "per-patient-flat"},
+        {"patients_max": "100000"},
+        {"patients_max": True},
+        {"steps": 2},
+        {"noise_multiplier": "4.0"},
+        {"clip_norm": 1.5},
+    ],
+    ids=str,
+)
+def test_a_grams_entry_that_says_anything_else_is_refused(change):
+    with pytest.raises(ValueError):
+        mechanism.from_entry({**GRAM.entry(), **change})
+
+
+@pytest.mark.parametrize("key", sorted(GRAM.entry()))
+def test_a_grams_entry_without_one_of_its_keys_is_refused(key):
+    with pytest.raises(ValueError):
+        mechanism.from_entry({name: value for name, value in GRAM.entry().items() if name != key})
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ DELTA = Decimal("1e-5")
 PRIVACY = {
     "noise_multiplier": Decimal(4),
     "clip_norm": Decimal("1.5"),
-    "delta": DELTA,
+    "delta": Decimal("1e-6"),
     "patients_max": 64,
     "colluders": 1,
     "rounds_void_allowed": 1,

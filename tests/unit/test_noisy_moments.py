@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common import announcement, noisy_moments
+from common import study as studies
 from common.moments import Moments
 from common.noisy_moments import NoisyMoments, pack, packed_size, unpack
 from common.query import centre_half
@@ -97,3 +98,42 @@ def test_parts_that_do_not_fit_are_refused(change):
     fields = {one.name: getattr(read(np.zeros(SIZE)), one.name) for one in dataclasses.fields(NoisyMoments)}
     with pytest.raises(ValueError, match="noisy moments"):
         NoisyMoments(**{**fields, **change})
+
+
+@pytest.mark.parametrize("key", sorted(PRIVACY))
+def test_no_parameter_of_the_noise_has_a_default(key):
+    less = {name: value for name, value in PRIVACY.items() if name != key}
+    with pytest.raises(ValueError, match=rf"statistics\.privacy\.{key}"):
+        federation.study(statistics={"privacy": less})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"noise_multiplier": Decimal(0)},
+        {"noise_multiplier": Decimal("0.09")},
+        {"noise_multiplier": Decimal("NaN")},
+        {"noise_multiplier": Decimal(10_001)},
+        {"clip_norm": Decimal("0.99")},
+        {"clip_norm": Decimal("Infinity")},
+        {"delta": Decimal(0)},
+        {"delta": Decimal(1)},
+        {"patients_max": 0},
+        {"patients_max": 2**22 + 1},
+        {"patients_max": 1.5},
+        {"colluders": -1},
+        {"colluders": 64},
+        {"rounds_void_allowed": -1},
+        {"epsilon": Decimal(1)},
+    ],
+    ids=str,
+)
+def test_a_study_with_noise_out_of_range_is_none(change):
+    with pytest.raises(ValueError, match=rf"statistics\.privacy\.{next(iter(change))}"):
+        federation.study(statistics={"privacy": {**PRIVACY, **change}})
+
+
+def test_the_noise_is_part_of_what_a_hospital_approves():
+    other = federation.study(statistics={"privacy": {**PRIVACY, "noise_multiplier": Decimal("3.9")}})
+    assert len({STUDY.hash(), other.hash(), federation.study().hash()}) == 3
+    assert studies.parse(STUDY.canonical_bytes()) == STUDY
