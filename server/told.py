@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from server import figures, plots, told_linear
-from server.sections import Table, cell, section, table
+from server.sections import Table, cell, section, table, without
 
 COEFFICIENTS = ("term", "estimate", "standard_error", "ci_low", "ci_high", "z", "p")
 RATIOS = (*COEFFICIENTS, "ratio", "ratio_low", "ratio_high")
@@ -77,12 +77,14 @@ def _one(item: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     kind, declared, found = item["kind"], item["declared"], item.get("result")
     what = declared.get("formula") or ", ".join(_named(declared))
     sums = f"{item['sums']} secure {'sum' if item['sums'] == 1 else 'sums'}"
-    made = f"{TITLES[kind]} of {what}: {METHODS[kind]}; {sums} without noise"
+    applied = ", applied by each hospital to its own rows before every other sum of them" if declared.get("apply") else ""
+    made = f"{TITLES[kind]} of {what}: {METHODS[kind]}{applied}; {sums} without noise"
     empty: Parts = ([], [], "")
     tables, drawn, note = _KINDS[kind]({**found, "asked": item["hospitals"]}, declared, key) if found else empty
     missing = [] if found else [{"term": item["term"], "diagnosis": item["diagnosis"]}]
-    n = f"n = {found['n']}. " if found and isinstance(found.get("n"), int) else ""
-    told_ = f"{n}{note} {sums.capitalize()} over {len(item['hospitals'])} hospitals, without noise: epsilon is infinite."
+    n = f"n = {found['n']}" if found and isinstance(found.get("n"), int) else ""
+    counted = f"{n}{without(item.get('left_out'))}".removeprefix("; ")
+    told_ = f"{f'{counted}. ' if counted else ''}{note} {sums.capitalize()} over {len(item['hospitals'])} hospitals, without noise: epsilon is infinite."
     return {
         **section(f"{TITLES[kind]}: {what}", missing, tables=tables, note=told_ if found else ""),
         "figures": drawn,
@@ -257,7 +259,7 @@ def _agreement(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Part
     return [table("Intraclass correlation", ICC, found["icc"]), table("Pairs of readers", PAIRS, pairs)], [], ""
 
 
-def _combat(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts:  # noqa: ARG001
+def _combat(found: Mapping[str, Any], declared: Mapping[str, Any], key: str) -> Parts:  # noqa: ARG001
     rows = [
         {
             "feature": name,
@@ -270,7 +272,8 @@ def _combat(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts: 
         )
     ]
     columns = ("feature", "grand_mean", "deviation", *found["covariates"])
-    return [table("Pooled means, deviations and effects of covariates", columns, rows)], [], ""
+    note = "Applied: every other sum of these features is of harmonised values." if declared.get("apply") else ""
+    return [table("Pooled means, deviations and effects of covariates", columns, rows)], [], note
 
 
 _KINDS = {

@@ -25,11 +25,13 @@ from tests.combat import COMBAT, FEATURES, LOGISTIC, MODEL, NAMES, QUANTILES, VA
 from tests.federation import HOSPITALS
 from tests.tables import cohort, difference
 
+LINEAR = [{"kind": kind, "formula": "malignancy ~ f0 + age"} for kind in ("robust", "fixed-site")]
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, phantom_scans, cohort_cache):
     one = federation.Federation(tmp_path_factory.mktemp("harmonised") / "f", phantom_scans, cache=cohort_cache)
-    wanted, dealt = study(), {name: table(at) for at, name in enumerate(HOSPITALS)}
+    wanted, dealt = study(LOGISTIC, COMBAT, QUANTILES, *LINEAR), {name: table(at) for at, name in enumerate(HOSPITALS)}
     cohorts.put(one, wanted, dealt)
     folder = one.folder / "harmonised"
     result = one.go_on(wanted, run="harmonised", folder=folder)
@@ -70,15 +72,32 @@ def test_a_declared_analysis_of_a_harmonised_feature_equals_statsmodels_after_po
     assert difference([row["standard_error"] for row in found["rows"]], fitted.bse) <= 1e-10
 
 
+def test_robust_errors_and_absorbed_hospitals_of_a_harmonised_feature_equal_statsmodels_after_pooled_combat(ran):
+    frame, (robust, absorbed) = ran[4], ran[3]["analyses"][3:]
+    x, of = frame[["f0", "age"]].to_numpy(), np.repeat(np.arange(4), 80)
+    hc3 = sm.OLS(frame["malignancy"], sm.add_constant(x)).fit(method="qr").get_robustcov_results("HC3", use_t=True)
+    assert difference([row["standard_error"] for row in robust["result"]["rows"]], hc3.bse) <= 1e-10
+    assert difference([row["p"] for row in robust["result"]["rows"]], hc3.pvalues) <= 1e-10
+    fixed = sm.OLS(frame["malignancy"], np.column_stack([x, np.eye(4)[of]])).fit(method="qr")
+    assert difference([row["estimate"] for row in absorbed["result"]["rows"]], fixed.params[:2]) <= 1e-10
+    assert difference([row["standard_error"] for row in absorbed["result"]["rows"]], fixed.bse[:2]) <= 1e-10
+
+
 def test_the_harmonisation_comes_first_and_keeps_its_place_in_the_result(ran):
     _, wanted, _, result, frame = ran
-    assert [item["kind"] for item in result["analyses"]] == ["logistic", "combat", "quantiles"]
+    assert [item["kind"] for item in result["analyses"]][:3] == ["logistic", "combat", "quantiles"]
     assert [event["task"] for event in result["rounds"]][:2] == ["query", "gram"]
     assert result["rounds"][0]["index"] == analyses.index(1, number=1)
     assert result["analyses"][1]["sums"] == 1
     assert result["analyses"][2]["result"]["n"] == len(frame)
     assert wanted.harmonised == 1
     assert studies.parse(wanted.canonical_bytes()) == wanted
+
+
+def test_the_report_says_that_the_features_are_harmonised(ran):
+    page = (ran[2] / "report.html").read_text()
+    assert "applied by each hospital to its own rows" in page
+    assert "0 left out as incomplete" in page
 
 
 def test_a_killed_coordinator_goes_on_with_the_same_coefficients(ran):
