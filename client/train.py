@@ -21,6 +21,7 @@ from common.contribution import Contribution
 from common.crypto import rng
 from common.errors import InternalError, OutsidePolicy
 from common.mechanism import SampledStep
+from common.networks.network import Network
 from common.study import Study
 
 __all__ = ["clipped_sum", "contribution", "labelled_rows"]
@@ -107,7 +108,7 @@ def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]
     return [(label, bag) for label, bag in bags if bag and not np.isnan(label)]
 
 
-def _head_gradients(model: network.Cnn2d, *, cohort: Cohort, bags: Sequence[Bag]) -> Vector:
+def _head_gradients(model: Network, *, cohort: Cohort, bags: Sequence[Bag]) -> Vector:
     """Return the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
     weights = network.flat(model, network.HEAD)
     if not bags:
@@ -122,7 +123,7 @@ def _head_gradients(model: network.Cnn2d, *, cohort: Cohort, bags: Sequence[Bag]
     return gradients
 
 
-def _embed(model: network.Cnn2d, *, views: NDArray[np.float32]) -> Vector:
+def _embed(model: Network, *, views: NDArray[np.float32]) -> Vector:
     """Return the embedding of all views, (view, feature), from memory when these very views and features were seen."""
     digest = hashlib.sha256(f"{views.shape}\n".encode())
     for name, tensor in model.state_dict().items():
@@ -140,7 +141,7 @@ def _embed(model: network.Cnn2d, *, views: NDArray[np.float32]) -> Vector:
     return _embeddings[key]
 
 
-def _full_sum(model: network.Cnn2d, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag], study: Study) -> Vector:
+def _full_sum(model: Network, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag], study: Study) -> Vector:
     """Return the clipped sum over every layer, (d,), float64, by the engine.
 
     Patients share micro-batches of one shape, where no bit of a patient's gradient depends on the others; where this machine's
@@ -148,7 +149,7 @@ def _full_sum(model: network.Cnn2d, *, names: tuple[str, ...], cohort: Cohort, b
     """
     most = study.training.views_per_patient_max
     sizes = [1 << power for power in range((most - 1).bit_length() + 1)]
-    rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=network.ROWS_AT_ONCE, loss=_loss)
+    rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=model.rows_at_once, loss=_loss)
     batches = packed(cohort.views, bags=bags, rows_at_once=rows)
     total = engine_sum(model, batches, loss=_loss, clip_norm=float(study.privacy.clip_norm))
     return np.concatenate([total[name].numpy().ravel() for name in names])

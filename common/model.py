@@ -1,10 +1,11 @@
-"""The network: a small GroupNorm CNN with frozen public features and one private head; the only file that knows its layers.
+"""A study's network by name: its first weights, what of it is trained, and the bytes in which it travels.
 
 What crosses the wall are safetensors bytes with exactly the names, shapes and dtypes of this network; all else is refused.
 """
 
 import hashlib
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 
@@ -14,65 +15,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
 from common.errors import BadEnvelope, ConfigError, ProtocolError
+from common.networks import weights
+from common.networks.cnn2d import Cnn2d
+from common.networks.network import Network
+from common.networks.resnet18 import ResNet18
 from common.study import Training
 
-CHANNELS = (1, 2)  # windowed intensity; and an edge channel
-EMBEDDING = 12  # attributes of a random process that the prior learned to tell, see server/prior.py
 HEAD = ("head.weight", "head.bias")
-PATCH_VOXELS_LEAST = 8
 HEADER_BYTES_MOST = 8192
 KEPT = 16  # results per process that follow from a study alone, and are asked for in every round
-ROWS_AT_ONCE = 16  # views in a micro-batch: what stays in cache
 PRIOR_FILE = "prior_cnn2d.safetensors"
+NETWORKS: Mapping[str, type[Network]] = {"cnn2d": Cnn2d, "resnet18": ResNet18}
 
 
-class Cnn2d(nn.Module):
-    """Three convolutions, pooled at every depth so that size is not lost, an embedding and a linear head with one logit.
-
-    Input (view, channel, row, column), float32 in [0, 1]; output (view,). Rows never mix: GroupNorm, no BatchNorm.
-    The first convolution has no norm: absolute intensity (HU) stays visible.
-    """
-
-    def __init__(self, *, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
-        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.norm2 = nn.GroupNorm(8, 32)
-        self.conv3 = nn.Conv2d(32, 32, 3, padding=1)
-        self.norm3 = nn.GroupNorm(8, 32)
-        self.embedding = nn.Linear(16 + 32 + 32 + 32, EMBEDDING)
-        self.head = nn.Linear(EMBEDDING, 1)
-
-    def embed(self, views: Tensor) -> Tensor:
-        """Return the embedding, (view, EMBEDDING); its squared length is about 1 on images of the prior."""
-        first = torch.relu(self.conv1(views))
-        second = torch.relu(self.norm2(self.conv2(nn.functional.max_pool2d(first, 2))))
-        third = torch.relu(self.norm3(self.conv3(nn.functional.max_pool2d(second, 2))))
-        pooled = torch.cat([first.mean((2, 3)), second.mean((2, 3)), third.mean((2, 3)), third.amax((2, 3))], dim=1)
-        embedded: Tensor = self.embedding(pooled)
-        return embedded
-
-    @override
-    def forward(self, views: Tensor) -> Tensor:
-        """Return one logit per view."""
-        logit: Tensor = self.head(self.embed(views)).squeeze(1)
-        return logit
-
-
-def build(training: Training, *, channels: int, patch_voxels: int) -> Cnn2d:
+def build(training: Training, *, channels: int, patch_voxels: int) -> Network:
     """Return the study's network, all weights zero, ready for `load`; raises ConfigError when the images do not fit it."""
-    if training.model != "cnn2d":
-        raise ConfigError(f"The network {training.model} is not known.", action="Write model = cnn2d.")
-    if channels not in CHANNELS:
-        raise ConfigError(f"cnn2d takes 1 or 2 channels, not {channels}.", action="Change [recipe].")
-    if patch_voxels < PATCH_VOXELS_LEAST:
-        raise ConfigError(f"cnn2d needs {PATCH_VOXELS_LEAST} voxels or more.", action="Raise patch_voxels.")
+    kind, name = NETWORKS.get(training.model), training.model
+    if kind is None:
+        raise ConfigError(f"The network {name} is not known.", action=f"Write model = {' or '.join(NETWORKS)}.")
+    if channels not in kind.channels:
+        raise ConfigError(f"{name} takes 1 or 2 channels, not {channels}.", action="Change [recipe].")
+    if patch_voxels < kind.patch_voxels_least:
+        raise ConfigError(f"{name} needs {kind.patch_voxels_least} voxels or more.", action="Raise patch_voxels.")
     with torch.device("meta"):  # no weights are drawn: no generator is touched
-        model = Cnn2d(channels=channels)
+        model = kind(channels=channels)
     model = model.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,33 +49,42 @@ def build(training: Training, *, channels: int, patch_voxels: int) -> Cnn2d:
     return model
 
 
-def prior_bytes() -> bytes:
-    """Return the shipped prior: features learned on images of random processes, no real image among them."""
-    return resources.files("common").joinpath(PRIOR_FILE).read_bytes()
+@lru_cache(maxsize=1)
+def prior_bytes(name: str = "cnn2d") -> bytes:
+    """Return what a network starts from, with two channels; no real image among what made it.
+
+    cnn2d: features learned on images of random processes, as shipped. Others: first weights from a public hash.
+    """
+    if name == "cnn2d":
+        return resources.files("common").joinpath(PRIOR_FILE).read_bytes()
+    model = NETWORKS[name](channels=Network.channels[-1])
+    weights.fill(model)
+    return dump(model)
 
 
-def prior_sha256() -> str:
-    """Return the SHA-256 of the shipped prior, as 64 hex digits; a study names it."""
-    return hashlib.sha256(prior_bytes()).hexdigest()
+def prior_sha256(name: str = "cnn2d") -> str:
+    """Return the SHA-256 of what a network starts from, as 64 hex digits; a study names it."""
+    return hashlib.sha256(prior_bytes(name)).hexdigest()
 
 
 def initial(training: Training, *, channels: int, patch_voxels: int) -> bytes:
     """Return the model before the first step: features of the prior, a head of zeros.
 
-    With one channel the prior's weights of the edge channel are left out. Raises ConfigError when the shipped prior is not the
-    one that the study names.
+    With one channel the prior's weights of the edge channel are left out. Raises ConfigError when the prior is not the one
+    that the study names.
     """
-    shipped = prior_bytes()
+    shipped = prior_bytes(training.model)
     if hashlib.sha256(shipped).hexdigest() != training.prior_sha256:
         raise ConfigError(
             "The prior of this installation is not the one that the study names.",
             action="Install the version of Motet that the study was written with, or correct prior_sha256.",
         )
-    wide = build(training, channels=CHANNELS[-1], patch_voxels=patch_voxels)
+    wide = build(training, channels=Network.channels[-1], patch_voxels=patch_voxels)
     load(wide, shipped)
     model = build(training, channels=channels, patch_voxels=patch_voxels)
     state = wide.state_dict()
-    state["conv1.weight"] = state["conv1.weight"][:, :channels]
+    first = next(iter(state))
+    state[first] = state[first][:, :channels]
     for name in HEAD:
         state[name] = torch.zeros_like(state[name])
     model.load_state_dict(state)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common import model
+from common.networks.cnn2d import EMBEDDING, Cnn2d
 
 SEED = 20
 PATCH = 40
@@ -75,14 +76,14 @@ def images(n: int, *, side: int, draw: Draw) -> tuple[Tensor, Tensor]:
     return torch.stack([image, shown * _edges(image)], dim=1), torch.stack([*attributes, *more], dim=1)
 
 
-def train(*, steps: int) -> model.Cnn2d:
+def train(*, steps: int) -> Cnn2d:
     """Return the network whose embedding tells the processes' attributes, each divided by sqrt(EMBEDDING + 1)."""
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     draw = Draw(SEED)
     _, attributes = images(REFERENCE, side=PATCH, draw=draw)
     mean, deviation = attributes.mean(0), attributes.std(0)
-    network = model.Cnn2d(channels=model.CHANNELS[-1])
+    network = Cnn2d(channels=Cnn2d.channels[-1])
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
     for _ in range(steps):
@@ -93,8 +94,8 @@ def train(*, steps: int) -> model.Cnn2d:
         optimiser.step()
         schedule.step()
     with torch.no_grad():
-        network.embedding.weight.div_(math.sqrt(model.EMBEDDING + 1))
-        network.embedding.bias.div_(math.sqrt(model.EMBEDDING + 1))
+        network.embedding.weight.div_(math.sqrt(EMBEDDING + 1))
+        network.embedding.bias.div_(math.sqrt(EMBEDDING + 1))
         for parameter in network.head.parameters():
             parameter.zero_()
     return network

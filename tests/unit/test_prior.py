@@ -3,6 +3,7 @@
 import torch
 
 from common import model
+from common.networks.cnn2d import EMBEDDING
 from server import prior
 from tests import learning
 
@@ -11,7 +12,7 @@ def test_images_are_bounded_repeatable_and_carry_their_attributes():
     views, attributes = prior.images(40, side=24, draw=prior.Draw(1))
     again, _ = prior.images(40, side=24, draw=prior.Draw(1))
     assert views.shape == (40, 2, 24, 24)
-    assert attributes.shape == (40, model.EMBEDDING)
+    assert attributes.shape == (40, EMBEDDING)
     assert torch.equal(views, again)
     assert torch.isfinite(attributes).all()
     assert views.min() >= 0

@@ -1,0 +1,27 @@
+"""What every network of a study has: one logit per view, an embedding before a linear head, and rows that never mix."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+__all__ = ["Network"]
+
+
+class Network(nn.Module):
+    """A network with the layer `head`; its class says what images it takes and how many views fit a micro-batch."""
+
+    channels: ClassVar[tuple[int, ...]] = (1, 2)  # windowed intensity; and an edge channel
+    patch_voxels_least: ClassVar[int]
+    rows_at_once: ClassVar[int]  # what stays in cache, measured by `make bench-training`
+    head: nn.Linear
+
+    def embed(self, views: Tensor) -> Tensor:
+        """Return the embedding of each view, (view, feature)."""
+        raise NotImplementedError
+
+    @override
+    def forward(self, views: Tensor) -> Tensor:
+        """Return one logit per view, (view,)."""
+        logit: Tensor = self.head(self.embed(views)).squeeze(1)
+        return logit
