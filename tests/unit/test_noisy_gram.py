@@ -111,19 +111,19 @@ def test_a_whole_study_is_charged_for_its_gram_and_its_steps_together(make_feder
 
 @pytest.mark.statistical
 def test_an_opened_sum_is_the_clipped_sum_with_exactly_the_claimed_noise(make_federation):
-    one, wanted = approved(make_federation(epsilon_cap=Decimal(1000)), noisy_study([PRODUCTS], rounds_void_allowed=19))
+    one, wanted = approved(make_federation(epsilon_cap=Decimal(1000)), noisy_study([PRODUCTS], rounds_void_allowed=47))
     coordinator, noise = asked(one, wanted, "noise"), []
     cohorts = [vault.prepare(wanted.hash()) for vault in one.vaults.values()]
     size = packed_size(len(wanted.columns()))
     mechanism = announcement.mechanism_for(wanted, task="gram", hospitals=4, dimension=size)
     exact = sum(summarise.summarise_privately(cohort, study=wanted, mechanism=mechanism).values for cohort in cohorts)
     assert 0 < exact[0] <= 4 * federation.PATIENTS  # the patients, where a clipped one counts less
-    for _ in range(20):
+    for _ in range(48):
         announced, words = gram(coordinator)
         assert announced.mechanism == mechanism
         noise.append(ring.decode(words, bits=64) * mechanism.grid_step - exact)
     scaled = np.concatenate(noise) / mechanism.noise_deviation
-    assert len(scaled) == 20 * size == 900
+    assert len(scaled) == 48 * size == 2160  # noise that is a tenth too small would be seen
     # bounds that a right implementation passes but once in 1e6 runs
     assert stats.chi2.ppf(5e-7, len(scaled)) < float(scaled @ scaled) < stats.chi2.ppf(1 - 5e-7, len(scaled))
     assert abs(scaled.mean()) < 5 / np.sqrt(len(scaled))
