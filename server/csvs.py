@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common import files
+from server import private_sections
 from server.sections import sections
 from server.told import told
 
@@ -17,7 +18,8 @@ def write(result: Mapping[str, Any], *, folder: Path) -> tuple[str, ...]:
     """
     folder.mkdir(exist_ok=True)
     names: list[str] = []
-    for section in (*sections(result.get("linear")), *told(result.get("analyses") or ())):
+    private = private_sections.sections(result.get("private_gram"))
+    for section in (*sections(result.get("linear")), *private, *told(result.get("analyses") or ())):
         for table in section["tables"]:
             name = f"{len(names) + 1:02d}-{_plain(section['title'], 40)}-{_plain(table['caption'], 24)}.csv"
             files.write(folder / name, table["csv"].encode())

@@ -13,7 +13,7 @@ from scipy import stats
 from common import files
 from common.analyses import PREFIX
 from common.errors import ConfigError
-from server import figures
+from server import figures, private_sections
 from server.figures import number
 from server.sections import sections, without
 from server.told import told
@@ -48,18 +48,21 @@ def _page(result: Mapping[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(fixed=_fixed, short=_short, p=_p_value, hospitals=_hospitals, statistic=_statistic)
     source = resources.files("server").joinpath("report.html.j2").read_text(encoding="utf-8")
-    study = result["study"]
+    study, private = result["study"], result.get("private_gram") or {}
     return environment.from_string(source).render(
         study={key: str(study.get(key) or "") for key in ("name", "title", "hash", "purpose")},
         federation=str(result.get("federation") or ""),
         hospitals=[str(name) for name in result.get("hospitals") or ()],
-        patients=result.get("patients"),
+        patients=result.get("patients", private.get("patients")),
         left_out=without(result.get("left_out")),
         rounds=_filled(result.get("rounds"), ("round", "task", "hospitals", "state", "seconds", "missing")),
         seconds=dict(result.get("seconds") or {}),
         correlation=_correlation(result.get("correlation")),
         ols=_ols(result.get("ols")),
         linear=sections(result.get("linear")),
+        private=private_sections.sections(private),
+        noise=dict(private.get("noise") or {}),
+        spent=dict(result.get("privacy") or {}),
         analyses=told(result.get("analyses") or ()),
         training=_training(result.get("training")),
         budgets=_budgets(result),

@@ -31,7 +31,7 @@ CONTRASTS = (
 )
 MEANS = ("level", "n", "mean", "sd", "ci_low", "ci_high")
 ADJUSTED = ("level", "mean", "standard_error", "ci_low", "ci_high")
-P_VALUES = frozenset({"p", "p_holm", "p_tukey"})
+P_VALUES = frozenset({"p", "p_bh", "p_holm", "p_tukey"})
 NUMBERS = ("name", "unit", "mean", "sd", "ci_low", "ci_high")
 SHARES = ("name", "level", "count", "share", "ci_low", "ci_high")
 

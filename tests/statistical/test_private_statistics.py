@@ -157,7 +157,8 @@ def test_a_clip_that_binds_often_costs_coverage_which_is_why_the_plan_warns(trut
     norms = 1 + (rows(100_000, random=np.random.default_rng(1)) ** 2).sum(axis=1)
     shares = [float((norms > square).mean()) for square in (2.5, 1.4)]
     print(f"n 10000 epsilon 4: clip binds for {shares[0]:.1%}: {rarely:.3f}, for {shares[1]:.1%}: {often:.3f}")
-    assert shares[0] < 0.05 < 0.3 < shares[1]
+    assert shares[0] < 0.05
+    assert shares[1] > 0.3
     assert rarely >= 0.93
     assert often < rarely - 0.03
 
