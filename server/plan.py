@@ -4,7 +4,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from common import analyses, announcement, moments, noisy_moments, query
+from common import analyses, announcement, left_out, moments, noisy_moments, query
 from common.canonical import decimal_text
 from common.errors import ConfigError, NotEstimable, OutsidePolicy
 from common.ledger import accounting
@@ -104,7 +104,7 @@ def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
     columns, privacy = study.columns(), study.statistics.privacy
     if privacy is None:
         told = {"mechanism": "none", "epsilon": INFINITE, "releases": 1}
-        return {"columns": len(columns), "numbers": moments.size(len(columns)), **told}
+        return {"columns": len(columns), "numbers": left_out.dimension(len(columns)), **told}
     one = _released(study, task="gram", hospitals=hospitals)[0]
     sigma, wanted = one.noise_deviation, study.statistics
     held = typical.cohort(study, clip_norm=float(privacy.clip_norm))
