@@ -5,7 +5,7 @@ import json
 import pytest
 
 from client.app import DEADLINE_S_MOST, _seconds
-from common import canonical, roster, wire
+from common import canonical, left_out, roster, wire
 from common.errors import BadEnvelope, HospitalMissing
 from tests import federation
 from tests.federation import HOSPITALS, kind
@@ -72,7 +72,7 @@ def test_a_pair_that_contradicts_itself_is_named(approved):
 
     one.after = after
     with pytest.raises(HospitalMissing):
-        rounds.secure_sum(task="gram", index=0, dimension=15, blob=b"", attempts=1)
+        rounds.secure_sum(task="gram", index=0, dimension=left_out.dimension(4), blob=b"", attempts=1)
     assert list(rounds.journal.rounds().values())[-1]["missing"] == {"hosp-b": "E-CONTEXT", "hosp-c": "E-CONTEXT"}
 
 
@@ -104,7 +104,7 @@ def test_what_the_carrier_called_failed_is_not_kept(approved):
 
     one.wave = wave
     with pytest.raises(HospitalMissing):
-        rounds.secure_sum(task="gram", index=0, dimension=15, blob=b"", attempts=1)
+        rounds.secure_sum(task="gram", index=0, dimension=left_out.dimension(4), blob=b"", attempts=1)
     assert sorted(path.name for path in (rounds.folder / "000001").glob("*.envelope")) == [
         f"{name}.envelope" for name in HOSPITALS if name != "hosp-b"
     ]
