@@ -65,7 +65,7 @@ def _measure_and_see(scan: Scan, *, study: Study) -> tuple[Measured, View]:
 def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:
     """Return how long the vector of a task is, from the study and, for a query, its bytes; raises BadQuery."""
     if announcement.task == "query":
-        return query.dimension(query.parse(blob))
+        return query.dimension(query.parse(blob)) + left_out.ENTRIES
     if announcement.task == "gram":
         exact = study.statistics.privacy is None
         return (left_out.dimension if exact else moments.size)(len(study.columns()))
@@ -143,11 +143,13 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
     rows = _rows(table[complete], design=bound.columns, study=study)
     dictionary = {one.name: one for one in study.variables}
     through = study.harmonisation_of(bound.variables) if study.harmonises(task="query", index=index) else {}
+    variables = [study.variable(name).model_dump(mode="python") for name in sorted(bound.variables)]
+    incomplete = {"left_out": variables, "recipe": study.recipe.model_dump(mode="python")}
     question = {
         "query": asked.kernel,
         "responses": asked.responses,
         "predictors": asked.predictors,
-        "variables": [study.variable(name).model_dump(mode="python") for name in sorted(bound.variables)],
+        "variables": variables,
         "bounds": [[low.hex(), high.hex()] for low, high in zip(rows.lower, rows.upper, strict=True)],
         "grids": {key: [edge.hex() for edge in edges] for key, edges in asked.numbers if key.startswith("grid.")},
         "recipe": study.recipe.model_dump(mode="python"),
@@ -155,7 +157,10 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
     }
     return Entering(
         patients=_patients(cohort, complete),
-        questions={canonical.digest(question): rows.complete(asked.variables).tobytes()},
+        questions={
+            canonical.digest(question): rows.complete(asked.variables).tobytes(),
+            canonical.digest(incomplete): "".join(_patients(cohort, ~complete)).encode(),
+        },
         variables=frozenset(name for name in bound.variables if name in dictionary),
         rows=rows,
     )
@@ -190,6 +195,12 @@ def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows, seat: S
     """Return this hospital's answer to a query, for its disclosure policy to judge, and as what would leave."""
     given = answer(rows, query=query.parse(blob), seat=seat)
     return given, Contribution(values=given.values, mechanism=announcement.mechanism)
+
+
+def with_left_out(made: Contribution, *, patients: int, cell_min: int) -> Contribution:
+    """Return a query's answer as it travels: beside it, how many patients it leaves out as incomplete (common/left_out.py)."""
+    beside = left_out.entries(patients, cell_min=cell_min)
+    return Contribution(values=np.array([*made.values.tolist(), *beside], dtype=object), mechanism=made.mechanism)
 
 
 def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort, cell_min: int) -> Contribution:

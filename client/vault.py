@@ -256,6 +256,9 @@ class Vault:
             record = released.check(record, asking=asking, cell_min=site.policy.cell_min, queries_most=most, secret=secret)
             seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
             contribution = self._disclosed(announced, request.blob, entering.rows, site, seat)
+        if contribution is not None:
+            left = len(cohort.patients) - len(entering.patients)
+            contribution = pipeline.with_left_out(contribution, patients=left, cell_min=site.policy.cell_min)
         return _Checked(answered=answered, released=record, contribution=contribution)
 
     def _check_count(self, announced: Announcement, site: Site) -> None:

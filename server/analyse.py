@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from common import analyses, harmonisation, query
+from common import analyses, harmonisation, left_out, query
 from common.crypto import ring
 from common.errors import DataError, HospitalMissing, NotEstimable, ProtocolError
 from common.harmonisation import Harmonisation
-from common.query import Query
+from common.left_out import LeftOut
+from common.query import Query, Sums
 from common.study import Study
 from server.infer import declared
 from server.rounds import Rounds
@@ -18,6 +19,14 @@ from server.rounds import Rounds
 REFUSED = "refused"
 MISSING = "hospital missing"
 CAP = "more sums than the study allows"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An opened sum, and how many patients it leaves out."""
+
+    sums: Sums
+    left_out: LeftOut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +58,9 @@ def analyse(rounds: Rounds, *, study: Study, harmonised: Harmonised | None = Non
     """Return the results of study.statistics.analyses, in their order, as JSON can hold them.
 
     Each has kind, statistic (its name in ledgers), declared, sums (secure sums opened for it), hospitals, mechanism "none" and
-    epsilon "infinite", and either `result`, or `diagnosis` and `term`: not estimable, refused by a hospital's policy, a
-    hospital that was away. An analysis without an answer never ends the study, and no number is put in its place.
+    epsilon "infinite", left_out (common/left_out.py) where a sum was opened, and either `result`, or `diagnosis` and `term`:
+    not estimable, refused by a hospital's policy, a hospital that was away. An analysis without an answer never ends the
+    study, and no number is put in its place.
     `harmonised` is what `harmonise` opened before, for a study that applies it.
     """
     coefficients = harmonised.coefficients if harmonised else b""
@@ -63,7 +73,7 @@ def analyse(rounds: Rounds, *, study: Study, harmonised: Harmonised | None = Non
 def _one(rounds: Rounds, study: Study, position: int, *, coefficients: bytes) -> tuple[dict[str, Any], Any]:
     """Return one analysis as JSON can hold it, and its result as it is; None without an answer."""
     one = study.statistics.analyses[position]
-    opened: dict[bytes, list[int]] = {}
+    opened: dict[bytes, Opened] = {}
     told = {
         "kind": one.kind,
         "statistic": analyses.statistic(one, position=position),
@@ -82,10 +92,12 @@ def _one(rounds: Rounds, study: Study, position: int, *, coefficients: bytes) ->
     except (DataError, ProtocolError) as error:
         found = {"diagnosis": error.what, "term": one.kind}
     hospitals = rounds.exchange.journal.rounds().get(rounds.number, {}).get("hospitals", []) if opened else []
-    return {**told, "sums": len(opened), "hospitals": hospitals, **found}, result
+    any_ = next(iter(opened.values()), None)  # every sum leaves out the same patients
+    without = {"left_out": any_.left_out.plain()} if any_ else {}
+    return {**told, "sums": len(opened), "hospitals": hospitals, **without, **found}, result
 
 
-def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, list[int]], *, coefficients: bytes) -> Any:  # noqa: ANN401
+def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, Opened], *, coefficients: bytes) -> Any:  # noqa: ANN401
     """Run an analysis to its result; a query that it repeats is answered from what was opened before.
 
     An analysis may go on without a sum that was refused: HospitalMissing is raised where it asks.
@@ -104,18 +116,19 @@ def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, list
             except HospitalMissing as error:
                 asked = running.throw(error)
             else:
-                asked = running.send(opened[blob])
+                asked = running.send(opened[blob].sums)
     except StopIteration as end:
         return end.value
 
 
-def _open(rounds: Rounds, study: Study, position: int, asked: Query, *, number: int, coefficients: bytes) -> list[int]:
+def _open(rounds: Rounds, study: Study, position: int, asked: Query, *, number: int, coefficients: bytes) -> Opened:
     index, blob = analyses.index(position, number=number), asked.bytes()
     if study.harmonises(task="query", index=index):
         blob = harmonisation.pack(blob, coefficients=coefficients)
-    announced, words = rounds.secure_sum(task="query", index=index, dimension=query.dimension(asked), blob=blob, attempts=1)
-    opened: list[int] = ring.decode(words, bits=announced.mechanism.ring_bits).tolist()
-    return opened
+    dimension = query.dimension(asked) + left_out.ENTRIES
+    announced, words = rounds.secure_sum(task="query", index=index, dimension=dimension, blob=blob, attempts=1)
+    sums, without = left_out.split(ring.decode(words, bits=announced.mechanism.ring_bits).tolist())
+    return Opened(sums=sums, left_out=without)
 
 
 def _why(rounds: Rounds) -> dict[str, str]:

@@ -84,7 +84,8 @@ def _one(item: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     missing = [] if found else [{"term": item["term"], "diagnosis": item["diagnosis"]}]
     n = f"n = {found['n']}" if found and isinstance(found.get("n"), int) else ""
     counted = f"{n}{without(item.get('left_out'))}".removeprefix("; ")
-    told_ = f"{f'{counted}. ' if counted else ''}{note} {sums.capitalize()} over {len(item['hospitals'])} hospitals, without noise: epsilon is infinite."
+    counted += ". " if counted else ""
+    told_ = f"{counted}{note} {sums.capitalize()} over {len(item['hospitals'])} hospitals, without noise: epsilon is infinite."
     return {
         **section(f"{TITLES[kind]}: {what}", missing, tables=tables, note=told_ if found else ""),
         "figures": drawn,

@@ -155,7 +155,7 @@ class Asker:
         return self.inner.secure_sum(
             task="query",
             index=analyses.index(position, number=number),
-            dimension=query.dimension(asked),
+            dimension=query.dimension(asked) + left_out.ENTRIES,
             blob=asked.bytes(),
             attempts=1,
         )

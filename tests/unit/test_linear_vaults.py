@@ -125,3 +125,15 @@ def test_linear_analyses_of_four_heart_hospitals_equal_pooled_statsmodels(make_f
     told, _ = compare(found, rows[:, 0], rows[:, 1:], of)
     assert max(told.values()) <= 1e-10, told
     assert found[0]["result"]["n"] == len(rows)
+
+
+def test_an_analysis_tells_who_is_left_out_but_no_small_number(make_federation):
+    one = make_federation()
+    wanted = cohorts.study({"kind": "robust", "formula": "malignancy ~ x1"})
+    dealt = cohorts.tables()
+    for name, column, patients in (("hosp-a", 0, 12), ("hosp-b", 7, 7), ("hosp-c", 0, 3), ("hosp-d", 1, 30)):
+        dealt[name][:patients, column] = np.nan
+    cohorts.put(one, wanted, dealt)
+    (item,), _ = analysed(one, wanted)
+    assert (item["left_out"], item["sums"]) == ({"patients": 19, "untold": 1}, 2)
+    assert item["result"]["n"] == 4 * cohorts.PATIENTS - 22

@@ -119,6 +119,13 @@ def test_a_forest_names_who_does_not_show_an_estimate(analyses):
     assert "I squared" in forest["note"]
 
 
+def test_an_analysis_says_how_many_patients_it_leaves_out(analyses):
+    for item in analyses:
+        (section,) = told([{**item, "left_out": {"patients": 37, "untold": 2}}])
+        assert "37 left out as incomplete, and at 2 hospitals fewer than it tells. " in section["note"]
+        assert not section["note"].startswith(";")
+
+
 def test_an_analysis_without_an_answer_is_named_and_shows_no_number(analyses, tmp_path):
     refused = {key: analyses[0][key] for key in ("kind", "declared")}
     refused |= {"sums": 0, "hospitals": [], "diagnosis": "refused", "term": "hosp-a"}
