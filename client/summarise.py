@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from client import columns
 from client.inside import Cohort
-from common import left_out, moments
+from common import left_out, moments, noisy_moments
 from common.contribution import Contribution
 from common.errors import OutsidePolicy, TooManyPatients
 from common.mechanism import Exact, NoisyGram
-from common.query import centre_half
 from common.study import Study
 
 STATISTIC = "gram"
@@ -63,7 +62,7 @@ def clipped_rows(table: NDArray[np.float64], *, study: Study, clip_norm: float) 
     2**-43 of itself, the rounding to integers adds at most 513**0.5 / 2**53, and rows are clipped to (1 - 2**-40) * clip_norm,
     which is at least about 1. Every row is clipped by itself: its bits do not depend on the rows beside it.
     """
-    centre, half = np.array([centre_half(*study.bounds(column)) for column in study.design()]).T
+    centre, half = np.array([noisy_moments.box(*study.bounds(column)) for column in study.design()]).T
     v = np.concatenate([np.ones((len(table), 1)), (table - centre) / half], axis=1)
     squares = np.zeros(len(v))
     for column in v.T:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from common.canonical import decimal_text
 from common.mechanism import NoisyGram
-from common.query import centre_half
 from common.study import Study
 
 Float = NDArray[np.float64]
@@ -59,7 +58,7 @@ def from_total(total: Float, *, study: Study, mechanism: NoisyGram, epsilon: str
     privacy, columns = study.statistics.privacy, study.design()
     if privacy is None or total.shape != (packed_size(len(columns)),):
         raise ValueError("this is not the study's noisy Gram")
-    scaling = [centre_half(*study.bounds(column)) for column in columns]
+    scaling = [box(*study.bounds(column)) for column in columns]
     return NoisyMoments(
         columns=tuple(column.name for column in columns),
         centre=tuple(centre for centre, _ in scaling),
@@ -71,6 +70,16 @@ def from_total(total: Float, *, study: Study, mechanism: NoisyGram, epsilon: str
         delta=decimal_text(privacy.delta),
         hospitals=mechanism.hospitals,
     )
+
+
+def box(lower: float, upper: float) -> tuple[float, float]:
+    """Return the public centre and half width of declared bounds, z = (x - centre) / half; both sides compute the same bits.
+
+    Guarantee: |z| <= 1 for every x within the bounds: float64 subtraction and division are monotone. The half is the box's own,
+    not a power of two above it: noise weighs by the fourth power of the spread that z loses.
+    """
+    centre = lower / 2 + upper / 2
+    return centre, max(upper - centre, centre - lower)
 
 
 def packed_size(p: int) -> int:

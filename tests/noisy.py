@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from common import terms
-from common.noisy_moments import NoisyMoments
-from common.query import centre_half
+from common.noisy_moments import NoisyMoments, box
 from common.study import Study
 from tests import tables
 
@@ -59,7 +58,7 @@ def scaled(frame: pd.DataFrame, *, held: Study) -> Float:
             bounds_of=held.declared_bounds,
             dictionary={variable.name: variable for variable in held.variables},
         )
-        centre, half = centre_half(*held.bounds(column))
+        centre, half = box(*held.bounds(column))
         columns.append((values - centre) / half)
     z = np.column_stack(columns)
     return np.asarray(z[~np.isnan(z).any(axis=1)])
@@ -67,7 +66,7 @@ def scaled(frame: pd.DataFrame, *, held: Study) -> Float:
 
 def released(frame: pd.DataFrame, *, held: Study, sigma: float, clip_norm: float = 100.0, seed: int = 0) -> NoisyMoments:
     """The noisy Gram of a table."""
-    grid = [centre_half(*held.bounds(column)) for column in held.design()]
+    grid = [box(*held.bounds(column)) for column in held.design()]
     exact = gram(scaled(frame, held=held), clip_norm=clip_norm)
     drawn = noise(len(exact), sigma=sigma, random=np.random.default_rng(seed))
     return moments(

@@ -12,9 +12,8 @@ from client import summarise
 from client.inside import Cohort
 from common import announcement, canonical, terms
 from common.mechanism import TAIL
-from common.noisy_moments import packed_size, unpack
+from common.noisy_moments import box, packed_size, unpack
 from common.privacy import GramPrivacy
-from common.query import centre_half
 from common.study import Study
 from tests import federation
 
@@ -77,7 +76,7 @@ def test_the_sum_is_the_packed_sum_of_the_complete_rows_clipped(rows, clip_norm,
     for row in kept:
         scaled = [1.0]
         for column in wanted.design():
-            centre, half = centre_half(*wanted.bounds(column))
+            centre, half = box(*wanted.bounds(column))
             scaled.append((_column(column, row) - centre) / half)
         v = np.array(scaled) * min(1.0, float(clip_norm) / math.hypot(*scaled))
         expected += np.outer(v, v)

@@ -11,7 +11,6 @@ from common import announcement, noisy_moments
 from common import study as studies
 from common.moments import Moments
 from common.noisy_moments import NoisyMoments, pack, packed_size, unpack
-from common.query import centre_half
 from tests import federation
 
 PRIVACY = {
@@ -56,7 +55,7 @@ def test_an_opened_sum_is_in_units_of_the_rows_with_the_noise_that_is_in_it():
     total = np.arange(SIZE, dtype=np.float64)
     found = read(total)
     assert found.columns == STUDY.columns()
-    assert (found.centre[0], found.half[0]) == centre_half(0.0, 128.0)
+    assert (found.centre[0], found.half[0]) == (64.0, 64.0)
     assert np.allclose(pack(found.matrix), total * MECHANISM.grid_step)
     assert found.sigma == pytest.approx(4 * MECHANISM.sensitivity * math.sqrt(4 / 3), rel=1e-12)  # 3 of 4 shares are honest
     assert found.sigma >= 4 * 1.5**2
@@ -137,3 +136,11 @@ def test_the_noise_is_part_of_what_a_hospital_approves():
     other = federation.study(statistics={"privacy": {**PRIVACY, "noise_multiplier": Decimal("3.9")}})
     assert len({STUDY.hash(), other.hash(), federation.study().hash()}) == 3
     assert studies.parse(STUDY.canonical_bytes()) == STUDY
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(0.0, 64.0), (0.1, 0.7), (-1e-300, 1e300), (1.0, 1.0 + 2**-52), (-3.3, 1e9)])
+def test_the_box_of_a_column_is_as_narrow_as_its_bounds_and_holds_them(lower, upper):
+    centre, half = noisy_moments.box(lower, upper)
+    for x in (lower, upper, centre, lower + (upper - lower) / 3):
+        assert abs((x - centre) / half) <= 1
+    assert max(abs((x - centre) / half) for x in (lower, upper)) == 1

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from common import terms
-from common.query import centre_half as box
+from common.noisy_moments import box
 from common.study import Study
 from server.infer.private import least_squares, resolved
 from server.infer.private.generator import generator
