@@ -13,7 +13,7 @@ from common.harmonisation import Harmonisation
 from common.left_out import LeftOut
 from common.query import Query, Sums
 from common.study import Study
-from server.infer import declared
+from server.infer import adjust, declared
 from server.rounds import Rounds
 
 REFUSED = "refused"
@@ -58,9 +58,9 @@ def analyse(rounds: Rounds, *, study: Study, harmonised: Harmonised | None = Non
     """Return the results of study.statistics.analyses, in their order, as JSON can hold them.
 
     Each has kind, statistic (its name in ledgers), declared, sums (secure sums opened for it), hospitals, mechanism "none" and
-    epsilon "infinite", left_out (common/left_out.py) where a sum was opened, and either `result`, or `diagnosis` and `term`:
-    not estimable, refused by a hospital's policy, a hospital that was away. An analysis without an answer never ends the
-    study, and no number is put in its place.
+    epsilon "infinite", left_out (common/left_out.py) where a sum was opened, and either `result` with `adjusted` (p-values of
+    its terms, adjusted for their number), or `diagnosis` and `term`: not estimable, refused by a hospital's policy, a hospital
+    that was away. An analysis without an answer never ends the study, and no number is put in its place.
     `harmonised` is what `harmonise` opened before, for a study that applies it.
     """
     coefficients = harmonised.coefficients if harmonised else b""
@@ -84,7 +84,8 @@ def _one(rounds: Rounds, study: Study, position: int, *, coefficients: bytes) ->
     result = None
     try:
         result = _drive(rounds, study, position, opened, coefficients=coefficients)
-        found: dict[str, Any] = {"result": _plain(result)}
+        plain = _plain(result)
+        found: dict[str, Any] = {"result": plain, "adjusted": adjust.of_terms(plain)}
     except NotEstimable as error:
         found = {"diagnosis": error.diagnosis, "term": error.term}
     except HospitalMissing:

@@ -11,6 +11,7 @@ from server import figures, plots, told_linear
 from server.sections import Table, cell, section, table, without
 
 COEFFICIENTS = ("term", "estimate", "standard_error", "ci_low", "ci_high", "z", "p")
+ADJUSTED = ("term", "method", "p", "p_holm", "p_bh")
 RATIOS = (*COEFFICIENTS, "ratio", "ratio_low", "ratio_high")
 STEPS = ("group", "start", "end", "at_risk", "deaths", "survival", "standard_error", "ci_low", "ci_high")
 THRESHOLDS = (
@@ -81,6 +82,9 @@ def _one(item: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     made = f"{TITLES[kind]} of {what}: {METHODS[kind]}{applied}; {sums} without noise"
     empty: Parts = ([], [], "")
     tables, drawn, note = _KINDS[kind]({**found, "asked": item["hospitals"]}, declared, key) if found else empty
+    if rows := item.get("adjusted"):
+        columns = ADJUSTED if any(row["method"] for row in rows) else [name for name in ADJUSTED if name != "method"]
+        tables = [*tables, table("P-values adjusted for the number of terms (Holm; Benjamini and Hochberg)", columns, rows)]
     missing = [] if found else [{"term": item["term"], "diagnosis": item["diagnosis"]}]
     n = f"n = {found['n']}" if found and isinstance(found.get("n"), int) else ""
     counted = f"{n}{without(item.get('left_out'))}".removeprefix("; ")

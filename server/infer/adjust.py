@@ -1,6 +1,7 @@
 """P-values of a family of tests, adjusted for their number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,25 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
     back = np.empty(len(held))
     back[order] = stepped
     adjusted[made] = back
+    return adjusted
+
+
+def of_terms(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return term, p, p_holm and p_bh for the terms of a model's `rows`, each method of estimation a family of its own.
+
+    The intercept is no test of interest. Empty where fewer than two terms have a p-value.
+    """
+    rows = [row for row in result.get("rows") or () if row.get("p") is not None and row.get("term") != "(intercept)"]
+    adjusted = []
+    for method in dict.fromkeys(row.get("method", "") for row in rows):
+        of = [row for row in rows if row.get("method", "") == method]
+        if len(of) < 2:
+            continue
+        p_values = [row["p"] for row in of]
+        both = zip(of, holm(p_values).tolist(), benjamini_hochberg(p_values).tolist(), strict=True)
+        adjusted += [
+            {"term": row["term"], "method": method, "p": row["p"], "p_holm": one, "p_bh": other} for row, one, other in both
+        ]
     return adjusted
 
 

@@ -239,3 +239,14 @@ def test_sums_that_hospitals_estimates_cannot_have_are_refused() -> None:
             estimates.unpack_shown([*shown[:at], value, *shown[at + 1 :]], p=1)
     with pytest.raises(DataError, match="fit the ring"):
         estimates.pack([estimates.Estimate(value=1.0, weight=1e12)], n=9, p=1)
+
+
+@pytest.mark.parametrize("change", [{"slope": [2.0**59]}, {"scale": [1e-300]}, {"basis": [20.0]}, {"outcome": [4.0, 1e-15]}])
+def test_a_fit_far_from_the_rows_is_refused_before_anything_wraps(change: dict[str, list[float]]) -> None:
+    held, _ = table()
+    rows = rows_of({"y": held["y"], "age": held["age"]})
+    fit = {"rows": [400.0], "mean": [60.0], "scale": [9.0], "basis": [0.05], "slope": [0.9], "outcome": [20.0, 3.0]}
+    assert any(answer(rows, query=query.ask("residuals", responses=["y"], predictors=["age"], numbers=fit)).values)
+    asked = query.ask("residuals", responses=["y"], predictors=["age"], numbers=fit | change)
+    with pytest.raises(DataError, match="alone determines"):
+        answer(rows, query=asked)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.multitest import multipletests
 
 from server import analyse
 from tests import cohorts, federation, tables
@@ -85,6 +86,20 @@ def test_linear_analyses_through_vaults_equal_pooled_statsmodels(ran):
     of = np.repeat(np.arange(4), cohorts.PATIENTS)
     told, _ = compare(found, held["malignancy"], np.column_stack([held["x1"], held["sex"]]), of)
     assert max(told.values()) <= 1e-10, told
+
+
+def test_terms_p_values_are_adjusted_for_their_number(ran):
+    found, _, _ = ran
+    for item in found:
+        rows = item["result"]["rows"]
+        for method in {one["method"] for one in item["adjusted"]}:
+            terms = [row for row in rows if row.get("method", "") == method and row["term"] != "(intercept)"]
+            ours = [one for one in item["adjusted"] if one["method"] == method]
+            for key, kind in (("p_holm", "holm"), ("p_bh", "fdr_bh")):
+                assert (
+                    difference([one[key] for one in ours], multipletests([row["p"] for row in terms], method=kind)[1]) <= 1e-12
+                )
+    assert [len(item["adjusted"]) for item in found] == [2, 2, 6, 6]
 
 
 def test_a_forest_has_the_rows_of_hospitals_that_allow_it_and_a_statistic_of_its_own(ran):

@@ -119,6 +119,13 @@ def test_a_forest_names_who_does_not_show_an_estimate(analyses):
     assert "I squared" in forest["note"]
 
 
+def test_adjusted_p_values_have_a_table_of_their_own(analyses):
+    rows = [{"term": name, "method": "", "p": 0.01, "p_holm": 0.02, "p_bh": 0.01} for name in ("x1", "sex[m]")]
+    (section,) = told([{**analyses[0], "adjusted": rows}])
+    assert section["tables"][-1]["columns"] == ["term", "p", "p holm", "p bh"]
+    assert section["tables"][-1]["rows"][0] == ["x1", "0.01", "0.02", "0.01"]
+
+
 def test_an_analysis_says_how_many_patients_it_leaves_out(analyses):
     for item in analyses:
         (section,) = told([{**item, "left_out": {"patients": 37, "untold": 2}}])
