@@ -25,7 +25,8 @@ from common.study import Study
 from server import accept, analyse, csvs, evaluate, report, step
 from server.analyse import Harmonised
 from server.exchange import Carrier, Exchange
-from server.infer import correlation, family, private, regression
+from server.infer import correlation, family, regression
+from server.infer.private import family as noisy_family
 from server.journal import Journal
 from server.rounds import Rounds
 from server.setup import set_up
@@ -93,7 +94,7 @@ def run_study(
 
 def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) -> dict[str, Any]:
     if study.statistics.privacy is not None:
-        return {"private_gram": private.read(_noisy_gram(rounds, study, study.statistics.privacy), study=study)}
+        return {"private_gram": noisy_family.read(_noisy_gram(rounds, study, study.statistics.privacy), study=study)}
     columns = study.columns()
     harmonises = study.harmonises(task="gram", index=0)
     blob = harmonisation.pack(b"", coefficients=harmonised.coefficients) if harmonised and harmonises else b""

@@ -11,7 +11,8 @@ from common.errors import ConfigError, NotEstimable
 from server.infer import ancova, anova, correlation, regression, table_one
 from server.infer import partial as partial_correlation
 from server.infer.private import correlation as private_correlation
-from server.infer.private import least_squares, read, resolved
+from server.infer.private import least_squares, resolved
+from server.infer.private.family import read
 from tests import noisy, tables
 from tests.tables import FACTORS, NUMBERS, difference
 

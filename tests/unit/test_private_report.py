@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server import csvs, private_sections
-from server.infer.private import read
+from server.infer.private.family import read
 from tests import noisy, tables
 from tests.unit.test_private_inference import FRAME, STUDY
 from tests.unit.test_report import HOSTILE, Page, render, sample, strings
