@@ -227,7 +227,7 @@ class Study(Part):
         one = None if self.harmonised is None else self.statistics.analyses[self.harmonised]
         if not isinstance(one, Combat) or not set(names) & set(one.features):
             return {}
-        return {"harmonised": {"features": one.features, "covariates": one.covariates}}
+        return {"harmonised": {"features": sorted(one.features), "covariates": sorted(one.covariates)}}
 
     def harmonises(self, *, task: str, index: int) -> bool:
         """Say whether a sum is made of harmonised features: its blob then holds the coefficients too. For both sides."""

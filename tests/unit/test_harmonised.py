@@ -17,7 +17,7 @@ from client.kernels.answer import answer
 from common import analyses, canonical, harmonisation, left_out
 from common import study as studies
 from common.announcement import Announcement, mechanism_for
-from common.errors import BadQuery, DataError, HospitalMissing, OutsidePolicy
+from common.errors import AlreadyAnswered, BadQuery, DataError, HospitalMissing, OutsidePolicy
 from common.harmonisation import Harmonisation
 from server.infer import declared
 from tests import cohorts, federation
@@ -221,14 +221,20 @@ def test_a_harmonised_column_stands_under_another_name_in_the_record_of_exact_su
     assert all(first[question] == second[question] for question in shared)
 
 
-def test_one_set_of_coefficients_is_taken_ever(tmp_path):
+def test_one_set_of_coefficients_is_taken_ever_whatever_the_order_of_the_features(tmp_path):
     record, wanted = tmp_path / "exact.json", study()
     asked = at_home.question(wanted, coefficients=coefficients())
     exact.save(record, exact.check(record, questions=asked, roster=HOSPITALS, secret=b"s"))
     assert exact.check(record, questions=asked, roster=HOSPITALS, secret=b"s")
     other = at_home.question(wanted, coefficients=coefficients(grand_means=np.ones(4)))
-    with pytest.raises(Exception, match="answered over other rows"):
-        exact.check(record, questions=other, roster=HOSPITALS, secret=b"s")
+    turned = study({**COMBAT, "features": list(FEATURES[::-1])})
+    given = replace(
+        harmonisation.parse(coefficients(), features=FEATURES, covariates=("age", "malignancy")), features=FEATURES[::-1]
+    )
+    for again in (other, at_home.question(turned, coefficients=given.bytes())):
+        assert set(again) == set(asked)
+        with pytest.raises(AlreadyAnswered, match="over other rows"):
+            exact.check(record, questions=again, roster=HOSPITALS, secret=b"s")
 
 
 def _plain():
