@@ -116,6 +116,7 @@ def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: C
         }
         variables = frozenset(piece.variable for column in study.design() for piece in column.pieces)
         incomplete = {"left_out": [study.variable(name).model_dump(mode="python") for name in sorted(variables)]}
+        incomplete |= study.harmonisation_of(variables)  # its patients have a value in every covariate too
         return Entering(
             patients=_patients(cohort, complete),
             questions={
@@ -144,7 +145,7 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
     dictionary = {one.name: one for one in study.variables}
     through = study.harmonisation_of(bound.variables) if study.harmonises(task="query", index=index) else {}
     variables = [study.variable(name).model_dump(mode="python") for name in sorted(bound.variables)]
-    incomplete = {"left_out": variables, "recipe": study.recipe.model_dump(mode="python")}
+    incomplete = {"left_out": variables, "recipe": study.recipe.model_dump(mode="python"), **through}
     question = {
         "query": asked.kernel,
         "responses": asked.responses,
