@@ -145,8 +145,9 @@ def _of_residuals(policy: Policy, asked: Query, x: Float) -> list[Float]:
     row = residuals.parts(x[:, 1:], x[:, 0], fit=residuals.from_query(asked))
     if not bool(np.all(1 - row.left <= float(policy.share_max))):
         raise _few("a patient has too much leverage in the fit of a query")
-    square = row.s * row.s
-    return [square, square * square, square / (row.left * row.left)]
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows, the kernel refuses
+        square = row.s * row.s
+        return [square, square * square, square / (row.left * row.left)]
 
 
 def _below(at: Float) -> Float:
@@ -170,7 +171,8 @@ def _scores_rise(asked: Query, rows: Rows) -> None:
 
 
 def _share(parts: Float) -> float:
-    whole = float(parts.sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = float(parts.sum())
     return float(parts.max()) / whole if whole > 0 else 0.0
 
 
