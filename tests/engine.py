@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from client.engine.batch import packed
-from common.networks.standardised import StandardisedConv2d
+from common.networks.standardised import EPSILON, StandardisedConv2d
 
 
 class Small2d(nn.Module):
@@ -76,16 +76,53 @@ def bags(sizes):
 
 
 def gradients(network, images, patients, *, dtype=torch.float64):
-    """The oracle, (patient, d): autograd, one patient at a time."""
+    """The oracle, (patient, d): autograd, one patient at a time.
+
+    For a standardised weight it is the gradient before its projection: times the filters' scale, of the weight as used.
+    """
     network = network.to(dtype)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    scales = {}
+    for name, module in network.named_modules():
+        if isinstance(module, StandardisedConv2d):
+            module.used, scale = (one.detach() for one in module.standardised())
+            module.used.requires_grad_()
+            vars(module)["standardised"] = lambda module=module: (module.used, None)
+            scales[f"{name}.weight"] = module.used, scale
+    held = dict(network.named_parameters())
+    trained = [scales[name][0] if name in scales else held[name] for name in names]
+    factors = [scales[name][1].view(-1, 1, 1, 1) if name in scales else 1.0 for name in names]
     rows = []
     for label, bag in patients:
         shown = torch.from_numpy(images[list(bag)]).to(dtype)
         mean = loss(network(shown), torch.full((len(bag),), label, dtype=dtype)).mean()
-        rows.append(torch.cat([part.ravel() for part in torch.autograd.grad(mean, trained)]).double().numpy())
+        found = torch.autograd.grad(mean, trained)
+        rows.append(torch.cat([(one * factor).ravel() for one, factor in zip(found, factors, strict=True)]).double().numpy())
+    for module in network.modules():
+        if isinstance(module, StandardisedConv2d):
+            del vars(module)["standardised"], module.used
     network.float()
     return np.array(rows)
+
+
+def projected(network, vector):
+    """What becomes of a sum of gradients when standardised weights are projected."""
+    parts, first = [], 0
+    modules = {id(one.weight): one for one in network.modules() if isinstance(one, StandardisedConv2d)}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            part = torch.from_numpy(vector[first : first + parameter.numel()]).view(parameter.shape)
+            first += parameter.numel()
+            module = modules.get(id(parameter))
+            if module is not None:
+                flat = module.weight.detach().double().flatten(1)
+                centred = flat - flat.mean(1, keepdim=True)
+                used = centred / (centred.square().sum(1, keepdim=True) + EPSILON * flat.shape[1]).sqrt()
+                size = flat.shape[1]
+                matrix = torch.eye(size) - torch.ones(size, size) / size - used[:, :, None] * used[:, None, :]
+                part = torch.bmm(matrix.double(), part.flatten(1)[:, :, None])
+            parts.append(part.ravel())
+    return torch.cat(parts).numpy()
 
 
 def clipped(rows, *, norm):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from client.engine import kernels
 from client.engine.geometry import Geometry
-from client.engine.standardisation import Standardisation
 from client.engine.tape import Tape
 
 __all__ = ["fastest"]
@@ -27,7 +26,6 @@ def fastest(
     views: int,
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
-    standardised: bool,
     device: str,
     threads: int,
 ) -> str:
@@ -42,13 +40,11 @@ def fastest(
     generator = torch.Generator(device).manual_seed(0)
     left = torch.randn(rows, *outputs, generator=generator, device=device)
     right = torch.randn(rows, *inputs, generator=generator, device=device)
-    return min(names, key=lambda name: _seconds(name, right, left, geometry=geometry, views=views, standardised=standardised))
+    return min(names, key=lambda name: _seconds(name, right, left, geometry=geometry, views=views))
 
 
-def _seconds(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int, standardised: bool) -> float:
+def _seconds(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> float:
     patients, weight = len(inputs) // views, torch.nn.Parameter(torch.zeros(geometry.weight, device=inputs.device))
-    used = weight.detach().flatten(1)
-    standardisation = Standardisation(used=used, scale=torch.ones_like(used[:, 0])) if standardised else None
     total = {weight: torch.zeros(geometry.weight, dtype=torch.float64, device=inputs.device)}
     factors = torch.ones(patients, dtype=torch.float64, device=inputs.device)
 
@@ -56,7 +52,7 @@ def _seconds(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, 
         _wait(inputs)
         began = time.perf_counter() if inputs.is_cuda or torch.get_num_threads() > 1 else time.process_time()
         tape = Tape(patients=patients, views=views)
-        found = kernels.gradients(name, inputs, outputs, geometry=geometry, views=views, standardisation=standardisation)
+        found = kernels.gradients(name, inputs, outputs, geometry=geometry, views=views)
         tape.put(weight, found)
         tape.squares()
         tape.deliver(factors, into=total)

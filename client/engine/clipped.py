@@ -18,6 +18,7 @@ from client.engine.attach import attached, refuse_unknown
 from client.engine.batch import Batch
 from client.engine.tape import Tape
 from common.errors import InternalError
+from common.networks.standardised import StandardisedConv2d, StandardisedConv3d, project
 
 __all__ = ["LARGEST_NORM", "Loss", "clipped_sum", "recorded"]
 
@@ -29,7 +30,8 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
     """Return the sum over patients of their gradients, each clipped to L2 norm `clip_norm`: name to float64 tensor.
 
     A patient's gradient is that of the weighted sum of the losses of the own rows, with respect to all parameters that require
-    a gradient. No batches give zeros; a patient whose gradient is not finite contributes exactly zero.
+    a gradient. That of a standardised weight is clipped before its projection, which never lengthens and is applied to the sum
+    (common/networks/standardised.py). No batches give zeros; a patient whose gradient is not finite contributes exactly zero.
     Raises ConfigError on a layer that the engine does not know, InternalError on a parameter used twice, not at all, or beside
     its layer.
     """
@@ -39,6 +41,10 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
     for batch in batches:
         tape = recorded(network, batch, loss=loss)
         tape.deliver(_factors(tape.squares(), present=batch.present, clip_norm=clip_norm), into=total)
+    for name, module in network.named_modules():
+        weight = trained.get(f"{name}.weight")
+        if isinstance(module, StandardisedConv2d | StandardisedConv3d) and weight is not None and bool(total[weight].any()):
+            total[weight] = project(module, total[weight])  # some patient contributed, so the weight as used is finite
     return {name: total[parameter] for name, parameter in trained.items()}
 
 

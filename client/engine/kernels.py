@@ -18,7 +18,6 @@ from torch import Tensor
 
 from client.engine.geometry import Geometry
 from client.engine.outer import Gram, instantiated
-from client.engine.standardisation import Standardisation
 from client.engine.tape import Chunks, PatientGradients
 
 __all__ = ["CHUNK_BYTES", "KEPT_BYTES", "KERNELS", "candidates", "gradients"]
@@ -69,21 +68,16 @@ def candidates(geometry: Geometry, *, patients: int, positions: int) -> tuple[st
     return (*(KERNELS if fits or not gram else ()), *gram)
 
 
-def gradients(
-    name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int, standardisation: Standardisation | None
-) -> PatientGradients | Tensor:
-    """Return the patients' gradients of the raw weight; side by side, (patient, element), where they are few."""
+def gradients(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> PatientGradients | Tensor:
+    """Return the patients' weight gradients; side by side, (patient, element), where they are few."""
     if name == "gram":
-        return Gram(
-            _joined(outputs.flatten(2), views), _joined(geometry.patches(inputs), views), standardisation=standardisation
-        )
+        return Gram(_joined(outputs.flatten(2), views), _joined(geometry.patches(inputs), views))
     patients = len(inputs) // views
     chunk = max(1, CHUNK_BYTES // (4 * geometry.size))
     parts = []
     for first in range(0, patients, chunk):
         rows = slice(first * views, (first + chunk) * views)
-        part = KERNELS[name](inputs[rows], outputs[rows], geometry, views)
-        parts.append(part if standardisation is None else standardisation.pull_back(part))
+        parts.append(KERNELS[name](inputs[rows], outputs[rows], geometry, views))
     return Chunks(parts) if len(parts) > 1 or parts[0].numel() > SIDE_BY_SIDE else parts[0]
 
 

@@ -13,7 +13,6 @@ from typing_extensions import override
 from client.engine import kernels
 from client.engine.choice import fastest
 from client.engine.geometry import Geometry
-from client.engine.standardisation import Standardisation
 from client.engine.tape import Tape
 from common.networks.standardised import StandardisedConv2d, StandardisedConv3d
 
@@ -48,21 +47,18 @@ class _Convolve(torch.autograd.Function):
         if module.bias is not None and module.bias.requires_grad:
             tape.put(module.bias, _per_patient(outputs.flatten(2).sum(2), tape))
         if module.weight.requires_grad:
+            weighted = outputs if ctx.scale is None else outputs * ctx.scale.view(-1, *[1] * len(geometry.kernel))
             name = fastest(
                 geometry,
                 rows=len(inputs),
                 views=tape.views,
                 inputs=tuple(inputs.shape[1:]),
                 outputs=tuple(outputs.shape[1:]),
-                standardised=ctx.scale is not None,
                 device=str(inputs.device),
                 threads=torch.get_num_threads(),
             )
-            standardisation = None if ctx.scale is None else Standardisation(used=used.flatten(1), scale=ctx.scale)
-            tape.put(
-                module.weight,
-                kernels.gradients(name, inputs, outputs, geometry=geometry, views=tape.views, standardisation=standardisation),
-            )
+            found = kernels.gradients(name, inputs, weighted, geometry=geometry, views=tape.views)
+            tape.put(module.weight, found)
         return onward, None, None, None, None
 
 

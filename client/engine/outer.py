@@ -10,8 +10,6 @@ sum_t |g_t||a_t| < 100 ||G||.
 import torch
 from torch import Tensor
 
-from client.engine.standardisation import Standardisation
-
 __all__ = ["Gram", "instantiated"]
 
 EPSILON = 1e-10  # above 2 * (2 * 10_000 positions and channels) * 2**-53
@@ -25,19 +23,14 @@ def instantiated(left: Tensor, right: Tensor) -> Tensor:
 class Gram:
     """Gradients that are never instantiated; `left` is (patient, t, o), `right` (patient, t, k), any float."""
 
-    def __init__(self, left: Tensor, right: Tensor, *, standardisation: Standardisation | None = None) -> None:
+    def __init__(self, left: Tensor, right: Tensor) -> None:
         self._left, self._right = left.double(), right.double()
-        self._standardisation = standardisation
-        if standardisation is not None:
-            self._left = self._left * standardisation.scale
 
     def squares(self) -> Tensor:
         """Return squared norms, never below those of the exact gradients."""
         left = torch.bmm(self._left, self._left.transpose(1, 2))
         right = torch.bmm(self._right, self._right.transpose(1, 2))
         exact = (left * right).sum((1, 2))
-        if self._standardisation is not None:
-            exact = exact - self._standardisation.removed(self._left, self._right)
         lengths = (_diagonal(left) * _diagonal(right)).sqrt().sum(1)
         return exact.clamp(min=0) + EPSILON * lengths.square()
 
@@ -49,12 +42,7 @@ class Gram:
         every = bool(kept.all())
         left = (self._left if every else self._left[kept]) * factors[kept, None, None]
         right = self._right if every else self._right[kept]
-        flat = into.view(left.shape[2], right.shape[2])
-        if self._standardisation is None:
-            flat.addmm_(left.flatten(0, 1).t(), right.flatten(0, 1))
-        else:
-            product = left.flatten(0, 1).t() @ right.flatten(0, 1)
-            flat.add_(self._standardisation.projected(product[None])[0])
+        into.view(left.shape[2], right.shape[2]).addmm_(left.flatten(0, 1).t(), right.flatten(0, 1))
 
 
 def _diagonal(products: Tensor) -> Tensor:

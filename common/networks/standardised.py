@@ -1,14 +1,16 @@
 """Convolutions whose filters are standardised before use: mean zero, and a variance of one over their fan-in.
 
+A filter w of k elements acts as u = (w - mean w) r, r = 1 / sqrt((var w + EPSILON) k). The gradient of w is P (r g), where g
+is that of u and P = I - 1 1^T / k - u u^T. No eigenvalue of P is outside [0, 1]: P may be applied to a clipped sum.
+
 Source: Qiao et al., Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, 2019; its gain for
 private training: De et al., Unlocking High-Accuracy Differentially Private Image Classification through Scale, 2022.
 """
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["StandardisedConv2d", "StandardisedConv3d"]
+__all__ = ["StandardisedConv2d", "StandardisedConv3d", "project"]
 
 EPSILON = 1e-10  # of a filter's variance: a constant filter acts as zero
 
@@ -41,8 +43,16 @@ class StandardisedConv3d(nn.Conv3d):
         return found
 
 
+def project(module: StandardisedConv2d | StandardisedConv3d, gradients: Tensor) -> Tensor:
+    """Return P applied to each filter of `gradients`, which has the weight's shape."""
+    used = module.standardised()[0].detach().to(gradients.dtype).flatten(1)
+    flat = gradients.flatten(1)
+    centred = flat - flat.mean(1, keepdim=True)
+    return (centred - used * (centred * used).sum(1, keepdim=True)).view_as(gradients)
+
+
 def _standardised(weight: Tensor) -> tuple[Tensor, Tensor]:
     flat = weight.flatten(1)
-    variance, mean = torch.var_mean(flat, dim=1, correction=0)
-    scale = ((variance + EPSILON) * flat.shape[1]).rsqrt()
-    return ((flat - mean[:, None]) * scale[:, None]).view_as(weight), scale
+    centred = flat - flat.mean(1, keepdim=True)
+    scale = (centred.square().sum(1) + EPSILON * flat.shape[1]).rsqrt()
+    return (centred * scale[:, None]).view_as(weight), scale

@@ -24,7 +24,7 @@ def compare(network, shape, sizes, *, tolerance=1e-6, freeze=(), share=0.5):
     images, patients = engine.views(sum(sizes), *shape), engine.bags(sizes)
     rows = engine.gradients(network, images, patients)
     norm = float(np.quantile(np.linalg.norm(rows, axis=1), share))
-    want = engine.clipped(rows, norm=norm)
+    want = engine.projected(network, engine.clipped(rows, norm=norm))
     got = engine.flat(clipped_sum(network, engine.batches(images, patients), loss=engine.loss, clip_norm=norm))
     assert np.linalg.norm(got - want) <= tolerance * np.linalg.norm(want)
 
@@ -89,6 +89,16 @@ def test_opacus_hooks_give_the_same_sum(kind):
     rows = torch.cat([p.grad_sample.flatten(1) for p in network.parameters()], 1).double().numpy()
     want = engine.clipped(rows, norm=0.3)
     assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want)
+
+
+def test_an_unclipped_sum_is_the_gradient_that_plain_training_computes_standardised_weights_included():
+    network, images, patients = engine.made(engine.Small2d()), engine.views(9, 2, 16, 16), engine.bags([1] * 9)
+    got = clipped_sum(network, engine.batches(images, patients), loss=engine.loss, clip_norm=1e6)
+    double = network.double()
+    targets = torch.tensor([label for label, _ in patients], dtype=torch.float64)
+    engine.loss(double(torch.from_numpy(images).double()), targets).sum().backward()
+    for name, parameter in double.named_parameters():
+        assert (got[name] - parameter.grad).norm() <= 1e-6 * parameter.grad.norm()
 
 
 def test_nobody_gives_zeros():
@@ -172,7 +182,7 @@ def test_sum_on_a_gpu_equals_one_patient_at_a_time(kind):
     network, shape = NETWORKS[kind]
     network = engine.made(network())
     images, patients = engine.views(9, *shape), engine.bags([1] * 9)
-    want = engine.clipped(engine.gradients(network, images, patients), norm=0.3)
+    want = engine.projected(network, engine.clipped(engine.gradients(network, images, patients), norm=0.3))
     batches = [batch.to("cuda") for batch in engine.batches(images, patients)]
     got = engine.flat({k: v.cpu() for k, v in clipped_sum(network.cuda(), batches, loss=engine.loss, clip_norm=0.3).items()})
     assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want)
