@@ -181,6 +181,12 @@ class TooManyPatients(DataError):
     exit_code, code = 35, "E-DATA-TOO-MANY"
 
 
+class NoisyNotExact(DataError, AttributeError):
+    """Something that reads exact moments was given noisy ones: its interval would ignore the noise."""
+
+    exit_code, code = 36, "E-DATA-NOISY"
+
+
 class BadEnvelope(ProtocolError):
     """An envelope cannot be parsed, is too large, or its signature does not hold."""
 

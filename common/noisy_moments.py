@@ -6,11 +6,13 @@ its methods, so nothing that takes exact moments takes it.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.canonical import decimal_text
+from common.errors import NoisyNotExact
 from common.mechanism import NoisyGram
 from common.study import Study
 
@@ -47,6 +49,15 @@ class NoisyMoments:
         if not (math.isfinite(self.sigma) and self.sigma > 0 and self.clip_norm > 0 and self.hospitals > 0):
             raise ValueError("noisy moments have noise, a clipping norm and hospitals")
         m.setflags(write=False)
+
+    if not TYPE_CHECKING:  # to mypy it has the attributes above and no others
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Refuse what only exact moments have, whoever asks."""
+            raise NoisyNotExact(
+                f"Noisy moments have no {name}: an exact analysis would ignore the noise.",
+                action="Read them with server/infer/private.",
+            )
 
 
 def from_total(total: Float, *, study: Study, mechanism: NoisyGram, epsilon: str) -> NoisyMoments:
