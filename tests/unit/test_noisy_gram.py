@@ -16,6 +16,7 @@ from common.ledger import accounting
 from common.mechanism import NoisyGram, from_entry
 from common.noisy_moments import packed_size
 from server import cli
+from server.glance import Glance
 from tests import federation
 from tests.federation import HOSPITALS, kind
 
@@ -28,11 +29,17 @@ PRIVACY = {
     "colluders": 1,
     "rounds_void_allowed": 1,
 }
-PRODUCTS = "malignancy ~ mean_hu * depth_min_mm * longest_diameter_mm"  # 8 columns in all
+MANY = (  # 21 columns in all
+    "malignancy ~ mean_hu * depth_min_mm * longest_diameter_mm",
+    "malignancy ~ square(mean_hu) * sqrt(depth_min_mm) * sqrt(longest_diameter_mm)",
+    "malignancy ~ mean_hu * square(depth_min_mm) * square(longest_diameter_mm)",
+)
+TRANSFORMS = {"longest_diameter_mm": ("square", "sqrt"), "mean_hu": ("square",), "depth_min_mm": ("square", "sqrt")}
 
 
 def noisy_study(models=(), **changes):
-    return federation.study(statistics={"models": list(models), "privacy": {**PRIVACY, **changes}})
+    variables = [{**one, "transforms": TRANSFORMS.get(one["name"], ())} for one in federation.STUDY["variables"]]
+    return federation.study(variables=variables, statistics={"models": models, "privacy": {**PRIVACY, **changes}})
 
 
 def approved(one, wanted):
@@ -111,19 +118,19 @@ def test_a_whole_study_is_charged_for_its_gram_and_its_steps_together(make_feder
 
 @pytest.mark.statistical
 def test_an_opened_sum_is_the_clipped_sum_with_exactly_the_claimed_noise(make_federation):
-    one, wanted = approved(make_federation(epsilon_cap=Decimal(1000)), noisy_study([PRODUCTS], rounds_void_allowed=47))
+    one, wanted = approved(make_federation(epsilon_cap=Decimal(1000)), noisy_study(MANY, rounds_void_allowed=8))
     coordinator, noise = asked(one, wanted, "noise"), []
     cohorts = [vault.prepare(wanted.hash()) for vault in one.vaults.values()]
     size = packed_size(len(wanted.columns()))
     mechanism = announcement.mechanism_for(wanted, task="gram", hospitals=4, dimension=size)
     exact = sum(summarise.summarise_privately(cohort, study=wanted, mechanism=mechanism).values for cohort in cohorts)
     assert 0 < exact[0] <= 4 * federation.PATIENTS  # the patients, where a clipped one counts less
-    for _ in range(48):
+    for _ in range(9):
         announced, words = gram(coordinator)
         assert announced.mechanism == mechanism
         noise.append(ring.decode(words, bits=64) * mechanism.grid_step - exact)
     scaled = np.concatenate(noise) / mechanism.noise_deviation
-    assert len(scaled) == 48 * size == 2160  # noise that is a tenth too small would be seen
+    assert len(scaled) == 9 * size == 2277  # noise that is a tenth too small would be seen
     # bounds that a right implementation passes but once in 1e6 runs
     assert stats.chi2.ppf(5e-7, len(scaled)) < float(scaled @ scaled) < stats.chi2.ppf(1 - 5e-7, len(scaled))
     assert abs(scaled.mean()) < 5 / np.sqrt(len(scaled))
@@ -172,6 +179,34 @@ def test_a_vault_that_restarts_answers_the_same_request_with_the_same_bytes_and_
     sent = [data for name, data in one.sent if name == "hosp-a" and kind(data) == "upload"]
     assert answers == sent
     assert len(leaves(one, "hosp-a", "reserve")) == len(leaves(one, "hosp-a", "release")) == 1
+
+
+class Killed(BaseException):
+    """As `kill -9`: nothing of the product catches it."""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_coordinator_killed_during_or_after_the_gram_goes_on_and_nobody_is_charged_again(make_federation, number):
+    one, wanted = approved(make_federation(), noisy_study())
+
+    def after(name, data):
+        if (name, kind(data), wire.peek(data).body.get("round")) == ("hosp-c", "upload", number):
+            raise Killed
+        return data
+
+    one.after, folder = after, one.folder / "run-killed"
+    with pytest.raises(Killed):
+        one.go_on(wanted, run="killed", folder=folder)
+    one.after = lambda _name, data: data
+    result = one.go_on(wanted, run="killed", folder=folder)
+    assert [item["state"] for item in result["rounds"]] == ["opened"] * 4
+    assert result["private_gram"]["noise"]["hospitals"] == 4
+    for name in HOSPITALS:
+        charged = [from_entry(leaf["mech"]) for leaf in leaves(one, name, "reserve")]
+        assert [type(item).__name__ for item in charged] == ["NoisyGram", "SampledStep", "SampledStep", "Exact"]
+    (folder / "study.json").write_bytes(wanted.canonical_bytes())
+    seen = Glance(folder).state(now=2e9)
+    assert abs(seen.epsilon - Decimal(result["privacy"]["epsilon_rdp"])) <= Decimal("0.001")  # the live view counts it too
 
 
 def test_the_cap_counts_the_gram_and_training_in_one_ledger(make_federation):

@@ -1,7 +1,10 @@
 """Noisy moments: how a matrix is packed, what an opened sum says, and that nothing exact can be made of them."""
 
 import dataclasses
+import importlib
+import inspect
 import math
+import pkgutil
 from decimal import Decimal
 
 import numpy as np
@@ -11,6 +14,8 @@ from common import announcement, noisy_moments
 from common import study as studies
 from common.moments import Moments
 from common.noisy_moments import NoisyMoments, pack, packed_size, unpack
+from server import infer
+from server.infer import correlation, family, regression
 from tests import federation
 
 PRIVACY = {
@@ -75,6 +80,34 @@ def test_noisy_moments_are_no_moments():
     assert not {"mean", "scatter", "index", "sums", "cross", "n"} & set(dir(found))
     with pytest.raises(ValueError, match="read-only"):
         found.matrix[0, 0] = 1
+
+
+@pytest.mark.parametrize(
+    "exact",
+    [
+        lambda found: correlation.correlate(found, names=STUDY.columns()),
+        lambda found: regression.fit(found, outcome="malignancy", predictors=("mean_hu",)),
+        lambda found: family.read(found, study=STUDY),
+    ],
+    ids=["correlation", "regression", "family"],
+)
+def test_no_exact_analysis_takes_them_so_no_naive_interval_comes_out(exact):
+    with pytest.raises(AttributeError):
+        exact(read(np.zeros(SIZE)))
+
+
+def test_by_type_too_exact_analyses_take_exact_moments_alone():
+    takers = [
+        (module.name, name, hints)
+        for module in pkgutil.iter_modules(infer.__path__, "server.infer.")
+        if module.name != "server.infer.private"
+        for name, one in vars(importlib.import_module(module.name)).items()
+        if inspect.isfunction(one) and one.__module__ == module.name
+        for hints in [list(one.__annotations__.values())]
+    ]
+    assert {name for _, name, hints in takers if Moments in hints} >= {"correlate", "fit", "read"}
+    assert not [(module, name) for module, name, hints in takers if NoisyMoments in hints]
+    assert not issubclass(NoisyMoments, Moments)
 
 
 @pytest.mark.parametrize(
