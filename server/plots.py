@@ -43,7 +43,9 @@ def survival(curves: Sequence[Mapping[str, Any]], *, names: Sequence[str], unit:
     return svg(key, "Kaplan-Meier", description, width=width, height=height, body=parts)
 
 
-def forest(hospitals: Sequence[Mapping[str, Any]], combined: Sequence[Mapping[str, Any]], *, term: str, key: str) -> Markup:
+def forest(
+    hospitals: Sequence[Mapping[str, Any]], combined: Sequence[Mapping[str, Any]], *, term: str, note: str, key: str
+) -> Markup:
     """Draw one coefficient: hospitals' estimates as squares, their area by their weight, and combined ones as diamonds.
 
     Rows hold name, estimate, low, high; hospitals also weight. An estimate of None is a hospital that does not show it.
@@ -79,7 +81,15 @@ def forest(hospitals: Sequence[Mapping[str, Any]], combined: Sequence[Mapping[st
         drawn = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
         parts.append(f'<polygon points="{drawn}" fill="{ACCENT}" fill-opacity="0.75" stroke="{ACCENT}"/>')
     parts.append(
-        text((left + width - 20) / 2, bottom + 36, f"change per unit of {term}", anchor="middle", size=12, fill=MUTED, most=110)
+        text(
+            (left + width - 20) / 2,
+            bottom + 36,
+            f"change per unit of {term}; {note}",
+            anchor="middle",
+            size=12,
+            fill=MUTED,
+            most=130,
+        )
     )
     shown = sum(row["estimate"] is not None for row in hospitals)
     description = f"{term}: {shown} hospitals that show their estimate, {len(combined)} combined; the numbers are in the table."

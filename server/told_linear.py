@@ -84,7 +84,7 @@ def meta(found: Found, declared: Found, key: str) -> Parts:
     tables = [table("Combined over hospitals", COMBINED, found["rows"]), table("Heterogeneity", SPREAD, found["heterogeneity"])]
     if listed:
         tables.append(table("Hospitals that show their estimates", HOSPITALS, listed))
-    drawn = [_forest(term, listed, found["rows"], key=f"{key}-{at + 1}") for at, term in enumerate(terms)]
+    drawn = [_forest(row, listed, found["rows"], key=f"{key}-{at + 1}") for at, row in enumerate(found["heterogeneity"])]
     spread = "; ".join(
         f"{row['term']}: I squared {cell(row['i_squared'])} ({cell(row['i_squared_low'])} to {cell(row['i_squared_high'])}), "
         f"Q({row['df']}) = {cell(row['q'])}, p = {cell(row['p'], p_value=True)}"
@@ -111,7 +111,8 @@ def _listed(rows: Sequence[Found], *, asked: Sequence[str], terms: Sequence[str]
     ]
 
 
-def _forest(term: str, listed: Sequence[Found], combined: Sequence[Found], *, key: str) -> Markup:
+def _forest(spread: Found, listed: Sequence[Found], combined: Sequence[Found], *, key: str) -> Markup:
+    term = spread["term"]
     hospitals = [
         {
             "name": str(row["hospital"]).removesuffix(f" ({NOT_SHOWN})"),
@@ -124,11 +125,20 @@ def _forest(term: str, listed: Sequence[Found], combined: Sequence[Found], *, ke
         if row["term"] == term
     ]
     diamonds = [
-        {"name": row["method"], "estimate": row["estimate"], "low": row["ci_low"], "high": row["ci_high"]}
+        {
+            "name": row["method"].replace("random effects, ", "random, "),
+            "estimate": row["estimate"],
+            "low": row["ci_low"],
+            "high": row["ci_high"],
+        }
         for row in combined
         if row["term"] == term
     ]
-    return plots.forest(hospitals, diamonds, term=term, key=key)
+    note = (
+        f"I\u00b2 {cell(100 * spread['i_squared'])} %, Q({spread['df']}) = {cell(spread['q'])}, "
+        f"p = {cell(spread['p'], p_value=True)}, \u03c4\u00b2 {cell(spread['tau_squared'])}"
+    )
+    return plots.forest(hospitals, diamonds, term=term, note=note, key=key)
 
 
 def _drawn(rows: Sequence[Found], key: str) -> list[Markup]:

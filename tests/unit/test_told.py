@@ -117,6 +117,7 @@ def test_a_forest_names_who_does_not_show_an_estimate(analyses):
     assert forest["figures"][0].count("not shown") == 3
     assert forest["figures"][0].count("<polygon") == 3  # equal effects, random effects twice
     assert "I squared" in forest["note"]
+    assert "I² " in forest["figures"][0]
 
 
 def test_adjusted_p_values_have_a_table_of_their_own(analyses):
