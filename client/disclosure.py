@@ -24,6 +24,7 @@ WEIGHED: Final = frozenset({"logistic", "firth", "ordinal", "cox", "cox_stratifi
 # Sums that a few hospitals' own aggregates solve: honest hospitals (those that do not work with the coordinator) needed.
 HONEST_LEAST: Final = {
     "absorbed": 3,  # with the Gram: the scatter of hospitals' means, which of two hospitals gives their difference
+    "within": 3,  # ComBat's, likewise
     "meta": 3,  # four sums of w and b, two unknowns a hospital
     "meta_random": 4,  # seven with the first round's
 }

@@ -11,14 +11,17 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 from pydantic import ValidationError
 
-from client import exact, pipeline
+from client import disclosure, exact, pipeline
 from client import harmonise as at_home
+from client.config import CELL_MIN, PARAMETERS_SHARE_MAX, SHARE_MAX, Policy
 from client.kernels.answer import answer
+from client.kernels.rows import Rows, Seat
 from common import analyses, canonical, harmonisation, left_out
 from common import study as studies
 from common.announcement import Announcement, mechanism_for
 from common.errors import AlreadyAnswered, BadQuery, DataError, HospitalMissing, OutsidePolicy
 from common.harmonisation import Harmonisation
+from common.query import ask
 from server.infer import declared
 from tests import cohorts, federation
 from tests.combat import COMBAT, FEATURES, LOGISTIC, MODEL, NAMES, QUANTILES, VARIABLES, study, table, truth
@@ -200,6 +203,19 @@ def test_a_constant_added_to_one_hospital_changes_no_centred_number_that_it_send
     counts_and_sums = 1 + 2 + 4
     assert not np.array_equal(before[3:counts_and_sums], after[3:counts_and_sums])  # the pooled sums, for the grand mean
     assert difference(after[counts_and_sums:], before[counts_and_sums:]) <= 1e-11
+
+
+def test_two_honest_hospitals_do_not_add_scatters_within_which_would_show_their_means():
+    rows = Rows(names=("f0", "f1", "age"), values=table(0)[:, [0, 1, 4]], lower=(-64.0, -64.0, 0.0), upper=(64.0, 64.0, 128.0))
+    asked = ask("within", responses=["f0", "f1"], predictors=["age"])
+    rule = Policy(
+        epsilon_cap=Decimal(1), delta_cap=Decimal("1e-5"), hospitals_min=3, colluders_min=0, patients_min=5,
+        exact_releases_max=2, cell_min=CELL_MIN, parameters_share_max=PARAMETERS_SHARE_MAX, share_max=SHARE_MAX,
+        site_aggregates=False, allowed_studies=(),
+    )  # fmt: skip
+    disclosure.check_query(rule, asked=asked, rows=rows, seat=Seat(at=0, of=4, honest=3, shows=False))
+    with pytest.raises(OutsidePolicy):
+        disclosure.check_query(rule, asked=asked, rows=rows, seat=Seat(at=0, of=4, honest=2, shows=False))
 
 
 def test_a_harmonised_column_stands_under_another_name_in_the_record_of_exact_sums():
