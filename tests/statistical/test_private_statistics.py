@@ -104,15 +104,16 @@ def test_ninety_five_percent_intervals_of_correlations_cover_as_promised(
 @pytest.mark.statistical
 @pytest.mark.parametrize(("n", "epsilon"), [(300, 4), (1000, 1), (1000, 4), (3000, 1), (3000, 4)])
 def test_f_tests_reject_a_true_null_as_often_as_they_say_and_naive_ones_far_more(n: int, epsilon: float) -> None:
-    random, sigma = np.random.default_rng([7, n, epsilon]), CLIP**2 * noisy.multiplier(epsilon)
+    clip = math.sqrt(3.8)  # indicators are -1 or 1: |v|**2 is 3.2 on average, 2 % of the rows are longer
+    random, sigma = np.random.default_rng([7, n, epsilon]), clip**2 * noisy.multiplier(epsilon)
     predictors, rejected, naive, left = ("x", "g1", "g2"), 0, 0, 0
     factor = Hypothesis(name="g", predictors=predictors, forms=({"g1": 1.0}, {"g2": 1.0}))
     for _ in range(REPETITIONS):
         group, x = random.integers(0, 3, n), random.standard_normal(n)
         y = 0.3 * x + random.standard_normal(n)
-        z = np.column_stack([np.clip(x / 3, -1, 1), (group == 1) - 0.5, (group == 2) - 0.5, np.clip(y / 3.2, -1, 1)])
-        matrix = noisy.gram(z, clip_norm=CLIP) + noisy.noise(5, sigma=sigma, random=random)
-        one = noisy.moments(matrix, names=(*predictors, "y"), sigma=sigma, clip_norm=CLIP)
+        z = np.column_stack([np.clip(x / 3, -1, 1), 2 * (group == 1) - 1, 2 * (group == 2) - 1, np.clip(y / 3.2, -1, 1)])
+        matrix = noisy.gram(z, clip_norm=clip) + noisy.noise(5, sigma=sigma, random=random)
+        one = noisy.moments(matrix, names=(*predictors, "y"), sigma=sigma, clip_norm=clip)
         try:
             fitted = least_squares.fit(one, outcome="y", predictors=predictors)
         except NotEstimable:
@@ -138,9 +139,9 @@ def test_means_deviations_and_shares_cover_as_promised() -> None:
     for _ in range(REPETITIONS):
         group = random.choice(3, n, p=[0.5, 0.3, 0.2])
         a = stats.truncnorm.ppf(random.random((n, 2)), -3, 3) / 3
-        z = np.column_stack([a, (group == 1) - 0.5, (group == 2) - 0.5])
+        z = np.column_stack([a, 2 * (group == 1) - 1, 2 * (group == 2) - 1])
         matrix = noisy.gram(z, clip_norm=9.0) + noisy.noise(5, sigma=sigma, random=random)
-        one = noisy.moments(matrix, names=names, sigma=sigma, centre=(0, 0, 0.5, 0.5))
+        one = noisy.moments(matrix, names=names, sigma=sigma, centre=(0, 0, 0.5, 0.5), half=(1, 1, 0.5, 0.5))
         found = table_one.describe(one, study=study, names=["a", "g"])
         (number,) = found["numbers"]
         hits["mean"].append(number["ci_low"] <= 0 <= number["ci_high"])
