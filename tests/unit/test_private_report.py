@@ -32,7 +32,7 @@ def test_page_shows_noise_aware_figures_and_says_what_was_run(tmp_path: Path) ->
         "Statistics with noise",
         "width ratio",
         f"{row['ci_low']:.4g}".replace("-", "\u2212"),
-        "4999 draws",
+        "1999 draws",
         "Zou and Donner",
         "too noisy",
         "8.5432",

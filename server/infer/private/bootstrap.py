@@ -26,7 +26,7 @@ from server.infer.private.least_squares import Fit, covariance, residual_varianc
 
 Float = NDArray[np.float64]
 
-DRAWS = 4999
+DRAWS = 1999
 ENTRIES_MOST = 1 << 22  # of the draws that are held at once
 
 
@@ -131,7 +131,7 @@ def _statistic(draws: Float, one: _Bound, *, sigma: float, whole: Float) -> Floa
     if len(one.rows) < block.shape[1]:
         whole = np.asarray(np.linalg.inv(block[:, one.rows[:, None], one.rows[None, :]]), dtype=np.float64)
         beta = np.einsum("bij,bj->bi", whole, column[:, one.rows])
-    spread = one.forms @ covariance(beta, inverse=whole, variance=variance, sigma=sigma) @ one.forms.T
+    spread = covariance(beta, inverse=whole, variance=variance, sigma=sigma, forms=one.forms)
     value = beta @ one.forms.T
     result: Float = np.einsum("bi,bi->b", value, np.linalg.solve(spread, value[..., None])[..., 0]) / len(one.forms)
     return result
@@ -141,7 +141,7 @@ def _omega_squared(one: _Bound, *, fitted: Fit, block: Float) -> float:
     inverse = np.asarray(np.linalg.inv(block[np.ix_(one.rows, one.rows)]), dtype=np.float64)
     beta = inverse @ block[one.rows, -1]
     value, middle = one.forms @ beta, np.asarray(np.linalg.inv(one.forms @ inverse @ one.forms.T), dtype=np.float64)
-    spread = one.forms @ covariance(beta, inverse=inverse, variance=fitted.variance, sigma=fitted.sigma) @ one.forms.T
+    spread = covariance(beta, inverse=inverse, variance=fitted.variance, sigma=fitted.sigma, forms=one.forms)
     square = float(value @ middle @ value)
     return (square - float(np.trace(middle @ spread))) / (square + (fitted.n - len(one.forms)) * fitted.variance)
 

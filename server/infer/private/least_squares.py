@@ -160,10 +160,12 @@ def residual_variance(
     return np.maximum((residual + sigma**2 / 2 * lost) / df, noise_sd), noise_sd
 
 
-def covariance(beta: Float, *, inverse: Float, variance: Float | float, sigma: float) -> Float:
-    """Return V; any leading shape (...), beta (..., q), inverse (..., q, q), variance (...)."""
+def covariance(beta: Float, *, inverse: Float, variance: Float | float, sigma: float, forms: Float | None = None) -> Float:
+    """Return V, or the covariance of `forms` (k, q) of the coefficients; any leading shape (...), as `residual_variance`."""
+    weights = np.eye(beta.shape[-1]) if forms is None else forms
+    turned = weights @ inverse
     length = np.asarray((beta**2).sum(axis=-1))[..., None, None]
-    turned = np.einsum("...ij,...j->...i", inverse, beta)
-    noise = (1 + length) * (inverse @ inverse) + turned[..., :, None] * turned[..., None, :]
-    result: Float = np.asarray(variance)[..., None, None] * inverse + sigma**2 / 2 * noise
+    along = np.einsum("...ki,...i->...k", turned, beta)
+    noise = (1 + length) * (turned @ np.swapaxes(turned, -1, -2)) + along[..., :, None] * along[..., None, :]
+    result: Float = np.asarray(variance)[..., None, None] * (turned @ weights.T) + sigma**2 / 2 * noise
     return result
