@@ -91,18 +91,15 @@ def _regression(one: Mapping[str, Any], *, title: str, key: str) -> dict[str, An
 
 
 def _plot(one: Mapping[str, Any], *, key: str) -> list[Any]:
-    """Draw the coefficients in standard deviations where every one has a standardised value, in their units elsewhere."""
-    slopes = [row for row in one["rows"] if row["term"] != "(intercept)"]
-    standard = all(number(row["standardised"]) is not None and number(row["estimate"]) for row in slopes)
+    """Draw the coefficients in half widths of the declared bounds: public units, in which an interval stays what it is."""
     drawn = []
-    for row in slopes:
-        factor = row["standardised"] / row["estimate"] if standard else 1.0
-        low, high = factor * row["ci_low"], factor * row["ci_high"]
-        drawn.append({"term": row["term"], "estimate": factor * row["estimate"], "low": low, "high": high})
-    for line in drawn:
-        line["clear"] = line["low"] > 0 or line["high"] < 0
-    unit = "in its standard deviations, per standard deviation" if standard else "per unit"
-    return [figures.coefficients(drawn, unit=f"change of {one['outcome']}, {unit}", key=key)] if drawn else []
+    for row in one["rows"]:
+        if (factor := number(row["box_ratio"])) is not None:
+            low, high = factor * row["ci_low"], factor * row["ci_high"]
+            line = {"term": row["term"], "estimate": factor * row["estimate"], "low": low, "high": high}
+            drawn.append({**line, "clear": low > 0 or high < 0})
+    unit = f"change of {one['outcome']}, in half widths of its declared bounds, per half width of the term's"
+    return [figures.coefficients(drawn, unit=unit, key=key)] if drawn else []
 
 
 def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:

@@ -114,3 +114,11 @@ def test_a_wide_gram_of_64_variables_is_drawn_in_seconds(tmp_path: Path) -> None
 def test_a_study_without_a_noisy_gram_has_no_such_section(tmp_path: Path) -> None:
     assert "Statistics with noise" not in Page(render(sample(), tmp_path)).text
     assert private_sections.sections(None) == []
+
+
+def test_the_plot_scales_intervals_by_public_numbers_only(tmp_path: Path) -> None:
+    made = result()["private_gram"]["ols"]
+    halves = {"age": 41.0, "x": 10.0}
+    assert {row["term"]: row["box_ratio"] for row in made["rows"][1:]} == {key: half / 50 for key, half in halves.items()}
+    assert made["rows"][0]["box_ratio"] is None
+    assert "half widths of its declared bounds" in render(result(), tmp_path)

@@ -13,17 +13,20 @@ def table(noisy: NoisyMoments, *, outcome: str, predictors: Sequence[str]) -> di
     """Return the fit as JSON can hold it: rows, n (noisy, rounded), df, sigma of the residuals, r_squared.
 
     A row: term, estimate, standard_error, ci_low, ci_high, t, df, p, standardised (None for the intercept, and where a variance
-    does not stand out of the noise), width_ratio. `r_squared` has no interval; None where the outcome's own variance is noise.
+    does not stand out of the noise), box_ratio (half width of the term's declared bounds over the outcome's; it is public, so an
+    interval times it keeps its coverage, while times a noisy sd it does not), width_ratio. `r_squared` has no interval and is None
+    where the outcome's own variance is noise.
     Raises as least_squares.fit.
     """
     made = fit(noisy, outcome=outcome, predictors=predictors)
     scatter = {name: _scatter(noisy, name=name) for name in (outcome, *predictors)}
     total = scatter[outcome]
-    rows = [row(INTERCEPT, made.form({}, intercept=1.0), standardised=None)]
+    rows = [row(INTERCEPT, made.form({}, intercept=1.0), standardised=None, box_ratio=None)]
     for at, name in enumerate(predictors, start=1):
         spread = scatter[name]
         standardised = float(made.beta[at]) * math.sqrt(spread / total) if total and spread else None
-        rows.append(row(name, made.form({name: 1.0}), standardised=standardised))
+        box_ratio = float(made.half[at] / made.half[0])
+        rows.append(row(name, made.form({name: 1.0}), standardised=standardised, box_ratio=box_ratio))
     return {
         "outcome": outcome,
         "rows": rows,
@@ -34,7 +37,7 @@ def table(noisy: NoisyMoments, *, outcome: str, predictors: Sequence[str]) -> di
     }
 
 
-def row(term: str, one: Estimate, *, standardised: float | None) -> dict[str, Any]:
+def row(term: str, one: Estimate, *, standardised: float | None, box_ratio: float | None) -> dict[str, Any]:
     """Return an estimate as a row of a table."""
     return {
         "term": term,
@@ -46,6 +49,7 @@ def row(term: str, one: Estimate, *, standardised: float | None) -> dict[str, An
         "df": one.df,
         "p": one.p,
         "standardised": standardised,
+        "box_ratio": box_ratio,
         "width_ratio": one.width_ratio,
     }
 
