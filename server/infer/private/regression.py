@@ -14,8 +14,8 @@ def table(noisy: NoisyMoments, *, outcome: str, predictors: Sequence[str]) -> di
 
     A row: term, estimate, standard_error, ci_low, ci_high, t, df, p, standardised (None for the intercept, and where a variance
     does not stand out of the noise), box_ratio (half width of the term's declared bounds over the outcome's: it is public, so
-    an interval times it keeps its coverage, while times a noisy sd it does not), width_ratio. `r_squared` has no interval and is
-    None where the outcome's own variance is noise.
+    an interval times it keeps its coverage, while times a noisy sd it does not), width_ratio. `r_squared` has no interval,
+    and is None where the outcome's own variance is noise.
     Raises as least_squares.fit.
     """
     made = fit(noisy, outcome=outcome, predictors=predictors)
