@@ -1,6 +1,7 @@
 """A cohort's variables become columns of terms, from the study's dictionary alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,19 @@ def table(cohort: Cohort, *, columns: Sequence[terms.Column], study: Study) -> N
     for at, column in enumerate(columns):
         made[:, at] = terms.values(column, of=raw.__getitem__, bounds_of=study.declared_bounds, dictionary=dictionary)
     return made
+
+
+def complete_cases(cohort: Cohort, *, study: Study) -> Cohort:
+    """Return the cohort as the study's statistics see it: where they share their patients, an incomplete one lacks every value.
+
+    Raises DataError when the cohort lacks a variable.
+    """
+    together = study.together()
+    if not together:
+        return cohort
+    seen = cohort.table.copy()
+    seen[~complete(table(cohort, columns=together, study=study))] = np.nan
+    return replace(cohort, table=seen)
 
 
 def complete(values: NDArray[np.float64]) -> NDArray[np.bool_]:

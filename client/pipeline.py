@@ -181,6 +181,11 @@ def _patients(cohort: Cohort, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
     return tuple(patient for patient, kept in zip(cohort.patients, chosen.tolist(), strict=True) if kept)
 
 
+def complete_cases(cohort: Cohort, *, study: Study) -> Cohort:
+    """Cohort -> Cohort: the patients whom the study's statistics see, where they share them."""
+    return columns.complete_cases(cohort, study=study)
+
+
 def harmonised(coefficients: bytes, *, study: Study, cohort: Cohort) -> Cohort:
     """Cohort -> Cohort: this hospital's batch effect is removed from the features; raises as client/harmonise.py."""
     return harmonise.cohort(cohort, study=study, coefficients=coefficients)

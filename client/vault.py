@@ -185,6 +185,8 @@ class Vault:
             return self._sent_again(announced, study, site)
         policy.check_study(site.policy, study=study, roster=roster)
         policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
+        if announced.task in {"gram", "query"}:
+            cohort = pipeline.complete_cases(cohort, study=study)
         if study.harmonises(task=announced.task, index=announced.index):
             request, cohort = self._harmonised(announced, request, study, cohort)
         if announced.dimension != pipeline.dimension(announced, blob=request.blob, study=study):

@@ -96,6 +96,8 @@ class Statistics(Part):
     `models` are formulas (common/formula.py), `descriptive` names the variables of Table 1. All of it is read from the one
     Gram: a wish here costs columns, never another release. `analyses` go beyond the Gram: each is asked for in secure sums
     of its own (common/analyses.py), exact ones. Without `privacy` the Gram is exact; with it, it leaves once, with noise.
+    `complete_cases` says which patients enter a sum: those with a value in every column of that "analysis", or of the whole
+    "study", where no two sums can then differ by a few patients and be refused for it.
     """
 
     correlation: Annotated[tuple[Name, ...], Field(min_length=2, max_length=128)]
@@ -106,6 +108,7 @@ class Statistics(Part):
     descriptive: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
     analyses: Annotated[tuple[Declared, ...], Field(max_length=ANALYSES_MOST)] = ()
     privacy: GramPrivacy | None = None
+    complete_cases: Literal["analysis", "study"] = "analysis"
 
 
 class Recipe(Part):
@@ -300,6 +303,13 @@ class Study(Part):
             return bound
         others = sorted(_behind(self.design()) - bound.variables)
         return replace(bound, responses=(*bound.responses, *(terms.column(terms.Piece(variable=name)) for name in others)))
+
+    def together(self) -> tuple[terms.Column, ...]:
+        """Return the columns in which every patient of any sum has a value; none where each analysis has its own patients."""
+        if self.statistics.complete_cases == "analysis":
+            return ()
+        asked = (column for at in range(len(self.statistics.analyses)) for column in self.asked(at).columns)
+        return tuple(dict.fromkeys((*self.design(), *asked)))
 
     def bounds(self, column: terms.Column) -> tuple[float, float]:
         """Return the least and greatest value of a column of the Gram, from the declared bounds; raises ConfigError."""

@@ -70,15 +70,18 @@ def put(one: Federation, wanted: Study, tables: dict[str, np.ndarray]) -> None:
         if home.cohorts.is_symlink():
             home.cohorts.unlink()
             home.cohorts.mkdir(mode=0o700)
-        patients = tuple(sorted(hashlib.sha256(f"{name}{at}".encode()).hexdigest()[:32] for at in range(len(rows))))
-        cohort = Cohort(
-            patients=patients,
-            columns=tuple(variable.name for variable in wanted.variables),
-            table=rows.astype(np.float64),
-            views=np.zeros((len(rows), 1, 32, 32), dtype=np.float32),
-            bags=tuple((at,) for at in range(len(rows))),
-        )
-        shelf.save(home.cohorts / f"{shelf._fingerprint(read_site(home), wanted)}.npz", cohort)
+        shelf.save(home.cohorts / f"{shelf._fingerprint(read_site(home), wanted)}.npz", cohort(name, rows, wanted))
+
+
+def cohort(name: str, rows: np.ndarray, wanted: Study) -> Cohort:
+    """One hospital's rows as a vault holds them, one blank view a patient."""
+    return Cohort(
+        patients=tuple(sorted(hashlib.sha256(f"{name}{at}".encode()).hexdigest()[:32] for at in range(len(rows)))),
+        columns=tuple(variable.name for variable in wanted.variables),
+        table=rows.astype(np.float64),
+        views=np.zeros((len(rows), 1, 32, 32), dtype=np.float32),
+        bags=tuple((at,) for at in range(len(rows))),
+    )
 
 
 def tables() -> dict[str, np.ndarray]:
