@@ -13,6 +13,7 @@ from common import analyses, canonical, forms, formula, harmonisation, terms
 from common.analyses import ANALYSES_MOST, Combat, Declared
 from common.errors import BadQuery, ConfigError
 from common.forms import Asked
+from common.optimisation import Average, Optimiser, Schedule, WarmUpCosine
 from common.part import Level, Name, Number, Part, Positive, Text
 from common.privacy import GramPrivacy, Privacy
 
@@ -136,13 +137,21 @@ class Training(Part):
     positive_above: Number
     steps: Annotated[int, Field(ge=1, le=100_000)]
     learning_rate: Positive
-    momentum: Annotated[Decimal, Field(ge=0, lt=1, max_digits=24)]
+    optimiser: Optimiser
+    schedule: Schedule
+    average: Average
     views_per_patient_max: Annotated[int, Field(ge=1, le=64)]
     patients_per_step_max: Annotated[int, Field(ge=1, le=1_000_000)]
     patients_declared: Annotated[int, Field(ge=2, le=100_000_000)]
     held_out_fraction: Annotated[Decimal, Field(gt=0, lt=1, max_digits=24)]
     score_bins: Annotated[int, Field(ge=8, le=64)]
     auc_drop_max: Annotated[Decimal, Field(ge=0, le=1, max_digits=24)]
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        if isinstance(self.schedule, WarmUpCosine) and self.schedule.warm_up_steps >= self.steps:
+            raise ValueError("the schedule's warm_up_steps must be below steps")
+        return self
 
 
 class Study(Part):

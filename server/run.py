@@ -142,7 +142,7 @@ def _train(rounds: Rounds, study: Study, folder: Path) -> Trained:
     network = model.build(training, channels=channels, patch_voxels=recipe.patch_voxels)
     model.load(network, model.initial(training, channels=channels, patch_voxels=recipe.patch_voxels))
     names = model.trainable_names(network, training)
-    state = step.start(model.flat(network, names))
+    state = step.start(model.flat(network, names), training=training)
     checkpoints = [model.dump(network)]
     voids_left = study.privacy.rounds_void_allowed
     while state.steps_done < training.steps:

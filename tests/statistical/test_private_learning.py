@@ -26,7 +26,7 @@ def shared_noise_run(cohorts, *, noisy=True):
     training, privacy = STUDY.training, STUDY.privacy
     held = [score.held_out(one.patients, study_hash="a" * 64, fraction=training.held_out_fraction) for one in cohorts]
     network = learning.built(STUDY)
-    state = optimiser.start(model.flat(network, model.HEAD))
+    state = optimiser.start(model.flat(network, model.HEAD), training=training)
     bits = largest_share_bits(
         noise_multiplier=privacy.noise_multiplier, hospitals=4, colluders=1, patients_per_step_max=65, ring_bits=32
     )

@@ -105,7 +105,7 @@ def test_no_key_has_a_default(part):
         ("training.prior_sha256", "A" * 64),
         ("training.steps", 0),
         ("training.steps", 100_001),
-        ("training.momentum", "1"),
+        ("training.optimiser.momentum", "1"),
         ("training.held_out_fraction", "0"),
         ("training.held_out_fraction", "1"),
         ("training.score_bins", 4),
