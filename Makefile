@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup demo drill test test-all lint fix bench bench-demo bench-secure-sum bench-rounds bench-statistics bundle proto clean
+.PHONY: help setup demo drill test test-all lint fix bench bench-demo bench-secure-sum bench-rounds bench-statistics bench-training bundle proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,7 +43,7 @@ fix: setup ## format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-demo bench-secure-sum bench-rounds bench-statistics ## all benchmarks; JSON under out/bench
+bench: bench-demo bench-secure-sum bench-rounds bench-statistics bench-training ## all benchmarks; JSON under out/bench
 
 bench-demo: setup ## the demo's times, as JSON in out/bench/demo.json
 	$(BIN)/python -m tests.benchmarks.demo
@@ -56,6 +56,9 @@ bench-rounds: setup ## a round over real processes, both carriers, as JSON in ou
 
 bench-statistics: setup ## linear analyses beside statsmodels on the pooled table, as JSON in out/bench/statistics.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.statistics
+
+bench-training: setup ## a private training step beside a plain one and Opacus, as JSON in out/bench/training.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.training
 
 bundle: setup ## build the Flower bundle (configuration only) and print its SHA-256
 	@mkdir -p out/bundle && cd out/bundle && rm -f *.fab && ../../$(BIN)/flwr build --app ../../server/bundle >/dev/null && sha256sum *.fab

@@ -114,13 +114,13 @@ def projected(network, vector):
             part = torch.from_numpy(vector[first : first + parameter.numel()]).view(parameter.shape)
             first += parameter.numel()
             module = modules.get(id(parameter))
-            if module is not None:
-                flat = module.weight.detach().double().flatten(1)
-                centred = flat - flat.mean(1, keepdim=True)
-                used = centred / (centred.square().sum(1, keepdim=True) + EPSILON * flat.shape[1]).sqrt()
-                size = flat.shape[1]
-                matrix = torch.eye(size) - torch.ones(size, size) / size - used[:, :, None] * used[:, None, :]
-                part = torch.bmm(matrix.double(), part.flatten(1)[:, :, None])
+            if module is not None:  # the chain rule, by autograd
+                raw = parameter.detach().double().requires_grad_()
+                flat = raw.flatten(1)
+                variance, mean = torch.var_mean(flat, dim=1, correction=0, keepdim=True)
+                scale = ((variance + EPSILON) * flat.shape[1]).rsqrt()
+                used = ((flat - mean) * scale).view_as(raw)
+                part = torch.autograd.grad((used * part / scale.detach().view(-1, 1, 1, 1)).sum(), raw)[0]
             parts.append(part.ravel())
     return torch.cat(parts).numpy()
 

@@ -40,7 +40,8 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
     total = {parameter: torch.zeros_like(parameter, dtype=torch.float64) for parameter in trained.values()}
     for batch in batches:
         tape = recorded(network, batch, loss=loss)
-        tape.deliver(_factors(tape.squares(), present=batch.present, clip_norm=clip_norm), into=total)
+        with torch.no_grad():
+            tape.deliver(_factors(tape.squares(), present=batch.present, clip_norm=clip_norm), into=total)
     for name, module in network.named_modules():
         weight = trained.get(f"{name}.weight")
         if isinstance(module, StandardisedConv2d | StandardisedConv3d) and weight is not None and bool(total[weight].any()):

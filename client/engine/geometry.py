@@ -83,11 +83,22 @@ class Geometry:
 
     def patches(self, inputs: Tensor) -> Tensor:
         """Return what each output position sees, (row, in * kernel elements, position)."""
+        seen = self._windows(inputs)
+        return seen.reshape(len(seen), math.prod(seen.shape[1 : 2 + len(self.kernel)]), -1)
+
+    def patches_by_position(self, inputs: Tensor) -> Tensor:
+        """Return the same as (row, position, in * kernel elements)."""
+        seen, axes = self._windows(inputs), len(self.kernel)
+        turned = seen.permute(0, *range(2 + axes, 2 + 2 * axes), *range(1, 2 + axes))
+        return turned.reshape(len(seen), math.prod(turned.shape[1 : 1 + axes]), -1)
+
+    def _windows(self, inputs: Tensor) -> Tensor:
+        """Return a view without copies, (row, in, *kernel, *out)."""
         padded = self.padded(inputs)
         rows, channels, *sizes = padded.shape
         strides, axes = padded.stride(), range(len(self.kernel))
         out = [(sizes[at] - self.dilation[at] * (self.kernel[at] - 1) - 1) // self.stride[at] + 1 for at in axes]
-        seen = padded.as_strided(
+        return padded.as_strided(
             (rows, channels, *self.kernel, *out),
             (
                 *strides[:2],
@@ -95,7 +106,6 @@ class Geometry:
                 *(strides[2 + at] * self.stride[at] for at in axes),
             ),
         )
-        return seen.reshape(rows, channels * math.prod(self.kernel), math.prod(out))
 
     def offsets(self, inputs: Tensor, *, out: tuple[int, ...]) -> list[Tensor]:
         """Return, for each kernel element in order, the part of the padded input that meets the outputs, (row, in, *out)."""

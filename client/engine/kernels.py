@@ -32,7 +32,9 @@ Kernel = Callable[[Tensor, Tensor, Geometry, int], Tensor]
 def grouped(inputs: Tensor, outputs: Tensor, geometry: Geometry, views: int) -> Tensor:
     """Return (patient, weight element) from rows of input and output gradient."""
     patients = len(inputs) // views
-    weight = torch.zeros(1, device=inputs.device).expand(patients * geometry.weight[0], *geometry.weight[1:])
+    weight = torch.zeros(1, dtype=inputs.dtype, device=inputs.device).expand(
+        patients * geometry.weight[0], *geometry.weight[1:]
+    )
     found = geometry.backward(
         _folded(inputs, views), _folded(outputs, views), weight, mask=[False, True, False], groups=patients * geometry.groups
     )
@@ -70,9 +72,11 @@ def candidates(geometry: Geometry, *, patients: int, positions: int) -> tuple[st
 
 def gradients(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> PatientGradients | Tensor:
     """Return the patients' weight gradients; side by side, (patient, element), where they are few."""
-    if name == "gram":
-        return Gram(_joined(outputs.flatten(2), views), _joined(geometry.patches(inputs), views))
     patients = len(inputs) // views
+    if name == "gram":
+        left = outputs.flatten(2).double().transpose(1, 2).contiguous()
+        right = geometry.patches_by_position(inputs.double())
+        return Gram(left.view(patients, -1, left.shape[2]), right.view(patients, -1, right.shape[2]))
     chunk = max(1, CHUNK_BYTES // (4 * geometry.size))
     parts = []
     for first in range(0, patients, chunk):
@@ -94,9 +98,3 @@ def _folded(rows: Tensor, views: int) -> Tensor:
     patients = len(rows) // views
     shaped = rows.reshape(patients, views, *rows.shape[1:]).transpose(0, 1)
     return shaped.reshape(views, patients * rows.shape[1], *rows.shape[2:])
-
-
-def _joined(rows: Tensor, views: int) -> Tensor:
-    """Return (row, channel, position) as (patient, view and position, channel)."""
-    turned = rows.transpose(1, 2)
-    return turned if views == 1 else turned.reshape(len(rows) // views, -1, rows.shape[1])

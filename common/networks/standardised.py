@@ -7,6 +7,7 @@ Source: Qiao et al., Micro-Batch Training with Batch-Channel Normalization and W
 private training: De et al., Unlocking High-Accuracy Differentially Private Image Classification through Scale, 2022.
 """
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -43,12 +44,14 @@ class StandardisedConv3d(nn.Conv3d):
         return found
 
 
+@torch.no_grad()
 def project(module: StandardisedConv2d | StandardisedConv3d, gradients: Tensor) -> Tensor:
-    """Return P applied to each filter of `gradients`, which has the weight's shape."""
+    """Return P applied to each filter of `gradients`, which has the weight's shape and is overwritten."""
     used = module.standardised()[0].detach().to(gradients.dtype).flatten(1)
-    flat = gradients.flatten(1)
-    centred = flat - flat.mean(1, keepdim=True)
-    return (centred - used * (centred * used).sum(1, keepdim=True)).view_as(gradients)
+    flat = gradients.view(used.shape)
+    flat.sub_(flat.mean(1, keepdim=True))
+    flat.addcmul_(used, torch.linalg.vecdot(flat, used)[:, None], value=-1)
+    return gradients
 
 
 def _standardised(weight: Tensor) -> tuple[Tensor, Tensor]:
