@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typing_extensions import override
 
-from client import config, doctor, supernode
+from client import config, doctor, proposal, supernode
 from client import relay as relays
 from client.config import Home, Site
 from client.ledger import Ledger, Spent
@@ -32,7 +32,7 @@ from common.canonical import decimal_text
 from common.errors import NotSetUp, VaultNotRunning
 from common.ledger import note
 from common.locks import held
-from common.roster import Member
+from common.roster import Member, Roster
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -122,23 +122,35 @@ def approve(
     roster: Annotated[Path | None, typer.Option(help="The coordinator's roster.json.")] = None,
     study: Annotated[Path | None, typer.Option(help="The coordinator's study file.")] = None,
     expected_hash: HashText = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole file as JSON, with its hash, instead of words.")
+    ] = False,
 ) -> None:
-    """Approve a roster or a study by its hash; without --hash, print what it is and approve nothing."""
+    """Approve a roster or a study by its hash; without --hash, say what it is and what would leave, and approve nothing."""
     made = Home(home)
     if (roster is None) == (study is None):
         raise click.UsageError("give either --roster or --study")
     data = files.read(roster or study or Path())
+    site = config.read_site(made)
+    read = rosters.parse(data) if roster is not None else studies.parse(data)
+    said = proposal.roster(read) if isinstance(read, Roster) else proposal.study(read, policy=site.policy)
+    if expected_hash is not None and roster is not None:
+        config.approve_roster(made, data=data, expected_hash=expected_hash)
+    elif expected_hash is not None:
+        config.approve_study(made, data=data, expected_hash=expected_hash)
+    if as_json:
+        plain = json.loads(data)
+        out.print_json(json.dumps({"approved": expected_hash is not None, "hash": read.hash(), "file": plain, "words": said}))
+        return
+    for line in said:
+        out.print(line, markup=False, soft_wrap=True)
     if expected_hash is None:
-        read = rosters.parse(data) if roster is not None else studies.parse(data)
-        out.print_json(data.decode())
         out.print(f"hash {read.hash()}", soft_wrap=True)
         out.print("Nothing was approved. Compare the hash with the coordinator and give it with --hash.")
-    elif roster is not None:
-        approved = config.approve_roster(made, data=data, expected_hash=expected_hash)
-        out.print(f"Approved the roster of {approved.federation}: {', '.join(approved.names)}.")
+    elif isinstance(read, Roster):
+        out.print(f"Approved the roster of {read.federation}: {', '.join(read.names)}.", soft_wrap=True)
     else:
-        proposed = config.approve_study(made, data=data, expected_hash=expected_hash)
-        out.print(f"Approved the study {proposed.name} ({proposed.title}).")
+        out.print(f"Approved the study {read.name} ({read.title}).", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -26,7 +26,7 @@ CHOICES = (
 OPTIONS = {
     "init": {*CHOICES[::2], "--home"},
     "enrol": {"--home", "REQUEST"},
-    "approve": {"--home", "--roster", "--study", "--hash"},
+    "approve": {"--home", "--roster", "--study", "--hash", "--json"},
     "vault": {"--home"},
     "relay": {"--folder", "--superlink", "--ca", "--lane"},
     "status": {"--home", "--json"},

@@ -1,0 +1,159 @@
+"""A study or a roster in words: what would leave this hospital, or who would take part, read before it is approved."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Final
+
+from client.config import Policy
+from common import analyses, announcement, noisy_moments
+from common.analyses import Declared
+from common.audit.show import printable
+from common.canonical import decimal_text
+from common.errors import ConfigError
+from common.ledger import accounting
+from common.mechanism import GaussianShare
+from common.roster import Roster
+from common.study import Study
+
+HONEST_LEAST: Final = 2  # the vault answers no round with fewer
+DIMENSION_MOST: Final = 1 << 28  # no announced vector is longer: an upper bound that needs no network built
+GROUP: Final = 8  # hex digits that are read aloud at once
+FIXED: Final = 2  # exact sums beside the declared analyses: the Gram and the score histograms
+
+
+def study(proposed: Study, *, policy: Policy) -> tuple[str, ...]:
+    """Return the study in sentences, one a line: what leaves exactly, what with noise and at which epsilon, who is held out.
+
+    Epsilons are those that the ledger's gate counts (Renyi accounting, rounded up), of one run with all its void rounds;
+    `policy` is named beside them where it sets the limit. Nothing in a study's own text can steer a terminal.
+    Raises ConfigError on noise that no hospital could make.
+    """
+    return tuple(printable(line) for line in _lines(proposed, policy))
+
+
+def roster(proposed: Roster) -> tuple[str, ...]:
+    """Return the coordinator and the members, one a line, each with the identity to compare by telephone."""
+    return (
+        f"Roster of {printable(proposed.federation)}, {len(proposed.members)} hospitals. Compare identities by telephone:",
+        f"  {proposed.coordinator} (coordinator): {_grouped(proposed.coordinator_identity)}",
+        *(f"  {one.name}: {_grouped(one.identity)}" for one in proposed.members),
+    )
+
+
+def _grouped(identity: str) -> str:
+    return " ".join(identity[at : at + GROUP] for at in range(0, len(identity), GROUP))
+
+
+def _lines(study: Study, policy: Policy) -> Iterator[str]:
+    yield f"Study {study.name}: {study.title} (purpose: {study.purpose})."
+    for source, shown in (("image", "the scans"), ("clinical", "the clinical table")):
+        names = [one.name for one in study.variables if one.source == source]
+        yield f"Variables from {shown}: {', '.join(names) or 'none'}."
+    yield "Leaves exactly (no noise, epsilon infinite; each number is a sum over all hospitals of the round):"
+    yield from (f"  {line}" for line in _exact(study))
+    counted = len(study.statistics.analyses) + FIXED - (study.statistics.privacy is not None)
+    yield f"  These count as {counted} against exact_releases_max, which is {policy.exact_releases_max} here."
+    yield "Leaves with noise (epsilon and delta per patient, each patient's whole contribution):"
+    yield from (f"  {line}" for line in _noisy(study, policy))
+    yield _held_out(study)
+    yield _harmonised(study)
+    yield (
+        f"Rounds: at least {study.hospitals_min} hospitals (your minimum is {policy.hospitals_min}); the noise is enough "
+        f"although {_hospitals(study.privacy.colluders)} may work with the coordinator (your minimum: {policy.colluders_min})."
+    )
+
+
+def _exact(study: Study) -> Iterator[str]:
+    wanted = study.statistics
+    if wanted.privacy is None:
+        yield f"Gram: sums and products of {len(study.columns())} columns ({', '.join(study.columns())}); {_read_from(study)}."
+    for position, one in enumerate(wanted.analyses):
+        most = analyses.queries_most(one)
+        shown = f"at most {most} different sums" if most > 1 else "one sum"
+        yield f"{analyses.statistic(one, position=position)}: {_what(one)}; {shown} about the same patients."
+    models = study.training.steps + 2
+    yield f"Score histograms of {models} models over the held-out patients, by class, in {study.training.score_bins} bins."
+
+
+def _read_from(study: Study) -> str:
+    wanted = study.statistics
+    regression = f"{wanted.regression.outcome} ~ {' + '.join(wanted.regression.predictors)}"
+    read = [f"correlation of {', '.join(wanted.correlation)}", f"regression {regression}"]
+    read += [f"model {text}" for text in wanted.models]
+    read += [f"means of {one.outcome} by {one.factor}" for one in wanted.groups]
+    read += [f"analysis of covariance {one.formula}" for one in wanted.ancova]
+    read += [f"Table 1 of {', '.join(wanted.descriptive)}"] if wanted.descriptive else []
+    return "from it are read: " + "; ".join(read)
+
+
+def _what(one: Declared) -> str:
+    """Return the variables of an analysis as the study spells them."""
+    plain = one.model_dump(mode="json", exclude={"kind", "queries_max"}, exclude_none=True)
+    return ", ".join(
+        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in plain.items() if value
+    )
+
+
+def _noisy(study: Study, policy: Policy) -> Iterator[str]:
+    private, privacy, training = study.statistics.privacy, study.privacy, study.training
+    released: list[GaussianShare] = []
+    if private is not None:
+        one = _mechanism(study, task="gram", dimension=noisy_moments.packed_size(len(study.columns())))
+        released += [one] * (1 + private.rounds_void_allowed)
+        yield (
+            f"Gram of {len(study.columns())} columns ({', '.join(study.columns())}), once: {_spent(released, private.delta)}; "
+            f"{_noise(one)}; at most {private.patients_max} complete patients here; {_read_from(study)}."
+        )
+    one = _mechanism(study, task="train", dimension=DIMENSION_MOST)
+    steps = [one] * (training.steps + privacy.rounds_void_allowed)
+    yield (
+        f"Training ({training.model}) on {training.label} above {decimal_text(training.positive_above)}, "
+        f"{training.steps} steps and at most {privacy.rounds_void_allowed} more for void rounds: "
+        f"{_spent(steps, privacy.delta)}; {_noise(one)}; "
+        f"each patient is in a step with probability {decimal_text(privacy.sampling_rate)}."
+    )
+    yield (
+        f"Together: {_spent([*released, *steps], privacy.delta)} for a run; another run costs it again. Your epsilon_cap is "
+        f"{decimal_text(policy.epsilon_cap)} over all studies, your delta_cap {decimal_text(policy.delta_cap)}."
+    )
+
+
+def _mechanism(study: Study, *, task: str, dimension: int) -> GaussianShare:
+    privacy = study.statistics.privacy if task == "gram" and study.statistics.privacy is not None else study.privacy
+    many = max(study.hospitals_min, privacy.colluders + HONEST_LEAST)
+    try:
+        found = announcement.mechanism_for(study, task=task, hospitals=many, dimension=dimension)
+        if not isinstance(found, GaussianShare):
+            raise TypeError("this task has no noise")
+        accounting.effective_noise_multiplier(found)
+    except ValueError as error:
+        raise ConfigError(
+            f"The study's noise cannot be made: {error}.", action="Ask the coordinator for another study."
+        ) from None
+    return found
+
+
+def _spent(released: list[GaussianShare], delta: Decimal) -> str:
+    epsilon = accounting.round_up(accounting.epsilon_rdp(released, delta=delta))
+    shown = f"epsilon at most {decimal_text(epsilon)}" if epsilon.is_finite() else "epsilon infinite"
+    return f"{shown} at delta {decimal_text(delta)}"
+
+
+def _noise(one: GaussianShare) -> str:
+    return f"noise multiplier {decimal_text(one.noise_multiplier)}, clipping norm {decimal_text(one.clip_norm)}"
+
+
+def _held_out(study: Study) -> str:
+    share = decimal_text(100 * study.training.held_out_fraction)
+    return f"Held out: {share} % of the patients, never trained on, only scored at the end; statistics are over all patients."
+
+
+def _harmonised(study: Study) -> str:
+    if study.harmonised is None:
+        return "Harmonisation between hospitals: none."
+    one = study.statistics.analyses[study.harmonised]
+    return f"Harmonisation between hospitals (ComBat) comes first: {_what(one)}; your own shift and scale never leave."
+
+
+def _hospitals(count: int) -> str:
+    return f"{count} hospital{'' if count == 1 else 's'}"
