@@ -121,7 +121,7 @@ def _enrol(coordinator: Path, scans: Path, study: Study, *, study_file: Path, ad
         ("motet-hospital", "init", "--home", folder / name, "--name", name, "--scans", scans / name / "scans",
          "--clinical", scans / name / "clinical.csv", "--epsilon-cap", EPSILON_CAP, "--delta-cap", privacy.delta,
          "--hospitals-min", 3, "--colluders-min", 1, "--patients-min", PATIENTS_MIN,
-         "--exact-releases-max", 2)
+         "--exact-releases-max", 2 + len(study.statistics.analyses))
         for name in HOSPITALS
     ])  # fmt: skip
     progress(2, 5)
@@ -191,9 +191,10 @@ def _collect(coordinator: Path, folder: Path, *, progress: _Bar) -> None:
 
 def _prove(folder: Path, study: Study, *, progress: _Bar, started: float) -> bool:
     result = json.loads((folder / "result.json").read_bytes())
-    pooled = proof.pooled_table([folder / name for name in HOSPITALS], study=study)
+    pooled = proof.pooled([folder / name for name in HOSPITALS], study=study)
     result["correlation"]["max_abs_diff_vs_pooled"] = proof.correlation_difference(result, pooled, study=study)
     result["ols"]["max_rel_diff_vs_statsmodels"] = proof.regression_difference(result, pooled, study=study)
+    result["linear"]["max_rel_diff_vs_statsmodels"] = proof.analyses_difference(result, pooled)
     progress(1, 2)
     bundles = [str(folder / f"{name}.bundle.zip") for name in HOSPITALS]
     done = subprocess.run(
@@ -222,6 +223,10 @@ def _summary(folder: Path, *, study: Study) -> Table:
         (
             "OLS, federated against statsmodels",
             f"largest relative difference {result['ols']['max_rel_diff_vs_statsmodels']:.1e}",
+        ),
+        (
+            "ANCOVA, robust errors, hospital effects, likewise",
+            f"largest relative difference {result['linear']['max_rel_diff_vs_statsmodels']:.1e}",
         ),
         ("CNN on held-out patients", f"AUC {training['auc'] or 0:.3f} ({training.get('held_out_patients', 0)} patients)"),
         ("privacy of training, per patient", f"epsilon {training['epsilon']} at delta {training['delta']}, cap {EPSILON_CAP}"),
