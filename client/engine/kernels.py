@@ -64,7 +64,7 @@ def candidates(geometry: Geometry, *, patients: int, positions: int) -> tuple[st
         return ("grouped",)
     right = math.prod(geometry.weight[1:])
     fits = 4 * patients * geometry.size <= KEPT_BYTES
-    worthwhile = positions**2 * (geometry.weight[0] + right) <= 16 * positions * geometry.size
+    worthwhile = positions**2 * (geometry.weight[0] + right) <= 4 * positions * geometry.size
     small = 8 * patients * positions * (geometry.weight[0] + right + positions) <= KEPT_BYTES
     gram = ("gram",) if small and (worthwhile or not fits) else ()
     return (*(KERNELS if fits or not gram else ()), *gram)

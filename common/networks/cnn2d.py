@@ -20,7 +20,7 @@ class Cnn2d(Network):
     """
 
     patch_voxels_least: ClassVar[int] = 8
-    rows_at_once: ClassVar[int] = 16
+    rows_at_once: ClassVar[int] = 32
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -192,16 +191,17 @@ def compare(name, *, rounds, rivals, device):
 
 def peak_mib(name, mode):
     code = (
-        "import resource, sys; from tests.benchmarks import training as t; step = t.step_of(*sys.argv[1:]);"
-        "before = t.resident_mib(); step(); step();"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)"
+        "import sys; from tests.benchmarks import training as t; step = t.step_of(*sys.argv[1:]);"
+        "before = t.resident_mib('VmRSS'); step(); step(); print(t.resident_mib('VmHWM') - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, name, mode], capture_output=True, text=True, check=False, timeout=600)
     return float(done.stdout) if done.returncode == 0 else None
 
 
-def resident_mib():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def resident_mib(field):
+    """Memory of this process now (VmRSS) or at its peak (VmHWM; getrusage would tell the parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
 def noise(console, *, steps):
