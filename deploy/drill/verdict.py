@@ -54,7 +54,7 @@ def wrong_with(run: Path, *, steps: int, undisturbed: Figures) -> list[str]:
 def wrong_with_pooled(run: Path, homes: list[Path], *, study: Study) -> list[str]:
     """Return whether a run's statistics differ from those of the pooled rows."""
     result = json.loads((run / "result.json").read_bytes())
-    pooled = proof.pooled_table(homes, study=study)
+    pooled = proof.pooled(homes, study=study)
     differences = (proof.correlation_difference, proof.regression_difference)
     found = max(difference(result, pooled, study=study) for difference in differences)
     return [f"the statistics differ from the pooled ones by {found:.1e}"] if found > EXACT else []
