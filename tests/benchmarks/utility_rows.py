@@ -1,0 +1,182 @@
+"""The ways of training whose AUC `make bench-training` compares: a head on frozen features, by the product's optimiser.
+
+Every row: T Poisson-sampled steps, gradients of single patients clipped by the product, the product's optimiser step. Noise is
+numpy's float Gaussian but in Motet's own row, whose sums are those of the product: rounded, noised and masked by client.mask,
+added and decoded in the ring.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+from scipy.stats import rankdata
+
+from client.mask import mask
+from client.train import clip
+from common.contribution import Contribution
+from common.crypto import ring, rng
+from common.ledger.receipt import Receipt
+from common.mechanism import SampledStep, largest_share_bits
+from server import step as optimiser
+from tests import learning
+from tests.benchmarks.utility_data import HOSPITALS, TRAIN
+
+COLLUDERS, RING_BITS = 1, 32
+LOCAL_STEPS = 10  # of a round of FedAvg
+NAMES = tuple(f"hosp-{letter}" for letter in "abcde")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is searched (learning rate, clip norm), and what is not."""
+
+    learning_rate: str
+    clip_norm: str
+    noise_multiplier: str
+    steps: int
+    sampling_rate: str
+    way: dict  # optimiser, schedule, average: keys of [training]
+
+    def study(self, patients):
+        """The study of `patients` training patients."""
+        return learning.study(
+            edge=True,
+            learning_rate=self.learning_rate,
+            clip_norm=self.clip_norm,
+            noise_multiplier=self.noise_multiplier,
+            steps=self.steps,
+            sampling_rate=self.sampling_rate,
+            patients_declared=patients,
+            patients_per_step_max=patients,
+            **self.way,
+        )
+
+
+def gradients(weights, features, labels):
+    """Each patient's gradient of the cross-entropy, (patient, d): the closed form of client.train, one view a patient."""
+    return (0.5 * (1 + np.tanh(0.5 * (features @ weights))) - labels)[:, None] * features
+
+
+def sampled_sum(weights, features, labels, *, setting, random):
+    """The clipped sum of a Poisson sample."""
+    drawn = random.random(len(labels)) < float(setting.sampling_rate)
+    return clip(gradients(weights, features[drawn], labels[drawn]), norm=float(setting.clip_norm)).sum(axis=0)
+
+
+def auc(weights, features, labels):
+    """Mann-Whitney, ties half."""
+    ranks, positive = rankdata(features @ weights), labels == 1
+    count = positive.sum()
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(labels) - count)))
+
+
+def pooled(features, labels, *, setting, seed, noisy=True):
+    """DP-SGD where all patients are in one place; without noise, the row without privacy."""
+    random = np.random.default_rng(seed)
+    study = setting.study(len(labels))
+    state = optimiser.start(np.zeros(features.shape[1]), training=study.training)
+    deviation = float(setting.noise_multiplier) * float(setting.clip_norm) if noisy else 0.0
+    for _ in range(setting.steps):
+        total = sampled_sum(state.position, features, labels, setting=setting, random=random)
+        total += deviation * random.standard_normal(len(total))
+        state = optimiser.step(state, total, training=study.training, privacy=study.privacy)
+    return optimiser.final(state, training=study.training)
+
+
+def mechanism_of(*, setting, dimension, most):
+    """The product's mechanism: `most` patients at the largest hospital."""
+    return SampledStep(
+        noise_multiplier=Decimal(setting.noise_multiplier),
+        clip_norm=Decimal(setting.clip_norm),
+        sampling_rate=Decimal(setting.sampling_rate),
+        hospitals=HOSPITALS,
+        colluders=COLLUDERS,
+        dimension=dimension,
+        patients_per_step_max=most,
+        share_bits=largest_share_bits(
+            noise_multiplier=Decimal(setting.noise_multiplier),
+            hospitals=HOSPITALS,
+            colluders=COLLUDERS,
+            patients_per_step_max=most,
+            ring_bits=RING_BITS,
+        ),
+        ring_bits=RING_BITS,
+    )
+
+
+def secure_sum(sums, *, mechanism):
+    """What the coordinator decodes from the five masked vectors of `sums`; pair seeds are fresh."""
+    seeds = {name: {} for name in NAMES}
+    for at, one in enumerate(NAMES):
+        for other in NAMES[at + 1 :]:
+            seeds[one][other] = seeds[other][one] = rng.secret_bytes(32)
+    uploads = []
+    for name, values in zip(NAMES, sums, strict=True):
+        receipt = Receipt(reservation=f"bench/1/{name}", study="0" * 64, mechanism=mechanism, sequence=1)
+        contribution = Contribution(values=values, mechanism=mechanism)
+        blob = mask(contribution, receipt=receipt, me=name, seeds=seeds[name])
+        uploads.append(ring.from_bytes(blob, dimension=mechanism.dimension, bits=RING_BITS))
+    words = ring.total(uploads, dimension=mechanism.dimension, bits=RING_BITS)
+    return ring.decode(words, bits=RING_BITS) * mechanism.grid_step
+
+
+def motet(features, labels, hospitals, *, setting, seed):
+    """Five hospitals, noise in shares that survive one colluder: every sum as the product makes it. Secret randomness."""
+    del seed  # the product's noise and draws take none
+    study = setting.study(len(labels))
+    state = optimiser.start(np.zeros(features.shape[1]), training=study.training)
+    held = [(features[hospitals == at], labels[hospitals == at]) for at in range(HOSPITALS)]
+    mechanism = mechanism_of(setting=setting, dimension=features.shape[1], most=max(len(own) for _, own in held))
+    for _ in range(setting.steps):
+        sums = []
+        for own, classes in held:
+            drawn = rng.poisson_sample(len(classes), rate=mechanism.sampling_rate)
+            rows = clip(gradients(state.position, own[drawn], classes[drawn]), norm=float(setting.clip_norm))
+            sums.append(rows.sum(axis=0))
+        total = secure_sum(sums, mechanism=mechanism)
+        state = optimiser.step(state, total, training=study.training, privacy=study.privacy)
+    return optimiser.final(state, training=study.training)
+
+
+def fedavg(features, labels, hospitals, *, setting, seed):
+    """Every hospital adds the whole noise to its own steps; after LOCAL_STEPS clipped deltas are averaged by cohort size.
+
+    A delta's bound is what steps without noise may move at most, so it never binds without noise. The final model is the mean
+    over the second half of the rounds.
+    """
+    random = np.random.default_rng(seed)
+    position, models = np.zeros(features.shape[1]), []
+    deviation = float(setting.noise_multiplier) * float(setting.clip_norm)
+    for _ in range(setting.steps // LOCAL_STEPS):
+        moved = np.zeros_like(position)
+        for at in range(HOSPITALS):
+            own, classes = features[hospitals == at], labels[hospitals == at]
+            study = setting.study(len(classes))
+            state = optimiser.start(position, training=study.training)
+            for _ in range(LOCAL_STEPS):
+                total = sampled_sum(state.position, own, classes, setting=setting, random=random)
+                total += deviation * random.standard_normal(len(total))
+                state = optimiser.step(state, total, training=study.training, privacy=study.privacy)
+            bound = float(setting.learning_rate) * float(setting.clip_norm) * LOCAL_STEPS**2
+            moved += clip((state.position - position)[None], norm=bound)[0] * len(classes) / len(labels)
+        position = position + moved
+        models.append(position)
+    return np.mean(models[len(models) // 2 :], axis=0)
+
+
+def alone(features, labels, hospitals, *, setting, seed):
+    """One hospital's own DP-SGD; seeds take turns between the hospitals."""
+    own = hospitals == seed % HOSPITALS
+    return pooled(features[own], labels[own], setting=setting, seed=seed)
+
+
+def run(row, data, *, setting, seed, part):
+    """Train one model of `row` on the training part and return its AUC on `part`."""
+    train, judged = data.parts == TRAIN, data.parts == part
+    features, labels, hospitals = data.features[train], data.labels[train], data.hospitals[train]
+    if row in {"non_private_pooled", "central"}:
+        weights = pooled(features, labels, setting=setting, seed=seed, noisy=row == "central")
+    else:
+        trained = {"motet": motet, "local_noise_fedavg": fedavg, "alone": alone}[row]
+        weights = trained(features, labels, hospitals, setting=setting, seed=seed)
+    return auc(weights, data.features[judged], data.labels[judged])
