@@ -1,11 +1,15 @@
 """One process per folder: a lock that the kernel releases when its holder dies."""
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import AlreadyRunning, NotSetUp
+
+TRIES = 5  # who asks whether a lock is held holds it for a moment
+AGAIN_S = 0.02
 
 
 @contextmanager
@@ -16,19 +20,24 @@ def hold(path: Path, *, busy: str) -> Iterator[None]:
     except OSError:
         raise NotSetUp(f"{path.parent} is not there.", action="Run `init` first.") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(busy, action="Wait for it, or stop it first.") from None
+        for left in reversed(range(TRIES)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise AlreadyRunning(busy, action="Wait for it, or stop it first.") from None
+                time.sleep(AGAIN_S)
         yield
 
 
 def held(path: Path) -> bool:
-    """Tell whether somebody holds the lock at `path`."""
+    """Tell whether somebody holds the lock at `path`; nothing is written, not even the lock's file."""
     try:
-        with hold(path, busy=""):
-            return False
-    except AlreadyRunning:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    except NotSetUp:
+    except OSError:
         return False
+    return False

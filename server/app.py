@@ -23,6 +23,7 @@ from server.journal import Journal
 from server.lane import Lane
 from server.messages import Invitations, MessageCarrier
 from server.run import run_study
+from server.stopping import Stoppable
 
 POLL_S = 0.05
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -43,8 +44,12 @@ def main(grid: Grid, context: Context) -> None:
     journal = Journal(folder / "journal.jsonl")
     with locks.hold(home.run_lock(run), busy="This run is under way already."):
         try:
-            with _carrier(grid, home, study=study, roster=roster, run=run, journal=journal) as carrier:
+            with _carrier(grid, home, study=study, roster=roster, run=run, journal=journal) as carried:
+                carrier = Stoppable(carrier=carried, folder=folder)
                 run_study(study=study, roster=roster, key=config.identity_key(home), carrier=carrier, folder=folder, run=run)
+        except KeyboardInterrupt:
+            journal.write({"type": "stopped", "time": round(time.time(), 3)})
+            log.info("the run was stopped")
         except MotetError as error:
             journal.write({"type": "failed", "time": round(time.time(), 3), "code": error.code, "what": str(error)})
             log.error("%s", error)  # noqa: TRY400  (the text says what to do; a traceback would not)
@@ -81,7 +86,8 @@ def _carrier(grid: Grid, home: Home, *, study: Study, roster: Roster, run: str, 
     invitations = Invitations(grid, roster.names, run=run, patience_s=study.patience_s)
     try:
         end = time.monotonic() + study.patience_s
-        while set(roster.names) - lane.present() and time.monotonic() < end:
+        here = Stoppable(carrier=lane, folder=home.runs / run)
+        while set(roster.names) - here.present() and time.monotonic() < end:
             time.sleep(POLL_S)
         yield lane
     finally:

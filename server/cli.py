@@ -18,7 +18,22 @@ from common import study as studies
 from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.study import Study
-from server import certificates, config, doctor, door, follow, glance, keeper, page, plan_shown, report, state, superlink, watch
+from server import (
+    certificates,
+    config,
+    doctor,
+    door,
+    follow,
+    glance,
+    keeper,
+    page,
+    plan_shown,
+    report,
+    state,
+    stopping,
+    superlink,
+    watch,
+)
 from server import plan as plans
 from server.config import Home, Settings
 from server.glance import Glance
@@ -148,7 +163,7 @@ def plan(
 
 @app.command()
 def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash that `propose` printed.")]) -> None:
-    """Run a proposed study with `flwr run` and follow it to its result."""
+    """Run a proposed study with `flwr run` and follow it to its result. Ctrl-C stops it for good."""
     made = Home(home)
     study = _proposed(made, study_hash)
     config.read_roster(made)
@@ -159,20 +174,26 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
         folder = made.runs / name
         folder.mkdir(mode=0o700)
         files.write(folder / "study.json", study.canonical_bytes())
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         flower_run = superlink.submit(made, run=name)
         journal = Journal(folder / "journal.jsonl")
-        done = False
 
         def alive() -> bool:  # a run that `serve` adopted has another number in Flower, but holds its lock
             return held(made.run_lock(name)) or superlink.active(made, run_id=flower_run)
 
+        def stop() -> None:
+            stopping.stop(folder, lock=made.run_lock(name), end=lambda: superlink.stop(made, run_id=flower_run))
+
         try:
             follow.follow(journal, study=study, alive=alive, console=out)
-            done = True
-        finally:
-            if not done:
-                journal.write({"type": "stopped", "time": round(time.time(), 3)})
-                superlink.stop(made, run_id=flower_run)
+        except KeyboardInterrupt:
+            out.print("Stopping: the round under way ends, no other begins.")
+            stop()
+            out.print(stopping.told(folder), soft_wrap=True)
+            raise
+        except BaseException:
+            stop()
+            raise
     out.print(f"Result: {folder / 'result.json'}\nReport: {folder / 'report.html'}", soft_wrap=True)
 
 

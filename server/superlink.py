@@ -1,5 +1,6 @@
 """Flower's SuperLink and its executor: started with TLS, node keys and a database; told of the nodes; handed a run."""
 
+import contextlib
 import json
 import os
 import socket
@@ -159,8 +160,9 @@ def active(home: Home, *, run_id: int) -> bool:
 
 
 def stop(home: Home, *, run_id: int) -> None:
-    """Stop a run with `flwr stop`."""
-    _command(home, [program("flwr"), "stop", str(run_id), CONNECTION]).communicate(timeout=COMMAND_S)
+    """Stop a run with `flwr stop`, as far as the SuperLink answers."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        _command(home, [program("flwr"), "stop", str(run_id), CONNECTION]).communicate(timeout=COMMAND_S)
 
 
 def _command(home: Home, command: list[str | Path]) -> subprocess.Popen[bytes]:

@@ -186,9 +186,9 @@ class _Told:
         self.gave[number] = (uploaded, mech)
         if event["mechanism"]["name"] == "none":
             self.exact.add(number)
-        self.phase = Phase.ROUNDS
-        what = f"{task} step {index}" if task == "train" else task
-        self.doing = f"round {number} ({what}) {'opened' if opened else 'is void'}"
+        if self.phase not in ENDED:  # a run that was stopped may still end the round that was under way
+            self.phase = Phase.ROUNDS
+            self.doing = f"round {number} ({_what(task, index)}) {'opened' if opened else 'is void'}"
         if task == "train":
             self.last_training = mech
         if opened and not known:
@@ -211,6 +211,10 @@ class _Told:
         names = tuple(name for name in given if isinstance(name, str) and roster.NAME.match(name))
         self.present |= dict.fromkeys(names)
         return names
+
+
+def _what(task: str, index: int) -> str:
+    return f"{task} step {index}" if task == "train" else task
 
 
 def _left(told: _Told, rounds: Sequence[Round], *, study: Study, steps_done: int, now: float) -> tuple[float, float] | None:

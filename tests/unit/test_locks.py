@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -51,3 +52,29 @@ def test_a_lock_in_a_folder_that_is_not_there_is_a_missing_set_up(tmp_path):
     with pytest.raises(NotSetUp, match="init"), hold(path, busy="x"):
         pytest.fail("held")
     assert not held(path)
+
+
+def test_whoever_asks_all_the_time_does_not_keep_the_holder_out(tmp_path):
+    path, done = tmp_path / "lock", threading.Event()
+    path.touch()
+
+    def ask():
+        while not done.is_set():
+            held(path)
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for one in asking:
+        one.start()
+    try:
+        for _ in range(300):
+            with hold(path, busy="asked"):
+                pass
+    finally:
+        done.set()
+        for one in asking:
+            one.join()
+
+
+def test_asking_leaves_nothing_behind(tmp_path):
+    assert not held(tmp_path / "lock")
+    assert not (tmp_path / "lock").exists()

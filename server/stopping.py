@@ -1,0 +1,91 @@
+"""A run that is told to stop: a mark in its folder, after which nothing is asked of a hospital any more."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from common import files, locks
+from common.wire import Sealed
+from server.exchange import Carrier
+from server.journal import Journal
+
+ENDED: Final = frozenset({"done", "failed", "stopped"})
+POLL_S: Final = 0.1
+ROUND_S: Final = 12.0  # for the round under way, before Flower is told to end the process
+
+
+def mark(folder: Path) -> Path:
+    """Return the file that stops the run of this folder, for good, once it is there."""
+    return folder / "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stoppable:
+    """A carrier that raises KeyboardInterrupt in place of asking anything once the run's folder has the mark."""
+
+    carrier: Carrier
+    folder: Path
+
+    def wave(
+        self, envelopes: Mapping[str, Sealed], *, deadline_s: float, receive: Callable[[str, bytes], None]
+    ) -> dict[str, str]:
+        """Carry as `carrier` does; a wave that is under way when the mark comes ends as it would have."""
+        self._go_on()
+        return self.carrier.wave(envelopes, deadline_s=deadline_s, receive=receive)
+
+    def present(self) -> frozenset[str]:
+        """Return whom `carrier` reaches."""
+        self._go_on()
+        return self.carrier.present()
+
+    def _go_on(self) -> None:
+        if mark(self.folder).exists():
+            raise KeyboardInterrupt
+
+
+def stop(folder: Path, *, lock: Path, end: Callable[[], None]) -> None:
+    """Stop a run: set the mark, give the round under way ROUND_S, call `end`, and see that the journal says `stopped`.
+
+    The mark alone is enough: whoever works on the run, now or later, asks nothing more. Stopping twice changes nothing.
+    """
+    files.write(mark(folder), b"")
+    journal = Journal(folder / "journal.jsonl")
+    until = time.monotonic() + ROUND_S
+    while locks.held(lock) and time.monotonic() < until:
+        time.sleep(POLL_S)
+    end()
+    if not any(event["type"] in ENDED for event in _life(journal)):
+        journal.write({"type": "stopped", "time": round(time.time(), 3)})
+
+
+def _life(journal: Journal) -> list[dict[str, object]]:
+    """Return the events since the run was last begun or resumed."""
+    events = list(journal.events())
+    at = max((number for number, event in enumerate(events) if event["type"] in {"start", "resumed"}), default=0)
+    return events[at:]
+
+
+def told(folder: Path) -> str:
+    """Return in a few sentences where a stopped run stands and what hospitals were charged."""
+    journal = Journal(folder / "journal.jsonl")
+    rounds = journal.rounds()
+    paid = [event for event in rounds.values() if event["uploaded"]]
+    exact = sum(event["mechanism"]["name"] == "none" for event in paid)
+    steps = sum(event["task"] == "train" for event in paid)
+    announced = [event["announcement"]["round"] for event in journal.events() if event["type"] == "announced"]
+    opened = sum(event["state"] == "opened" for event in rounds.values())
+    parts = [
+        f"Stopped at round {max([0, *announced, *rounds])}: {_count(opened, 'round')} opened.",
+        f"Charged at the hospitals: {_count(steps, 'step')} of training, {_count(exact, 'exact sum')}"
+        + (f", {_count(len(paid) - steps - exact, 'other sum')} with noise." if len(paid) > steps + exact else "."),
+    ]
+    if under_way := sorted(set(announced) - set(rounds)):
+        parts.append(f"Round {under_way[-1]} was under way: who had answered it was charged for it too.")
+    parts.append("A stopped run is not gone on with; `motet-coordinator run` begins a new one, which is charged anew.")
+    return " ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
