@@ -57,8 +57,9 @@ bench-rounds: setup ## a round over real processes, both carriers, as JSON in ou
 bench-statistics: setup ## linear analyses beside statsmodels on the pooled table, as JSON in out/bench/statistics.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.statistics
 
-bench-training: setup ## a private training step beside a plain one and Opacus, as JSON in out/bench/training.json
+bench-training: setup ## a private training step beside a plain one and Opacus, and what privacy costs in AUC: out/bench/training.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.training
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.utility
 
 bundle: setup ## build the Flower bundle (configuration only) and print its SHA-256
 	@mkdir -p out/bundle && cd out/bundle && rm -f *.fab && ../../$(BIN)/flwr build --app ../../server/bundle >/dev/null && sha256sum *.fab

@@ -62,10 +62,10 @@ def noise_for(epsilon, *, rate, steps):
     high = int(1000 * accounting.noise_multiplier_for(
         epsilon=Decimal(epsilon), delta=Decimal(DELTA), sampling_rate=Decimal(rate), steps=steps
     )) + 1  # fmt: skip
-    low = high // 2
+    low = high * 3 // 4  # PLD needs less noise than Renyi's accountant, but not that little
     while high - low > 1:
         middle = (low + high) // 2
-        found = epsilon_pld(middle / 1000, rate=float(rate), steps=steps, grid=1e-4)
+        found = epsilon_pld(middle / 1000, rate=float(rate), steps=steps, grid=1e-3)  # above that at 1e-4
         low, high = (low, middle) if found <= float(epsilon) - 1e-4 else (middle, high)
     return str(Decimal(high) / 1000)
 

@@ -1,0 +1,104 @@
+"""Claims about the benchmark of utility: its rows are the product's training, and its figures are what they are called."""
+
+import numpy as np
+import pytest
+
+from client import train
+from common import model
+from tests import learning
+from tests.benchmarks import utility, utility_rows
+from tests.benchmarks.utility_data import HOSPITALS, TEST, TRAIN, VALIDATION, Data, embedded
+
+WAY = {"optimiser": {"kind": "momentum", "momentum": "0.9"}}
+NO_NOISE = "0.0001"
+
+
+def setting(**changes):
+    made = {
+        "learning_rate": "3",
+        "clip_norm": "0.6",
+        "noise_multiplier": NO_NOISE,
+        "steps": 20,
+        "sampling_rate": "1",
+        "way": WAY,
+    }
+    return utility_rows.Setting(**{**made, **changes})
+
+
+def data(n=150):
+    cohort = learning.cohort(n, side=16, channels=2, views=(1,))
+    features = embedded(np.array(cohort.views))
+    labels = (cohort.table[:, 1] > 3).astype(int)
+    parts = np.array([TRAIN, TRAIN, TRAIN, VALIDATION, TEST])[np.random.default_rng(0).permutation(n) % 5]
+    return Data(
+        name="blobs",
+        views=cohort.views,
+        features=features,
+        labels=labels,
+        hospitals=np.arange(n) // 2 % HOSPITALS,
+        parts=parts,
+    )
+
+
+def test_the_clipped_sum_is_the_hospitals():
+    cohort = learning.cohort(40, side=16, channels=2, views=(1,))
+    study = learning.study(edge=True, clip_norm="0.6")
+    network = learning.built(study)
+    weights = np.random.default_rng(1).normal(size=13)
+    model.with_flat(network, model.HEAD, weights)
+    rows = train.labelled_rows(cohort, study)
+    theirs = train.clipped_sum(
+        model.dump(network), study=study, cohort=cohort, training_rows=rows, sampled=np.ones(len(rows), bool)
+    )
+    features, labels = embedded(np.array(cohort.views)), (cohort.table[:, 1] > 3).astype(float)
+    held = model.flat(network, model.HEAD)  # as it travels, in float32
+    every = setting()
+    ours = utility_rows.sampled_sum(held, features, labels, setting=every, random=np.random.default_rng(0))
+    assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    norms = np.linalg.norm(utility_rows.gradients(held, features, labels), axis=1)
+    assert (norms > 0.6).any()
+    assert (norms < 0.6).any()
+
+
+def test_masked_sums_open_to_the_sum_with_the_promised_noise():
+    random = np.random.default_rng(2)
+    mechanism = utility_rows.mechanism_of(setting=setting(noise_multiplier="4"), dimension=2000, most=50)
+    sums = [random.normal(size=2000) * 0.1 for _ in range(HOSPITALS)]
+    noise = utility_rows.secure_sum(sums, mechanism=mechanism) - np.sum(sums, axis=0)
+    expected = 4 * mechanism.sensitivity * (HOSPITALS / (HOSPITALS - 1)) ** 0.5
+    assert np.std(noise) == pytest.approx(expected, rel=6 / (2 * 2000) ** 0.5)
+
+
+def test_without_noise_and_sampling_every_pooled_row_is_one_model():
+    made = data()
+    aucs = {
+        row: utility_rows.run(row, made, setting=setting(), seed=0, part=TEST)
+        for row in ("non_private_pooled", "central", "motet")
+    }
+    assert aucs["central"] == pytest.approx(aucs["non_private_pooled"], abs=1e-3)
+    assert aucs["motet"] == pytest.approx(aucs["non_private_pooled"], abs=1e-3)
+    assert aucs["non_private_pooled"] > 0.8
+
+
+def test_noise_costs_most_where_every_hospital_adds_the_whole_or_is_alone():
+    made = data(300)
+    loud = setting(noise_multiplier="6", sampling_rate="0.5")
+    mean = {
+        row: np.mean([utility_rows.run(row, made, setting=loud, seed=seed, part=TEST) for seed in range(5)])
+        for row in ("non_private_pooled", "central", "local_noise_fedavg", "alone")
+    }
+    assert mean["non_private_pooled"] > mean["central"] > mean["alone"]
+    assert mean["local_noise_fedavg"] > 0.5
+
+
+def test_the_auc_counts_ties_half():
+    features, labels = np.array([[1.0], [2.0], [2.0], [3.0]]), np.array([0, 1, 0, 1])
+    assert utility_rows.auc(np.array([1.0]), features, labels) == (1 + 0.5 + 1 + 1) / 4
+    assert utility_rows.auc(np.array([-1.0]), features, labels) == 0.5 / 4
+
+
+def test_the_noise_is_the_least_that_keeps_the_promise():
+    noise = utility.noise_for("8", rate="0.25", steps=100)
+    assert float(noise) == pytest.approx(1.7119, abs=2e-3)  # reference training.md 4.1
+    assert utility.epsilon_pld(float(noise), rate=0.25, steps=100, grid=1e-4) <= 8
+    assert utility.epsilon_pld(float(noise) - 0.01, rate=0.25, steps=100, grid=1e-4) > 8
