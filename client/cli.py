@@ -220,7 +220,8 @@ def status(home: Folder, as_json: AsJson = False) -> None:
         "epsilon spent / cap (RDP)": f"{spent.epsilon_rdp if spent else 0} / {site.policy.epsilon_cap}",
         "delta cap": str(site.policy.delta_cap),
         "releases with noise": str(spent.releases_private if spent else 0),
-        "exact releases / most": f"{spent.releases_exact if spent else 0} / {site.policy.exact_releases_max}",
+        "exact sums counted / most": f"{spent.exact_counted if spent else 0} / {site.policy.exact_releases_max}",
+        "exact sums that left": str(spent.releases_exact if spent else 0),
         "refusals": str(spent.refusals if spent else 0),
     }
     for cohort in _cohorts(made):
@@ -307,6 +308,7 @@ def _typed(site: Site, spent: Spent | None, *, running: bool, cohorts: list[dict
         "delta_cap": decimal_text(site.policy.delta_cap),
         "releases_private": spent.releases_private if spent else 0,
         "releases_exact": spent.releases_exact if spent else 0,
+        "exact_counted": spent.exact_counted if spent else 0,
         "exact_releases_max": site.policy.exact_releases_max,
         "refusals": spent.refusals if spent else 0,
         "cohorts": cohorts,

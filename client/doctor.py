@@ -130,8 +130,8 @@ def _budget(home: Home, site: Site) -> Iterator[Finding]:
         return
     yield well("ledger", "It is what was written.")
     cap, used = site.policy.epsilon_cap, spent.epsilon_rdp
-    shown = f"epsilon {used} of {cap}, exact sums {spent.releases_exact} of {site.policy.exact_releases_max}."
-    if used >= cap * NEARLY or spent.releases_exact >= site.policy.exact_releases_max:
+    shown = f"epsilon {used} of {cap}, exact sums counted {spent.exact_counted} of {site.policy.exact_releases_max}."
+    if used >= cap * NEARLY or spent.exact_counted >= site.policy.exact_releases_max:
         yield warn("budget", shown, mend="Little or nothing more is answered; raise the cap only as the board decides.")
     else:
         yield well("budget", shown)

@@ -18,24 +18,41 @@ from common.errors import AlreadyAnswered, RecordDamaged
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """One question: a keyed hash of the rows that were summed, and the roster over which."""
+    """One question: a keyed hash of the rows that were summed, the hospitals over which, and under which roster's hash."""
 
     rows: str
     roster: tuple[str, ...]
+    under: str = ""
 
 
 Record = dict[str, Answered]
 
 
-def check(path: Path, *, questions: Mapping[str, bytes], roster: Sequence[str], secret: bytes) -> Record:
+def check(
+    path: Path,
+    *,
+    questions: Mapping[str, bytes],
+    roster: Sequence[str],
+    secret: bytes,
+    under: str = "",
+    again: bool = False,
+) -> Record:
     """Return the record with these sums in it, to be saved before anything leaves.
 
-    questions: what is asked -> what enters the sum, any bytes; kept as keyed hashes only. Raises AlreadyAnswered when one of
-    them was answered over other rows or another roster, RecordDamaged when the record cannot be read.
+    questions: what is asked -> what enters the sum, any bytes; kept as keyed hashes only. `under`: the approved roster's hash.
+    `again`: the ledger knows that these sums left before and will not count them a second time; then each must stand in the
+    record under the same roster's hash, since the same name under another key may be another hospital.
+    Raises AlreadyAnswered when one of them was answered over other rows or another roster, RecordDamaged when the record cannot
+    be read, or has forgotten what the ledger knows.
     """
     record = _read(path)
+    if again and not questions.keys() <= record.keys():
+        raise RecordDamaged(
+            "The ledger shows exact sums that the record of exact sums does not know.",
+            action="Restore state/exact.json from your newest backup, or ask for a new study.",
+        )
     asked = {
-        question: Answered(rows=hmac.new(secret, rows, hashlib.sha256).hexdigest(), roster=tuple(roster))
+        question: Answered(rows=hmac.new(secret, rows, hashlib.sha256).hexdigest(), roster=tuple(roster), under=under)
         for question, rows in questions.items()
     }
     for question, now in asked.items():
@@ -49,6 +66,11 @@ def check(path: Path, *, questions: Mapping[str, bytes], roster: Sequence[str], 
             raise AlreadyAnswered(
                 "This exact statistic was answered over another roster before.",
                 action="Send the identical request again, or wait until the full roster is back.",
+            )
+        if again and before.under != now.under:
+            raise AlreadyAnswered(
+                "This exact statistic was answered under a roster with other keys before.",
+                action="Ask for a new study: its sums are counted as new ones.",
             )
     return {**record, **asked}
 
@@ -64,7 +86,8 @@ def _read(path: Path) -> Record:
         return {}
     try:
         return {
-            key: Answered(rows=one["rows"], roster=tuple(one["roster"])) for key, one in json.loads(path.read_bytes()).items()
+            key: Answered(rows=one["rows"], roster=tuple(one["roster"]), under=one.get("under", ""))
+            for key, one in json.loads(path.read_bytes()).items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RecordDamaged("The record of exact sums cannot be read.", action="Restore it from your backup.") from None

@@ -11,7 +11,7 @@ from typing import Any, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.leaves import Leaves
-from common import canonical
+from common import analyses, canonical
 from common.errors import (
     BudgetExhausted,
     OutsidePolicy,
@@ -25,6 +25,7 @@ from common.ledger.receipt import Receipt
 from common.ledger.state import STEPS, Reservation, Stage, State
 from common.mechanism import GaussianShare, Mechanism
 
+GRAM = "gram"  # the statistic of a study's exact Gram
 PAGE = 1000  # entries read at a time
 ENDED = frozenset({Stage.VOID, Stage.ABORTED, Stage.FORFEITED})
 
@@ -36,6 +37,7 @@ class Spent:
     epsilon_rdp: Decimal  # rounded up
     releases_private: int  # charged, whether or not they left
     releases_exact: int  # left
+    exact_counted: int  # against exact_releases_max: what tells nothing new counts once
     refusals: int
 
 
@@ -195,19 +197,19 @@ class Ledger:
                 epsilon_rdp=accounting.round_up(self._state.tally.epsilon_rdp(delta=delta)),
                 releases_private=len(self._state.private()),
                 releases_exact=len(self._state.exact()),
+                exact_counted=_exact_counted(self._state)[0],
                 refusals=self._state.refusals,
             )
 
-    def exact_counted(self, *, analyses: str) -> tuple[int, frozenset[tuple[str, str]]]:
-        """Return how many exact sums count against the hospital's cap, and which analyses of a study are among them.
+    def exact_counted(self) -> tuple[int, frozenset[tuple[str, str]]]:
+        """Return how many exact sums count against the hospital's cap, and which (study, statistic) have counted for good.
 
-        The sums of one analysis of a study, whose statistic begins with `analyses`, count as one, in whatever runs they left:
-        the study fixes how many there may be. Any other sum counts each time that it left.
+        The sums of one analysis of a study count as one, in whatever runs they left: the study fixes how many there may be.
+        So does its Gram, which the vault answers again only over the identical rows and roster, where it tells nothing new.
+        Any other sum counts each time that it left.
         """
         with self._reading():
-            left = [(item.study, getattr(item.mechanism, "statistic", "")) for item in self._state.exact()]
-        once = frozenset(item for item in left if item[1].startswith(analyses))
-        return len(once) + sum(item not in once for item in left), once
+            return _exact_counted(self._state)
 
     def entries(self) -> Iterator[bytes]:
         """Yield the entries in order, as they are hashed."""
@@ -324,6 +326,12 @@ def _check(mechanism: Mechanism, *, roster: Sequence[str], epsilon_cap: Decimal,
             accounting.effective_noise_multiplier(mechanism)
         except ValueError as error:
             raise OutsidePolicy(f"The noise cannot be accounted for: {error}.", action="Check the study.") from None
+
+
+def _exact_counted(state: State) -> tuple[int, frozenset[tuple[str, str]]]:
+    left = [(item.study, getattr(item.mechanism, "statistic", "")) for item in state.exact()]
+    once = frozenset(item for item in left if item[1] == GRAM or item[1].startswith(analyses.PREFIX))
+    return len(once) + sum(item not in once for item in left), once
 
 
 def _receipt(reserved: Reservation) -> Receipt:

@@ -17,8 +17,8 @@ from client.ledger import Ledger
 from client.mask import mask
 from client.origin import ledger_origin
 from client.session import Session
-from common import analyses, harmonisation, query, wire
 from common import announcement as announcements
+from common import harmonisation, query, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.crypto import keys, masking
@@ -235,7 +235,7 @@ class Vault:
     def _check_exact(
         self, announced: Announcement, request: Envelope, state: Session, study: Study, cohort: Cohort, site: Site
     ) -> _Checked:
-        self._check_count(announced, site)
+        again = self._check_count(announced, site) and announced.task == "gram"
         if announced.task == "evaluate":
             scored = tuple(hashlib.sha256(blob).hexdigest() for blob in wire.unpack(request.blob, count=announced.index))
             policy.check_models(study, seen=state.models, scored=scored)
@@ -244,7 +244,14 @@ class Vault:
         entering = pipeline.entering(announced, blob=request.blob, study=study, cohort=cohort)
         policy.check_cohort(site.policy, patients=len(entering.patients))
         secret = pseudonym_key(self.home)
-        answered = exact.check(self._exact_file, questions=entering.questions, roster=announced.hospitals, secret=secret)
+        answered = exact.check(
+            self._exact_file,
+            questions=entering.questions,
+            roster=announced.hospitals,
+            secret=secret,
+            under=announced.roster,
+            again=again,
+        )
         record, contribution = released.read(self._released_file), None
         if entering.rows is not None:
             asking = released.Asking(
@@ -263,13 +270,18 @@ class Vault:
             contribution = pipeline.with_left_out(contribution, patients=left, cell_min=site.policy.cell_min)
         return _Checked(answered=answered, released=record, contribution=contribution)
 
-    def _check_count(self, announced: Announcement, site: Site) -> None:
-        """Refuse more exact sums than the hospital allows; an analysis that was answered before counts already."""
-        counted, once = self.ledger.exact_counted(analyses=analyses.PREFIX)
+    def _check_count(self, announced: Announcement, site: Site) -> bool:
+        """Refuse more exact sums than the hospital allows; say whether this one has counted for good already.
+
+        A study's Gram and each of its analyses count once, over all runs: client/exact.py lets a Gram be answered again over
+        the identical rows and roster only, and client/released.py counts the queries of an analysis.
+        """
+        counted, once = self.ledger.exact_counted()
         if (announced.study, announced.mechanism.entry().get("statistic")) in once:
-            return
+            return True
         if counted >= site.policy.exact_releases_max:
             raise ExactReleasesUsedUp("The exact releases are used up.", action="Raise exact_releases_max in site.toml.")
+        return False
 
     def _disclosed(self, announced: Announcement, blob: bytes, rows: Rows, site: Site, seat: Seat) -> Contribution | None:
         """Return a query's answer once the disclosure policy has passed it; a Gram is checked and made later."""

@@ -263,7 +263,7 @@ def test_no_round_far_ahead_makes_a_vault_count_for_minutes(approved):
 
 
 def test_more_exact_sums_than_the_hospital_allows_are_refused(make_federation):
-    one, wanted = make_federation(exact_releases_max=3), federation.study()
+    one, wanted = make_federation(exact_releases_max=2), federation.study()
     one.approve(wanted)
     one.run(wanted)
     result = one.run(wanted)

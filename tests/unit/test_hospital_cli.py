@@ -130,6 +130,7 @@ def test_a_hospital_enrols_approves_and_shows_its_state(home, tmp_path):
         "delta_cap": "0.000001",
         "releases_private": 0,
         "releases_exact": 0,
+        "exact_counted": 0,
         "exact_releases_max": 9,
         "refusals": 0,
         "cohorts": [],
