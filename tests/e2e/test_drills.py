@@ -64,6 +64,7 @@ def test_a_figure_that_differs_is_found(drilled, tmp_path):
     for path in run.iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "rounds").symlink_to(run / "rounds")
     result = json.loads((run / "result.json").read_bytes())
     result["correlation"]["r"][0][1] += 1e-15
     (tmp_path / "result.json").write_text(json.dumps(result))
