@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +18,11 @@ from common.processes import end, end_with_parent, flower_environment, program, 
 POLL_S = 0.2
 AGAIN_S = 3.0  # between two starts
 SETTLED_S = 20.0  # who ran so long was let in
+READ_S = 2.0  # for the last lines of a SuperNode that ended
 GIVE_UP_S = 150.0  # without being let in; a coordinator takes up to 60 s to forget a SuperNode that was killed
+REFUSED = b"[code: 2004]"  # Flower's, of a node key that the SuperLink does not know, or that is in use still
+ENDED = "the SuperNode ended (exit code %s); it is started again"
+NOT_LET_IN = "the coordinator does not let this node key in: revoked, not enrolled, or a relay was killed less than 60 s ago"
 
 log = logging.getLogger("motet.relay")
 
@@ -25,8 +31,13 @@ def run(home: RelayHome, *, superlink: str, lane: str, ca: Path, stop: threading
     """Keep a SuperNode running until `stop` is set; raises ConfigError when the coordinator lets none in for GIVE_UP_S."""
     let_in = time.monotonic()
     while not stop.is_set():
+        refused = threading.Event()
+        reading, writing = os.pipe()
         with uninterrupted():
-            child = _start(home, superlink=superlink, lane=lane, ca=ca)
+            child = _start(home, superlink=superlink, lane=lane, ca=ca, errors=writing)
+        os.close(writing)
+        reader = threading.Thread(target=_pass_on, args=(reading, refused), daemon=True)
+        reader.start()
         started = time.monotonic()
         try:
             while not stop.wait(POLL_S) and child.poll() is None:
@@ -36,16 +47,35 @@ def run(home: RelayHome, *, superlink: str, lane: str, ca: Path, stop: threading
             end(child)
         if stop.is_set():
             return
+        reader.join(READ_S)
         if time.monotonic() - let_in > GIVE_UP_S:
+            if refused.is_set():
+                raise ConfigError(
+                    "The coordinator does not let this node key in.",
+                    action="Ask it whether this hospital was revoked, or enrolled with another relay's folder.",
+                )
             raise ConfigError(
                 "The SuperNode ended again and again.",
                 action="Run `motet-hospital doctor`: address, ca.crt, clock, or the coordinator does not know this node key.",
             )
-        log.warning("the SuperNode ended (exit code %s); it is started again", child.returncode)
+        if refused.is_set():
+            log.warning(NOT_LET_IN)
+        else:
+            log.warning(ENDED, child.returncode)
         stop.wait(AGAIN_S)
 
 
-def _start(home: RelayHome, *, superlink: str, lane: str, ca: Path) -> subprocess.Popen[bytes]:
+def _pass_on(reading: int, refused: threading.Event) -> None:
+    """Write what the SuperNode says to our own standard error, and note where it was refused."""
+    with os.fdopen(reading, "rb") as lines:
+        for line in lines:
+            if REFUSED in line:
+                refused.set()
+            sys.stderr.write(line.decode(errors="replace"))
+            sys.stderr.flush()
+
+
+def _start(home: RelayHome, *, superlink: str, lane: str, ca: Path, errors: int | None = None) -> subprocess.Popen[bytes]:
     known = {
         "vault": str(relay.vault_socket(home)),
         "lane": lane,
@@ -62,6 +92,7 @@ def _start(home: RelayHome, *, superlink: str, lane: str, ca: Path) -> subproces
         ],
         env=flower_environment(home.flower, extra={}),
         stdin=subprocess.DEVNULL,
+        stderr=errors,
         start_new_session=True,
         preexec_fn=end_with_parent,  # noqa: PLW1509  (one call into the C library, loaded before)
     )

@@ -1,5 +1,8 @@
 """A hospital's request to be put on a roster: its public keys, signed by its identity."""
 
+import itertools
+from collections.abc import Mapping
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -38,3 +41,17 @@ def parse(data: bytes) -> Member:
     except (ValueError, KeyError, TypeError):
         raise ConfigError("An enrolment is malformed.", action=action) from None
     return member
+
+
+def distinct(requests: Mapping[str, Member]) -> None:
+    """Check that no two of these requests, by file name, are of one hospital; raises ConfigError naming the two files."""
+    for (first, one), (second, other) in itertools.combinations(requests.items(), 2):
+        if one == other:
+            what = f"{first} and {second} are the same request of {one.name}."
+        elif one.name == other.name:
+            what = f"{first} and {second} are requests of two hospitals that are both called {one.name}."
+        elif one.identity == other.identity or (one.relay_certificate and one.relay_certificate == other.relay_certificate):
+            what = f"{first} and {second} hold one key under the names {one.name} and {other.name}."
+        else:
+            continue
+        raise ConfigError(what, action="Give one of them, or let one hospital choose another name with `init` and enrol again.")

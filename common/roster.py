@@ -13,7 +13,7 @@ from common.errors import ConfigError
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 HEX_KEY = re.compile(r"[0-9a-f]{64}\Z")
-MEMBERS_MOST = 64
+MEMBERS_FEWEST, MEMBERS_MOST = 2, 64
 BYTES_MOST = 1 << 20
 DOMAIN = b"motet/roster/v1\0"
 
@@ -100,6 +100,11 @@ class Roster:
         return canonical.encode({**self.body(), "signature": self.signature})
 
 
+def in_groups(identity: str) -> str:
+    """Return an identity key's hex digits in groups of four, as two people read them to each other."""
+    return " ".join(identity[at : at + 4] for at in range(0, len(identity), 4))
+
+
 def sign(*, federation: str, coordinator: str, key: Ed25519PrivateKey, members: tuple[Member, ...]) -> Roster:
     """Return the roster of `members`, signed by the coordinator; raises ConfigError on doubles or fewer than two."""
     unsigned = Roster(
@@ -109,6 +114,13 @@ def sign(*, federation: str, coordinator: str, key: Ed25519PrivateKey, members: 
         members=tuple(sorted(members, key=lambda member: member.name)),
         signature="",
     )
+    try:
+        _distinct(unsigned)
+    except ValueError as error:
+        raise ConfigError(
+            f"These make no roster: {error}.",
+            action="Give every hospital's request once, all in one call, under names that differ.",
+        ) from None
     signature = key.sign(DOMAIN + canonical.encode(unsigned.body())).hex()
     return parse(canonical.encode({**unsigned.body(), "signature": signature}))
 
@@ -154,8 +166,8 @@ def _distinct(roster: Roster) -> None:
     names = [roster.coordinator, *roster.names]
     keys = [roster.coordinator_identity, *(member.identity for member in roster.members)]
     certificates = [member.relay_certificate for member in roster.members if member.relay_certificate]
-    if not 2 <= len(roster.members) <= MEMBERS_MOST:
-        raise ValueError(f"a roster has 2 to {MEMBERS_MOST} hospitals")
+    if not MEMBERS_FEWEST <= len(roster.members) <= MEMBERS_MOST:
+        raise ValueError(f"a roster has {MEMBERS_FEWEST} to {MEMBERS_MOST} hospitals")
     distinct = all(len(set(values)) == len(values) for values in (names, keys, certificates))
     if list(roster.names) != sorted(roster.names) or not distinct:
         raise ValueError("two members share a name or a key, or the order is wrong")

@@ -26,9 +26,11 @@ from server import (
     follow,
     glance,
     keeper,
+    nodes,
     page,
     plan_shown,
     report,
+    revoking,
     state,
     stopping,
     superlink,
@@ -89,18 +91,64 @@ def enrol(
 ) -> None:
     """Sign the roster of these hospitals, and print the hash that each of them approves."""
     made, settings = Home(home), config.read_settings(Home(home))
-    members = tuple(enrolment.parse(files.read(path)) for path in requests)
+    if len(set(requests)) < len(requests):
+        twice = next(path for path in requests if requests.count(path) > 1)
+        raise ConfigError(f"{twice} was given twice.", action="Give each hospital's file once.")
+    members = {str(path): enrolment.parse(files.read(path)) for path in requests}
+    enrolment.distinct(members)
     signed = roster.sign(
-        federation=settings.federation, coordinator=settings.name, key=config.identity_key(made), members=members
+        federation=settings.federation,
+        coordinator=settings.name,
+        key=config.identity_key(made),
+        members=tuple(members.values()),
     )
     if made.roster_file.exists() and not replace and config.read_roster(made).body() != signed.body():
         raise AlreadyExists("There is another roster already.", action="Give --replace; every hospital then approves anew.")
     files.write(made.roster_file, signed.bytes())
     if as_json:
-        out.print_json(json.dumps({"roster": str(made.roster_file), "hash": signed.hash(), "hospitals": list(signed.names)}))
+        told = {"roster": str(made.roster_file), "hash": signed.hash(), "hospitals": list(signed.names)}
+        out.print_json(json.dumps({**told, "identities": {member.name: member.identity for member in signed.members}}))
         return
+    for member in signed.members:
+        out.print(f"{member.name}\n  {roster.in_groups(member.identity)}", soft_wrap=True)
+    out.print(
+        "Compare each identity with the hospital by telephone, before anything else: the file alone shows only that its sender "
+        "holds that key. One that differs: enrol again without it.",
+        soft_wrap=True,
+    )
+    if len(signed.members) == roster.MEMBERS_FEWEST:
+        out.print("Two hospitals only: each of them can take its own part out of a sum and has the other's.", soft_wrap=True)
     out.print(f"Roster of {', '.join(signed.names)}: {made.roster_file}\nhash {signed.hash()}", soft_wrap=True)
     out.print("Tell each hospital this hash by another way than the file; it runs `motet-hospital approve --roster`.")
+
+
+@app.command()
+def revoke(
+    home: Folder, hospital: Annotated[str, typer.Argument(help="The hospital's name.")], as_json: AsJson = False
+) -> None:
+    """Take a hospital off the roster and its node key away at the SuperLink; the others approve the new roster.
+
+    A study under way is stopped.
+    """
+    made, settings = Home(home), config.read_settings(Home(home))
+    stopped = revoking.revoke(made, settings, hospital=hospital)
+    signed, served = config.read_roster(made), held(home / "serve.lock")
+    if served:
+        nodes.match(made, settings, signed)
+    if as_json:
+        told = {"hash": signed.hash(), "hospitals": list(signed.names), "stopped": stopped, "node_key_taken_away": served}
+        out.print_json(json.dumps(told))
+        return
+    for name in stopped:
+        out.print(f"Run {name}: {stopping.told(made.runs / name)}", soft_wrap=True)
+    out.print(
+        f"The SuperLink no longer lets {hospital} in."
+        if served
+        else f"`serve` takes {hospital}'s node key away when it starts.",
+        soft_wrap=True,
+    )
+    out.print(f"Roster of {', '.join(signed.names)}: {made.roster_file}\nhash {signed.hash()}", soft_wrap=True)
+    out.print("Tell each of them this hash by another way than the file; it runs `motet-hospital approve --roster`.")
 
 
 @app.command()

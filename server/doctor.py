@@ -10,7 +10,7 @@ from cryptography import x509
 from common import findings, lane, locks
 from common.errors import MotetError
 from common.findings import Finding, fail, warn, well
-from server import config, door, keeper
+from server import config, door, keeper, nodes
 from server.config import Home, Settings
 
 SERVE = "Start `motet-coordinator serve`."
@@ -79,8 +79,27 @@ def _running(home: Home, settings: Settings) -> Iterator[Finding]:
         yield fail("serve", "The SuperLink is not kept running.", mend=SERVE)
     else:
         yield well("serve", f"It runs; the SuperLink is at {settings.superlink}.")
+        yield from _nodes(home, settings)
     if waiting := sorted(keeper.unfinished(home)):
         yield warn("runs", f"{len(waiting)} unfinished, held by no process.", mend=f"{SERVE} It goes on with them.")
+
+
+def _nodes(home: Home, settings: Settings) -> Iterator[Finding]:
+    """Compare the node keys that the SuperLink lets in with the roster's."""
+    try:
+        differs = nodes.compare(nodes.known(home, settings), config.read_roster(home))
+    except MotetError as error:
+        yield fail("nodes", error.what, mend=error.action)
+        return
+    for member in differs.missing:
+        yield fail("nodes", f"The SuperLink does not know the node key of {member.name}.", mend=f"{SERVE} Stop it first.")
+    for name in differs.taken_away:
+        yield fail("nodes", f"The node key of {name} was taken away at the SuperLink.", mend=nodes.MEND)
+    for node in differs.strange:
+        name = node.name or "a node without a name"
+        yield fail("nodes", f"The SuperLink lets in {name}, which the roster does not name.", mend=f"{SERVE} Stop it first.")
+    if not (differs.missing or differs.taken_away or differs.strange):
+        yield well("nodes", "The SuperLink lets in the roster's node keys and no other.")
 
 
 def _door(home: Home, settings: Settings) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from common import locks
 from common.errors import ConfigError
 from common.processes import end
 from common.roster import Roster
-from server import superlink
+from server import config, nodes, superlink
 from server.config import Home, Settings
 from server.journal import Journal
 
@@ -37,13 +37,17 @@ def keep(home: Home, settings: Settings, roster: Roster, *, stop: threading.Even
         "superexec": lambda: superlink.start_executor(home, settings),
     }
     children: dict[str, subprocess.Popen[bytes]] = {}
-    orphans = Orphans(home)
+    orphans, seen = Orphans(home), _changed(home)
+    say("Starting the SuperLink; this takes some seconds.")
     try:
         for name, begin in start.items():
             children[name] = begin()
-        superlink.register(home, roster)
+        _match(home, settings, roster, say=say)
         say(f"SuperLink ready on {settings.superlink} for {', '.join(roster.names)}.")
         while not stop.wait(POLL_S):
+            if _changed(home) != seen:
+                seen = _changed(home)
+                _match_anew(home, settings, say=say)
             for name, child in children.items():
                 if child.poll() is not None:
                     log.warning(ENDED_EARLY[name], child.returncode)
@@ -53,6 +57,33 @@ def keep(home: Home, settings: Settings, roster: Roster, *, stop: threading.Even
     finally:
         for child in reversed(children.values()):
             end(child)
+
+
+def _changed(home: Home) -> tuple[int, int]:
+    """Return what tells one roster file from the next."""
+    try:
+        found = home.roster_file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino
+
+
+def _match(home: Home, settings: Settings, roster: Roster, *, say: Callable[[str], None]) -> None:
+    """Let in the node keys of the roster and no other, and say what changed."""
+    differs = nodes.match(home, settings, roster)
+    for node in differs.strange:
+        say(f"The node key of {node.name or 'a node without a name'} was taken away: the roster no longer names it.")
+    for name in differs.taken_away:
+        say(f"The node key of {name} was taken away once, and Flower takes no such key again. {nodes.MEND}")
+
+
+def _match_anew(home: Home, settings: Settings, *, say: Callable[[str], None]) -> None:
+    try:
+        roster = config.read_roster(home)
+        _match(home, settings, roster, say=say)
+        say(f"There is a new roster: {', '.join(roster.names)}.")
+    except ConfigError as error:
+        say(f"The new roster is not in force: {error}")
 
 
 def _again(begin: Start, *, stop: threading.Event) -> subprocess.Popen[bytes]:

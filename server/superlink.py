@@ -17,14 +17,12 @@ from common import files
 from common.crypto.keys import fresh_secret
 from common.errors import ConfigError, NotSetUp, PortInUse
 from common.processes import end_with_parent, flower_environment, program
-from common.roster import Roster
 from server import config
 from server.config import Home, Settings
 
 CONNECTION = "federation"
 START_S = 60.0
 COMMAND_S = 120.0
-ALREADY = "already"
 
 
 def environment(home: Home) -> dict[str, str]:
@@ -104,33 +102,6 @@ def write_connection(home: Home, settings: Settings) -> None:
     )
     tomllib.loads(text)
     files.write(home.flower / "config.toml", text.encode(), private=True)
-
-
-def register(home: Home, roster: Roster) -> None:
-    """Register every hospital's node key; one that is registered already is left as it is."""
-    children = []
-    for member in roster.members:
-        key = home.flower / f"{member.name}.pub"
-        files.write(key, member.node_key.encode() + b"\n")
-        command: list[str | Path] = [
-            program("flwr"),
-            "supernode",
-            "register",
-            key,
-            CONNECTION,
-            "--name",
-            member.name,
-            "--format",
-            "json",
-        ]
-        children.append((member.name, _command(home, command)))
-    for name, child in children:
-        output, _ = child.communicate(timeout=COMMAND_S)
-        text = output.decode(errors="replace")
-        if child.returncode != 0 and ALREADY not in text.lower():
-            raise ConfigError(f"The node key of {name} could not be registered.", action="Is `motet-coordinator serve` up?")
-        if child.returncode == 0 and '"success": false' in text and ALREADY not in text.lower():
-            raise ConfigError(f"The node key of {name} was not accepted.", action="Ask the hospital to enrol again.")
 
 
 def submit(home: Home, *, run: str) -> int:

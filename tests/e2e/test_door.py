@@ -28,7 +28,7 @@ from common import ports, wire
 from common.errors import LinkLost
 from common.lane import NAME
 from common.processes import end
-from server import certificates, config, door, setup, superlink
+from server import certificates, config, door, nodes, setup, superlink
 from server.config import Settings
 from server.exchange import Exchange
 from server.journal import Journal
@@ -110,7 +110,7 @@ def opened(tmp_path_factory, hospitals):
     link = superlink.start(one.home, one.settings)
     try:
         known = replace(hospitals.roster, members=hospitals.roster.members[:1])
-        superlink.register(one.home, known)
+        nodes.match(one.home, one.settings, known)
         yield one
     finally:
         end(link)

@@ -18,6 +18,7 @@ from common import cli as audit
 from common import enrolment, roster
 from common.roster import Member
 from server import cli
+from server.journal import Journal
 from tests import federation
 
 STUDY_FILE = Path(federation.__file__).parents[1] / "deploy" / "demo" / "study.toml"
@@ -28,6 +29,7 @@ OPTIONS = {
     "door": {"--home"},
     "doctor": {"--home", "--json"},
     "enrol": {"--home", "--json", "--replace", "REQUESTS"},
+    "revoke": {"--home", "--json", "HOSPITAL"},
     "serve": {"--home"},
     "propose": {"--home", "--json", "STUDY_FILE"},
     "run": {"--home", "STUDY_HASH"},
@@ -150,6 +152,8 @@ def test_a_coordinator_enrols_and_proposes(home, tmp_path):
         (("enrol", "--home", "HOME", "NONE"), 10, "cannot be read"),
         (("enrol", "--home", "HOME", "HOME"), 10, "cannot be read"),
         (("enrol", "--home", "HOME", "HOME/coordinator.json"), 10, "enrolment"),
+        (("revoke", "--home", "NONE", "a"), 12, "init"),
+        (("revoke", "--home", "HOME", "a"), 12, "no roster"),
         (("serve", "--home", "NONE"), 12, "init"),
         (("serve", "--home", "HOME"), 12, "no roster"),
         (("propose", "--home", "NONE", "x"), 12, "init"),
@@ -179,11 +183,57 @@ def test_a_mistake_is_one_sentence_and_its_exit_code(arguments, code, says, home
 
 def test_one_hospital_or_one_name_twice_is_no_roster(home, tmp_path):
     one, other = request(tmp_path, "a"), request(tmp_path, "a")
-    for requests in ((one,), (one, one), (one, other)):
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(one.read_bytes())
+    for requests, says in (
+        ((one,), "2 to 64 hospitals"),
+        ((one, one), f"{one} was given twice"),
+        ((one, copy), f"{one} and {copy} are the same request of a."),
+        ((one, other), f"{one} and {other} are requests of two hospitals that are both called a."),
+        ((one, request(tmp_path, "hub")), "share a name"),
+    ):
         code, said = motet("enrol", "--home", home, *requests)
-        assert code == 10
-        assert "roster" in said
+        assert (code, says in said) == (10, True), said
+        assert "Ask the coordinator" not in said
     assert not (home / "roster.json").exists()
+
+
+def test_enrol_shows_every_identity_to_compare_by_telephone(home, tmp_path):
+    requests = [request(tmp_path, name) for name in ("b", "a")]
+    said = ask("enrol", "--home", home, *requests)
+    told = json.loads(ask("enrol", "--home", home, *requests, "--json"))["identities"]
+    for member in roster.parse((home / "roster.json").read_bytes()).members:
+        assert re.search(rf"^{member.name}\n  ([0-9a-f]{{4}}( |$)){{16}}", said, re.MULTILINE)
+        assert member.identity in said.replace(" ", "")
+        assert told[member.name] == member.identity
+    assert "by telephone" in said
+    assert "Two hospitals only" in said
+    assert "Two hospitals only" not in ask("enrol", "--home", home, "--replace", *requests, request(tmp_path, "c"))
+
+
+def test_revoke_signs_the_roster_without_the_hospital(home, tmp_path):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
+    before = roster.parse((home / "roster.json").read_bytes())
+    run = Journal(tmp_path / "hub" / "runs" / "0123" / "journal.jsonl")
+    run.path.parent.mkdir()
+    run.write({"type": "start", "time": 1.0})
+    told = json.loads(ask("revoke", "--home", home, "b", "--json"))
+    after = roster.parse((home / "roster.json").read_bytes())
+    assert (after.names, told["hospitals"], told["hash"]) == (("a", "c"), ["a", "c"], after.hash())
+    assert {after.member(name) for name in after.names} == {before.member(name) for name in after.names}
+    assert (told["stopped"], told["node_key_taken_away"]) == (["0123"], False)  # a study of the old roster does not go on
+    assert [event["type"] for event in run.events()] == ["start", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("names", "hospital", "says"), [("abc", "x", "It names a, b, c"), ("ab", "a", "A roster needs two hospitals")]
+)
+def test_what_cannot_be_revoked_changes_nothing(home, tmp_path, names, hospital, says):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in names))
+    before = (home / "roster.json").read_bytes()
+    code, said = motet("revoke", "--home", home, hospital)
+    assert (code, says in said) == (10, True), said
+    assert (home / "roster.json").read_bytes() == before
 
 
 def test_a_study_does_not_run_without_the_superlink(home, tmp_path):
