@@ -167,7 +167,10 @@ def serve(home: Folder) -> None:
 def door_command(home: Folder) -> None:
     """Become nginx, the one public port before SuperLink and lane, until Ctrl-C; for a coordinator behind --superlink."""
     made = Home(home)
-    command = door.command(made, config.read_settings(made))
+    settings = config.read_settings(made)
+    command = door.command(made, settings)
+    logs = door.folder(made) / "logs"
+    out.print(f"The door opens at {settings.address}, by nginx; it writes to {logs}. Ctrl-C closes it.", soft_wrap=True)
     os.umask(0o077)
     os.execv(command[0], command)  # noqa: S606  (no shell wanted)
 

@@ -7,10 +7,12 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -106,7 +108,10 @@ def opened(tmp_path_factory, hospitals):
     if not any((place / door.STREAM).exists() for place in door.MODULES):
         pytest.skip("nginx has no stream module: libnginx-mod-stream")
     one = Coordinator(tmp_path_factory.mktemp("d") / "c")
-    nginx = subprocess.Popen(door.command(one.home, one.settings), start_new_session=True)
+    command = [Path(sys.executable).parent / "motet-coordinator", "door", "--home", one.home.folder]
+    nginx = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    one.door_said = nginx.stdout.readline().decode()
+    wait_until(lambda: door.running(door.folder(one.home)))
     link = superlink.start(one.home, one.settings)
     try:
         known = replace(hospitals.roster, members=hospitals.roster.members[:1])
@@ -115,6 +120,7 @@ def opened(tmp_path_factory, hospitals):
     finally:
         end(link)
         end(nginx)
+        nginx.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +164,11 @@ def node_key(relay):
     return serialization.load_ssh_private_key(relay.node_key.read_bytes(), password=None)
 
 
+def test_the_door_says_where_it_opens(opened):
+    assert opened.settings.address in opened.door_said
+    assert "Ctrl-C closes it" in opened.door_said
+
+
 def test_a_real_supernode_comes_in_and_leaves_by_the_door(opened, hospitals):
     home = RelayHome(hospitals.homes["hosp-a"].relay)
     child = supernode._start(home, superlink=opened.settings.address, lane=opened.settings.address, ca=opened.ca)
@@ -186,6 +197,7 @@ def test_nothing_but_what_a_supernode_needs_is_published(opened, path):
         assert status(opened.raw(request(path, method=method))) == 403
         line = opened.said("refused", event="refused", path=path, method=method)
         assert (line["status"], line["reason"], line["client"]) == (403, "not-published", "127.0.0.1")
+    assert "forbidden" not in (door.folder(opened.home) / "logs" / "error.log").read_text()  # it stands in refused.log
 
 
 @pytest.mark.parametrize(
