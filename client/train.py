@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client import augment
 from client.engine import independence
 from client.engine.batch import Bag, packed
 from client.engine.clipped import clipped_sum as engine_sum
@@ -62,10 +63,10 @@ def clipped_sum(
 ) -> Vector:
     """Return the sum of the sampled patients' clipped gradients, shape (d,), float64.
 
-    A patient's gradient is that of the mean cross-entropy of the first views_per_patient_max views; its L2 norm is clipped to
-    clip_norm once. `sampled` has one flag per training row. Patients without label or views contribute zero; so does
-    a patient whose gradient is not finite, and an empty sample. Raises ProtocolError or BadEnvelope when `blob` is not this
-    study's model, InternalError when the arguments do not belong together.
+    A patient's gradient is that of the mean cross-entropy of the first views_per_patient_max views and their augmentations; its
+    L2 norm is clipped to clip_norm once. `sampled` has one flag per training row. Patients without label or views contribute
+    zero; so does a patient whose gradient is not finite, and an empty sample. Raises ProtocolError or BadEnvelope when `blob`
+    is not this study's model, InternalError when the arguments do not belong together.
     """
     if sampled.shape != training_rows.shape or len(np.unique(training_rows)) != len(training_rows):
         raise InternalError("The sample does not belong to the training rows.", action="Report this.")
@@ -75,7 +76,8 @@ def clipped_sum(
     bags = _bags(cohort, study=study, rows=training_rows[sampled])
     if study.training.recipe == "head":
         network.refuse_other_features(model, study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
-        gradients = _head_gradients(model, cohort=cohort, bags=bags)
+        views, bags = augment.augmented(cohort.views, bags=bags, number=study.training.augmentations)
+        gradients = _head_gradients(model, views=views, bags=bags)
         total: Vector = clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
         return total
     if not bags:
@@ -108,12 +110,12 @@ def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]
     return [(label, bag) for label, bag in bags if bag and not np.isnan(label)]
 
 
-def _head_gradients(model: Network, *, cohort: Cohort, bags: Sequence[Bag]) -> Vector:
+def _head_gradients(model: Network, *, views: NDArray[np.float32], bags: Sequence[Bag]) -> Vector:
     """Return the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
     weights = network.flat(model, network.HEAD)
     if not bags:
         return np.zeros((0, len(weights)))
-    embedded = _embed(model, views=cohort.views)
+    embedded = _embed(model, views=views)
     inputs = np.concatenate([embedded, np.ones((len(embedded), 1))], axis=1)  # weight, then bias, as in network.HEAD
     gradients = np.empty((len(bags), inputs.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):  # a row that is not finite becomes zero in clip
@@ -147,10 +149,13 @@ def _full_sum(model: Network, *, names: tuple[str, ...], cohort: Cohort, bags: S
     Patients share micro-batches of one shape, where no bit of a patient's gradient depends on the others; where this machine's
     kernels do not keep to that, they go one at a time. See client/engine/independence.py and clipped.py.
     """
-    most = study.training.views_per_patient_max
+    number = study.training.augmentations
+    most = study.training.views_per_patient_max * (1 + number)
     sizes = [1 << power for power in range((most - 1).bit_length() + 1)]
     rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=model.rows_at_once, loss=_loss)
-    batches = packed(cohort.views, bags=bags, rows_at_once=rows)
+    views, bags = augment.gathered(cohort.views, bags=bags)
+    views, bags = augment.augmented(views, bags=bags, number=number)
+    batches = packed(views, bags=bags, rows_at_once=rows)
     total = engine_sum(model, batches, loss=_loss, clip_norm=float(study.privacy.clip_norm))
     return np.concatenate([total[name].numpy().ravel() for name in names])
 

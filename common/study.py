@@ -127,6 +127,7 @@ class Recipe(Part):
 class Training(Part):
     """One CNN, one secure sum a step.
 
+    A bag holds a patient's views, and of each view its first `augmentations` mirrored or turned copies (client/augment.py).
     The final model is the result unless its held-out AUC is more than `auc_drop_max` below the best that training passed.
     """
 
@@ -141,6 +142,7 @@ class Training(Part):
     schedule: Schedule
     average: Average
     views_per_patient_max: Annotated[int, Field(ge=1, le=64)]
+    augmentations: Annotated[int, Field(ge=0, le=7)]
     patients_per_step_max: Annotated[int, Field(ge=1, le=1_000_000)]
     patients_declared: Annotated[int, Field(ge=2, le=100_000_000)]
     held_out_fraction: Annotated[Decimal, Field(gt=0, lt=1, max_digits=24)]

@@ -77,6 +77,7 @@ STUDY: dict[str, Any] = {
         "schedule": {"kind": "constant"},
         "average": {"kind": "second-half"},
         "views_per_patient_max": 2,
+        "augmentations": 0,
         "patients_per_step_max": 64,
         "patients_declared": 36,
         "held_out_fraction": Decimal("0.5"),

@@ -23,6 +23,7 @@ def study(*, side=SIDE, edge=False, **changes):
         "schedule": {"kind": "constant"},
         "average": {"kind": "second-half"},
         "views_per_patient_max": 3,
+        "augmentations": 0,
         "patients_per_step_max": 100,
         "patients_declared": 40,
         "held_out_fraction": "0.3",

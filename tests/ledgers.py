@@ -74,6 +74,7 @@ def study(*, steps: int = 30, noise: str = "1.5", rate: str = "0.25", delta: str
                 "schedule": {"kind": "constant"},
                 "average": {"kind": "second-half"},
                 "views_per_patient_max": 4,
+                "augmentations": 0,
                 "patients_per_step_max": 64,
                 "patients_declared": 400,
                 "held_out_fraction": "0.2",

@@ -55,6 +55,7 @@ def study_of(bounds: dict[str, tuple[str, str]]) -> Study:
                 "schedule": {"kind": "constant"},
                 "average": {"kind": "second-half"},
                 "views_per_patient_max": 1,
+                "augmentations": 0,
                 "patients_per_step_max": 10,
                 "patients_declared": 10,
                 "held_out_fraction": "0.2",
