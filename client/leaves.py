@@ -142,7 +142,9 @@ def _translated() -> Iterator[None]:
 
 
 def _damaged(what: str) -> RecordDamaged:
-    return RecordDamaged(what, action="Stop, keep the file, and restore the newest copy that a witness knows.")
+    return RecordDamaged(
+        what, action="Stop, keep the file, restore the newest backup, and compare it with the coordinator's last checkpoint."
+    )
 
 
 def _unwritable(reason: str) -> RecordUnwritable:

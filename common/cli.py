@@ -19,10 +19,12 @@ from common import commands
 from common.audit import bundle as bundles
 from common.audit import replay as replays
 from common.audit import show as shows
+from common.audit import together
 from common.audit import verify as verifier
 from common.audit.show import printable
+from common.audit.together import Checked, Remark
 from common.audit.verify import Verdict
-from common.errors import AccountantsDisagree, CapPassed, ConfigError, MotetError, RecordDamaged
+from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, MotetError, RecordDamaged
 
 OK, INTEGRITY, OVER_BUDGET, DISAGREE, USAGE = 0, 1, 2, 4, 64
 EXIT_CODES: Mapping[type[MotetError], int] = {
@@ -31,20 +33,32 @@ EXIT_CODES: Mapping[type[MotetError], int] = {
     CapPassed: OVER_BUDGET,
     AccountantsDisagree: DISAGREE,
 }
+ANOTHER_ROSTER = "another roster"
 VERDICTS = {INTEGRITY: "damaged", OVER_BUDGET: "over budget", DISAGREE: "accountants disagree", USAGE: "not read"}
 GRAVITY = (OK, DISAGREE, OVER_BUDGET, INTEGRITY, USAGE)  # the gravest of several bundles is the exit code
 
-HELP_VERIFY = """Verify exported bundles: signatures, Merkle tree, state machine, plans, caps, two accountants.
+CODES_HELP = """Exit codes: 0 all hold; 1 integrity (a record was changed, is malformed, or is of another roster than yours);
+2 over budget (a cap was passed); 4 the accountants disagree; 64 usage (a file cannot be read or is not ours, an option is
+wrong)."""
+HELP_VERIFY = f"""Verify exported bundles: signatures, Merkle tree, state machine, plans, caps, two accountants.
 
-Exit codes: 0 all hold; 1 integrity (a record was changed or is malformed); 2 over budget (a cap was passed);
-4 the accountants disagree; 64 usage (a file cannot be read, an option is wrong). With several bundles, the gravest.
+{CODES_HELP} With several bundles, the gravest.
 """
+HELP_REPLAY = f"""Add a run's signed uploads again and compare every sum, bit for bit, with the coordinator's journal.
+
+{CODES_HELP}
+"""
+HELP = f"""Verify and show what hospitals exported; needs no network and trusts nobody.
+
+{CODES_HELP}
+"""
+NOT_PINNED = "The roster was not pinned: get its hash from elsewhere and pass --roster-hash."
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
-@app.callback()
+@app.callback(help=HELP)
 def _root(*, version: commands.Version = False) -> None:
-    """Verify and show what hospitals exported; needs no network and trusts nobody."""
+    """Hold the options that come before a command."""
 
 
 @app.command(help=HELP_VERIFY)
@@ -55,14 +69,19 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Verify bundles and print a verdict for each."""
-    if roster_hash is not None and (len(roster_hash) != 64 or set(roster_hash) - set("0123456789abcdef")):
-        raise click.UsageError("--roster-hash must be 64 lower-case hex digits")
-    results = [(path, _verified(path, roster_hash)) for path in paths]
+    _check_pin(roster_hash)
+    results = [_verified(path, roster_hash) for path in paths]
+    remarks = list(together.remarks(results))
     if as_json:
-        _print_json([_plain_result(path, result) for path, result in results])
+        _print_json(
+            [
+                {**_plain_result(one), "remarks": [remark.says for remark in remarks if at in remark.about]}
+                for at, one in enumerate(results)
+            ]
+        )
     else:
-        _print_table(results, pinned=roster_hash is not None)
-    codes = {OK if isinstance(result, Verdict) else _exit_code(result) for _, result in results}
+        _print_table(results, remarks, pinned=roster_hash is not None)
+    codes = {OK if isinstance(one.result, Verdict) else _exit_code(one.result) for one in results}
     raise typer.Exit(max(codes, key=GRAVITY.index))
 
 
@@ -87,7 +106,7 @@ def show(
     Console().print(table)
 
 
-@app.command()
+@app.command(help=HELP_REPLAY)
 def replay(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as the coordinator keeps it.")],
     *,
@@ -95,6 +114,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Add a run's signed uploads again and compare every sum, bit for bit, with the coordinator's journal."""
+    _check_pin(roster_hash)
     try:
         rounds = list(replays.replay(folder, roster_hash=roster_hash))
     except MotetError as error:
@@ -102,12 +122,16 @@ def replay(
         raise typer.Exit(_exit_code(error)) from None
     if as_json:
         _print_json([asdict(one) for one in rounds])
+        if roster_hash is None:
+            Console(stderr=True, highlight=False).print(NOT_PINNED, soft_wrap=True)
         return
     table = Table("round", "task", "hospitals", "sum", box=box.SIMPLE)
     for one in rounds:
         outcome = f"{one.sum_sha256[:16]}…, as in the journal" if one.sum_sha256 else f"void: {', '.join(one.missing)} missing"
         table.add_row(str(one.round), one.task, ", ".join(one.hospitals), escape(printable(outcome)))
     Console().print(table)
+    if roster_hash is None:
+        Console(highlight=False).print(NOT_PINNED, soft_wrap=True)
 
 
 def main() -> None:
@@ -115,21 +139,30 @@ def main() -> None:
     commands.run(app)
 
 
-def _verified(path: Path, roster_hash: str | None) -> Verdict | MotetError:
+def _check_pin(roster_hash: str | None) -> None:
+    if roster_hash is not None and (len(roster_hash) != 64 or set(roster_hash) - set("0123456789abcdef")):
+        raise click.UsageError("--roster-hash must be 64 lower-case hex digits")
+
+
+def _verified(path: Path, roster_hash: str | None) -> Checked:
+    hospital = None
     try:
-        return verifier.verify(bundles.read(path), roster_hash=roster_hash)
+        read = bundles.read(path)
+        hospital = read.hospital
+        return Checked(path=path, hospital=hospital, result=verifier.verify(read, roster_hash=roster_hash))
     except MotetError as error:
-        return error
+        return Checked(path=path, hospital=hospital, result=error)
 
 
 def _exit_code(error: MotetError) -> int:
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), error.exit_code)
 
 
-def _plain_result(path: Path, result: Verdict | MotetError) -> dict[str, Any]:
-    if isinstance(result, MotetError):
-        return {"bundle": str(path), "holds": False, "code": result.code, "what": result.what, "action": result.action}
-    return {"bundle": str(path), "holds": True, **asdict(result)}
+def _plain_result(one: Checked) -> dict[str, Any]:
+    if isinstance(one.result, MotetError):
+        told = {"code": one.result.code, "what": one.result.what, "action": one.result.action}
+        return {"bundle": str(one.path), "hospital": one.hospital, "holds": False, **told}
+    return {"bundle": str(one.path), "holds": True, **asdict(one.result)}
 
 
 def _print_json(value: list[dict[str, Any]]) -> None:
@@ -142,16 +175,18 @@ def _decimal(value: object) -> str:
     raise TypeError
 
 
-def _print_table(results: list[tuple[Path, Verdict | MotetError]], *, pinned: bool) -> None:
+def _print_table(results: list[Checked], remarks: list[Remark], *, pinned: bool) -> None:
     console = Console()
     table = Table(box=box.SIMPLE)
     table.add_column("hospital", overflow="fold", min_width=8)
     for title in ("epsilon (PLD)", "(RDP)", "delta", "cap"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for path, result in results:
+    for one in results:
+        result = one.result
         if isinstance(result, MotetError):
-            table.add_row(escape(printable(path.name)), *["-"] * 4, f"[red]{VERDICTS[_exit_code(result)]}[/red]")
+            verdict = ANOTHER_ROSTER if isinstance(result, AnotherRoster) else VERDICTS[_exit_code(result)]
+            table.add_row(escape(printable(one.hospital or one.path.name)), *["-"] * 4, f"[red]{verdict}[/red]")
             continue
         table.add_row(
             result.hospital,
@@ -162,13 +197,15 @@ def _print_table(results: list[tuple[Path, Verdict | MotetError]], *, pinned: bo
             "[green]holds[/green]",
         )
     console.print(table)
-    for path, result in results:
-        if isinstance(result, Verdict):
-            _print_remarks(console, result)
+    for one in results:
+        if isinstance(one.result, Verdict):
+            _print_remarks(console, one.result)
         else:
-            console.print(escape(printable(f"{path.name}: {result}")), soft_wrap=True, highlight=False)
+            console.print(escape(printable(f"{one.path.name}: {one.result}")), soft_wrap=True, highlight=False)
+    for remark in remarks:
+        console.print(escape(printable(remark.says)), soft_wrap=True, highlight=False)
     if not pinned:
-        console.print("The roster was not pinned: get its hash from elsewhere and pass --roster-hash.")
+        console.print(NOT_PINNED, soft_wrap=True, highlight=False)
 
 
 def _print_remarks(console: Console, verdict: Verdict) -> None:

@@ -259,3 +259,9 @@ class AccountantsDisagree(AuditError):
     """Two accountants give different epsilons."""
 
     exit_code, code = 54, "E-AUDIT-ACCOUNTANTS"
+
+
+class AnotherRoster(RecordDamaged):
+    """A record is whole, but of another roster than the one that was given."""
+
+    exit_code, code = 53, "E-AUDIT-ROSTER"

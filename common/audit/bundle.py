@@ -23,6 +23,7 @@ LIMITS: Mapping[str, int] = {
 STUDY_BYTES_MOST = 1 << 20
 STUDY_NAME = re.compile(r"studies/([0-9a-f]{64})\.json\Z")
 HOSPITAL_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
+MARKS = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")  # of a file, of its directory, of the end of a zip
 STAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 
 
@@ -66,17 +67,22 @@ def write(
 
 
 def read(path: Path) -> Bundle:
-    """Read a bundle; raises RecordDamaged unless it is byte for byte what `write` writes, ConfigError when it cannot be opened.
+    """Read a bundle; raises RecordDamaged unless it is byte for byte what `write` writes.
 
+    Raises ConfigError when it cannot be opened, or when it is no file with any mark of a zip: then it is no bundle at all.
     Nothing is unpacked to disk, nothing is decompressed (the format stores), and the size is known before a byte is read.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe may never end
+            raise _no_bundle(path)
         with path.open("rb") as file:
             data = file.read(BUNDLE_BYTES_MOST + 1)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
     if len(data) > BUNDLE_BYTES_MOST:
         raise _damaged("The bundle is too large.")
+    if not any(mark in data for mark in MARKS):
+        raise _no_bundle(path)
     return parse(data)
 
 
@@ -153,6 +159,10 @@ def _hospital(data: bytes) -> str:
     except (ValueError, TypeError, AttributeError, RecursionError):
         pass
     raise _damaged("The bundle does not say whose it is.")
+
+
+def _no_bundle(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is not a bundle.", action="Give the zip that `motet-hospital bundle` wrote.")
 
 
 def _damaged(what: str) -> RecordDamaged:

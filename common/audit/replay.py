@@ -16,7 +16,7 @@ from common import canonical, roster, wire
 from common.announcement import Announcement
 from common.crypto import keys, ring
 from common.crypto.adding import add
-from common.errors import MotetError, RecordDamaged
+from common.errors import AnotherRoster, ConfigError, MotetError, RecordDamaged
 from common.roster import Roster
 from common.wire import Envelope
 
@@ -41,11 +41,16 @@ def replay(folder: Path, *, roster_hash: str | None) -> Iterator[Replayed]:
     Checks: (1) the roster's signature, and its hash where one is given, (2) every set-up bundle and the transcript that follows
     from them, (3) every upload's signature, context and commitments, (4) that the sum is the one in the journal, and that
     rounds which the journal calls void, and only those, do not open. Raises RecordDamaged that names the round.
+    Raises ConfigError when the folder is no run's, AnotherRoster when it is of another roster than the one given.
     """
+    if not any((folder / name).exists() for name in ("roster.json", "journal.jsonl", "rounds")):
+        raise ConfigError(f"{folder} is not a run's folder.", action="Give the folder of one run, as the coordinator keeps it.")
     known = _roster(folder, roster_hash)  # (1)
     told = _journal(folder)
     run, transcript = _transcript(folder, known, told)  # (2)
     rounds = {event["round"]: event for event in told if event.get("type") == "round" and type(event.get("round")) is int}
+    if not (folder / "rounds").is_dir():
+        raise RecordDamaged("The run's folder lacks rounds/, where the uploads are kept.", action=ACTION)
     stored = sorted(int(path.name) for path in (folder / "rounds").iterdir() if path.name.isascii() and path.name.isdigit())
     ended = any(event.get("type") == "done" for event in told)
     under_way = [] if ended else [len(rounds) + 1]  # announced, and neither opened nor void: as a killed coordinator leaves it
@@ -68,6 +73,9 @@ def _round(place: Path, known: Roster, run: str, transcript: bytes, told: Mappin
         found: str | None = hashlib.sha256(ring.to_bytes(total)).hexdigest()
     except MotetError:
         found = None
+    if found is None and told.get("sum_sha256") is not None and missing:
+        whose = f"uploads of {', '.join(missing)} are" if len(missing) > 1 else f"upload of {missing[0]} is"
+        raise RecordDamaged(f"Round {announced.round}: the {whose} missing.", action=ACTION)
     if found != told.get("sum_sha256") or announced.round != told.get("round"):  # (4)
         raise RecordDamaged(f"Round {announced.round}: the sum is not the one in the journal.", action=ACTION)
     return Replayed(
@@ -91,7 +99,7 @@ def _roster(folder: Path, roster_hash: str | None) -> Roster:
     except MotetError:
         raise RecordDamaged("The run's roster is damaged.", action=ACTION) from None
     if roster_hash is not None and known.hash() != roster_hash:
-        raise RecordDamaged("The run's roster is another one than yours.", action="Compare the hash with a hospital.")
+        raise AnotherRoster("The run's roster is another one than yours.", action="Compare the hash with a hospital.")
     return known
 
 

@@ -38,7 +38,7 @@ def printable(text: str) -> str:
 def _words(event: Event) -> str:
     fields = event.fields
     if event.kind == Kind.RESERVE:
-        return f"{fields['id']}: {_mechanism(fields['mech'])}, round {fields['round']} of {len(fields['roster'])} hospitals"
+        return f"{fields['id']}: {_mechanism(fields['mech'])}, round {fields['round']}, {len(fields['roster'])} hospitals"
     if event.kind == Kind.RELEASE:
         return f"{fields['id']}: {fields['bytes']} bytes, SHA-256 {fields['sha256']}"
     if event.kind == Kind.POLICY:

@@ -10,7 +10,7 @@ from common import roster as rosters
 from common import study as studies
 from common.audit import recompute
 from common.audit.bundle import Bundle
-from common.errors import AccountantsDisagree, CapPassed, ConfigError, RecordDamaged
+from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, RecordDamaged
 from common.ledger import accounting, events, merkle, note
 from common.ledger.accounting import Tally
 from common.ledger.events import Event, Kind
@@ -55,6 +55,7 @@ class Verdict:
 
     hospital: str
     origin: str
+    roster: tuple[str, ...]
     roster_hash: str
     roster_pinned: bool
     entries: int
@@ -86,7 +87,8 @@ class _Run:
 def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
     """Check the steps above; raises RecordDamaged, CapPassed or AccountantsDisagree at the first that does not hold.
 
-    `roster_hash` pins the roster that the auditor got from elsewhere; without it, step 1 shows only that the file is whole.
+    `roster_hash` pins the roster that the auditor got from elsewhere (AnotherRoster, a RecordDamaged, where it is another);
+    without it, step 1 shows only that the file is whole.
     """
     roster = _roster(bundle, roster_hash)  # (1)
     key = _key(roster, bundle.hospital)
@@ -106,6 +108,7 @@ def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
     return Verdict(
         hospital=bundle.hospital,
         origin=checkpoint.origin,
+        roster=roster.names,
         roster_hash=roster.hash(),
         roster_pinned=roster_hash is not None,
         entries=checkpoint.size,
@@ -138,7 +141,10 @@ def _roster(bundle: Bundle, roster_hash: str | None) -> Roster:
     except (ConfigError, RecursionError):
         raise _damaged("The roster is not valid.") from None
     if roster_hash is not None and roster.hash() != roster_hash:
-        raise _damaged("The roster is not the approved one.")
+        raise AnotherRoster(
+            "The bundle holds another roster than yours.",
+            action="Compare --roster-hash with the coordinator and the hospital; nothing else was checked.",
+        )
     return roster
 
 

@@ -147,7 +147,7 @@ def test_a_ledger_that_grew_is_cut_at_its_checkpoint_and_a_shorter_one_is_refuse
 
 
 def test_another_roster_is_refused(honest):
-    with pytest.raises(RecordDamaged, match="approved"):
+    with pytest.raises(RecordDamaged, match="another roster than yours"):
         verify.verify(bundle.read(honest), roster_hash="0" * 64)
 
 
