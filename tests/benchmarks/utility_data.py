@@ -30,8 +30,8 @@ CACHE = ROOT / "out" / "bench"
 GIVEN = Path(os.environ.get("MOTET_TEST_DATA", ROOT.parent / "shared" / "data"))
 HOSPITALS = 5
 LIDC_SIDE, PNEUMONIA_SIDE = 32, 40
-TRAIN, VALIDATION, TEST = 0, 1, 2
-SHARES = (0.6, 0.15, 0.25)
+TRAIN, TEST = 0, 1
+TEST_SHARE = 0.25  # of lidc; pneumonia28 has a test part of its own
 NOTHING = Acquisition(manufacturer="", kernel="", kvp=float("nan"), slice_thickness_mm=float("nan"))
 
 
@@ -48,11 +48,11 @@ class Data:
     features: np.ndarray  # (patient, feature + 1), float64: the frozen embedding, then one
     labels: np.ndarray  # (patient,), 0 or 1
     hospitals: np.ndarray  # (patient,)
-    parts: np.ndarray  # (patient,): TRAIN, VALIDATION or TEST
+    parts: np.ndarray  # (patient,): TRAIN or TEST
 
     def told(self):
         """Counts for the report."""
-        names = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
+        names = {TRAIN: "train", TEST: "test"}
         return {
             "patients": {name: int((self.parts == part).sum()) for part, name in names.items()},
             "positive": {name: int(self.labels[self.parts == part].sum()) for part, name in names.items()},
@@ -77,7 +77,7 @@ def pneumonia28():
         raise Absent(f"{path.name} is not there; set MOTET_TEST_DATA to the folder that holds it")
     images, labels, parts, seen = [], [], [], set()
     with np.load(path, allow_pickle=False) as held:
-        for part, name in ((TEST, "test"), (VALIDATION, "val"), (TRAIN, "train")):
+        for part, name in ((TEST, "test"), (TRAIN, "val"), (TRAIN, "train")):
             for image, label in zip(held[f"{name}_images"], held[f"{name}_labels"].ravel(), strict=True):
                 digest = hashlib.sha256(image.tobytes()).digest()
                 if digest not in seen:
@@ -119,8 +119,7 @@ def lidc_nodules(*, told):
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(cache.with_suffix(".partial.npz"), views=views)
         cache.with_suffix(".partial.npz").rename(cache)
-    drawn = places // HOSPITALS / (len(lesions) / HOSPITALS)
-    parts = np.where(drawn < SHARES[0], TRAIN, np.where(drawn < SHARES[0] + SHARES[1], VALIDATION, TEST))
+    parts = np.where(places < TEST_SHARE * len(lesions), TEST, TRAIN)
     labels = np.array([int(one.malignancy > POSITIVE_ABOVE) for one in lesions])
     return _data("lidc", views, labels, hospitals, parts)
 

@@ -19,10 +19,11 @@ from common.ledger.receipt import Receipt
 from common.mechanism import SampledStep, largest_share_bits
 from server import step as optimiser
 from tests import learning
-from tests.benchmarks.utility_data import HOSPITALS, TRAIN
+from tests.benchmarks.utility_data import HOSPITALS, TEST, TRAIN
 
 COLLUDERS, RING_BITS = 1, 32
 LOCAL_STEPS = 10  # of a round of FedAvg
+TUNING_SHARE = 0.2  # of the training part, held out anew by every tuning seed
 NAMES = tuple(f"hosp-{letter}" for letter in "abcde")
 
 
@@ -170,9 +171,15 @@ def alone(features, labels, hospitals, *, setting, seed):
     return pooled(features[own], labels[own], setting=setting, seed=seed)
 
 
-def run(row, data, *, setting, seed, part):
-    """Train one model of `row` on the training part and return its AUC on `part`."""
-    train, judged = data.parts == TRAIN, data.parts == part
+def run(row, data, *, setting, seed, tuning):
+    """Train one model of `row` and return its AUC: on the test part, or, when `tuning`, on a fifth of the training part.
+
+    That fifth is drawn by the seed and is the same for every row.
+    """
+    train, judged = data.parts == TRAIN, data.parts == TEST
+    if tuning:
+        held_out = train & (np.random.default_rng(seed).random(len(train)) < TUNING_SHARE)
+        train, judged = train & ~held_out, held_out
     features, labels, hospitals = data.features[train], data.labels[train], data.hospitals[train]
     if row in {"non_private_pooled", "central"}:
         weights = pooled(features, labels, setting=setting, seed=seed, noisy=row == "central")
