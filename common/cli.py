@@ -21,6 +21,7 @@ from common.audit import replay as replays
 from common.audit import show as shows
 from common.audit import together
 from common.audit import verify as verifier
+from common.audit.attack import cli as attack
 from common.audit.show import printable
 from common.audit.together import Checked, Remark
 from common.audit.verify import Verdict
@@ -54,6 +55,7 @@ HELP = f"""Verify and show what hospitals exported; needs no network and trusts 
 """
 NOT_PINNED = "The roster was not pinned: get its hash from elsewhere and pass --roster-hash."
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.add_typer(attack.app, name="attack")
 
 
 @app.callback(help=HELP)
