@@ -20,6 +20,7 @@ from client.inside import Cohort, Measured, Scan, SetAside, View
 from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
 from client.measure import angle, depth, intensity, length, shape
+from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from common import analyses, canonical, left_out, model, moments, query, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
@@ -29,7 +30,7 @@ from common.query import Query
 from common.study import Study
 from common.terms import Column
 
-FAMILIES = (length, angle, shape, intensity, depth)
+FAMILIES = (length, angle, shape, intensity, depth, glcm, glrlm, glszm, gldzm, ngtdm, ngldm)
 Progress = Callable[[int, int], None]
 
 

@@ -28,15 +28,15 @@ class Axes:
     directions: Float  # (axis of the array, axis), one column each
 
 
+def box(mask: Mask) -> tuple[slice, ...]:
+    """Return the bounding box of a non-empty mask."""
+    places = np.unravel_index(np.flatnonzero(mask), mask.shape)
+    return tuple(slice(int(place.min()), int(place.max()) + 1) for place in places)
+
+
 def cropped(mask: Mask) -> Mask:
     """Return the bounding box of a non-empty mask, with one empty voxel all around."""
-    box = tuple(
-        slice(int(where[0]), int(where[-1]) + 1)
-        for where in (
-            np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
-        )
-    )
-    return np.pad(mask[box], 1)
+    return np.pad(mask[box(mask)], 1)
 
 
 def outline(mask: Mask, *, spacing_mm: tuple[float, ...]) -> Float:
