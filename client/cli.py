@@ -105,12 +105,13 @@ def enrol(home: Folder, request: Annotated[Path, typer.Argument(help="File to wr
     made = Home(home)
     site = config.read_site(made)
     key = config.identity_key(made)
+    node_key, relay_certificate = relays.public(RelayHome(made.relay))
     member = Member(
         name=site.name,
         identity=key.public_key().public_bytes_raw().hex(),
         ledger_key=note.key_of(ledger_origin(site.name), key=config.ledger_key(made)).vkey,
-        node_key=RelayHome(made.relay).node_public.read_text().strip(),
-        relay_certificate=RelayHome(made.relay).certificate.read_text(),
+        node_key=node_key,
+        relay_certificate=relay_certificate,
     )
     files.write_new(request, enrolment.request(member, key=key))
     out.print(f"Wrote {request}. Send it to the coordinator, and tell it this identity by another way:\n{member.identity}")
@@ -257,7 +258,11 @@ def doctor_command(
     if folder and superlink and ca:
         made = RelayHome(folder)
         found += doctor.relay_side(
-            made, superlink=findings.address(superlink), lane_at=findings.address(lane or superlink), ca=ca
+            made,
+            superlink=findings.address(superlink),
+            lane_at=findings.address(lane or superlink),
+            ca=ca,
+            reading=doctor.READING in found,
         )
         found += [doctor.known(Home(home), made)] if home else []
     raise typer.Exit(findings.show(found, console=out, as_json=as_json))

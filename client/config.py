@@ -1,5 +1,6 @@
 """The hospital's folder: site.toml, keys, approvals and state, and where each of them lies."""
 
+import re
 import time
 import tomllib
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def create(
         share_max=canonical.decimal_text(share_max),
         site_aggregates=str(site_aggregates).lower(),
     )
-    site = _parse_site(text, shown=home.site_file)
+    site = _chosen(text)
     files.refuse_remains(folder, names=("site.toml", "keys", "approved", "state", "cohorts", "relay", "ledger.sqlite"))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
@@ -303,6 +304,17 @@ def _parse_site(text: str, *, shown: Path) -> Site:
         raise ConfigError(f"{shown} is not TOML: {error}.", action="Mend that line.") from None
     except ValidationError as error:
         raise ConfigError(f"{shown}: {explain(error)}.", action="Mend these keys.") from None
+
+
+def _chosen(text: str) -> Site:
+    """Return the site that the options of `init` describe; an error names the options, as there is no site.toml yet."""
+    try:
+        return Site.model_validate(tomllib.loads(text, parse_float=Decimal))
+    except ValidationError as error:
+        wrong = explain(error)
+        for key in (*Policy.model_fields, *Site.model_fields):
+            wrong = re.sub(rf"(^|; )(policy\.)?{key}: ", rf"\g<1>--{key.replace('_', '-')}: ", wrong)
+        raise ConfigError(f"{wrong}.", action="Choose another value; nothing was made.") from None
 
 
 def _private(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import ipaddress
 import os
 import socket
 import ssl
@@ -26,6 +27,7 @@ VAULT_LIBRARIES: Final = ("torch", "opacus", "pydicom", "grpcio")
 RELAY_LIBRARIES: Final = ("flwr", "grpcio")
 FILES_LOOKED_AT: Final = 50
 NEARLY: Final = Decimal("0.9")
+READING: Final = warn("vault", "It runs and still reads the scans.", mend="Wait for `vault ready`, then start the relay.")
 REFUSAL_S: Final = 1.0  # a lane that lets in says something within it
 
 
@@ -43,15 +45,21 @@ def vault_side(home: Home) -> Iterator[Finding]:
     yield from findings.versions(VAULT_LIBRARIES)
 
 
-def relay_side(home: RelayHome, *, superlink: tuple[str, int], lane_at: tuple[str, int], ca: Path) -> Iterator[Finding]:
-    """Yield what is well and what is not at the relay; run it as the relay's user. Raises NotSetUp, ConfigError."""
+def relay_side(
+    home: RelayHome, *, superlink: tuple[str, int], lane_at: tuple[str, int], ca: Path, reading: bool
+) -> Iterator[Finding]:
+    """Yield what is well and what is not at the relay; run it as the relay's user. Raises NotSetUp, ConfigError.
+
+    `reading`: it is known of the vault that it still reads the scans, and has no socket yet.
+    """
     path = relay.vault_socket(home)
     yield from findings.private(home.folder, keys=[home.node_key, home.tls_key])
     yield from _own_certificate(home)
-    yield _answers(path)
+    if not reading:
+        yield _answers(path)
     yield _cannot_read(path.parent)
     yield _bundle(home)
-    yield from findings.reach(superlink, ca=ca, closed=True)
+    yield from findings.reach(superlink, ca=ca, closed=not _loopback(superlink[0]))  # a trial on one machine has no door
     yield _lane(home, lane_at, ca=ca)
     yield from findings.versions(RELAY_LIBRARIES)
 
@@ -141,8 +149,11 @@ def _vault(home: Home, site: Site) -> Iterator[Finding]:
     if not home.lock.exists() or not locks.held(home.lock):
         yield fail("vault", "It does not run.", mend="Start `motet-hospital vault`.")
         return
-    yield well("vault", "It runs.")
-    yield _answers(home.socket(site))
+    if home.socket(site).exists():
+        yield well("vault", "It runs.")
+        yield _answers(home.socket(site))
+    else:
+        yield READING
     pid = _holder(home.lock)
     try:
         cards = [line.partition(":")[0].strip() for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]]
@@ -178,8 +189,19 @@ def _answers(path: Path) -> Finding:
         except PermissionError:
             return fail("socket", "This user may not use the vault's socket.", mend="Put it into the socket's group.")
         except OSError:
-            return fail("socket", "No vault answers on its socket.", mend="Start `motet-hospital vault`; compare `socket`.")
+            return fail(
+                "socket",
+                "No vault answers on its socket: it does not run, or still reads the scans.",
+                mend="Start `motet-hospital vault`, wait for `vault ready`; compare `socket`.",
+            )
     return well("socket", "The vault answers on its socket.")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _gpu() -> Finding:
@@ -200,7 +222,7 @@ def _own_certificate(home: RelayHome) -> Iterator[Finding]:
     try:
         certificate = x509.load_pem_x509_certificate(home.certificate.read_bytes())
     except (OSError, ValueError):
-        yield fail("tls.crt", "The relay's certificate cannot be read.", mend="Restore it, or enrol again.")
+        yield fail("tls.crt", "The relay's certificate cannot be read.", mend=relay.RESTORE)
         return
     yield findings.days_left("tls.crt", certificate.not_valid_after_utc.timestamp())
 
@@ -265,8 +287,10 @@ def known(home: Home, relay_home: RelayHome) -> Finding:
             mine.node_key == relay_home.node_public.read_text().strip()
             and mine.relay_certificate == relay_home.certificate.read_text()
         )
-    except (MotetError, OSError, KeyError):
+    except (MotetError, KeyError):
         return warn("node key", "No approved roster names this relay.", mend="Enrol, and approve the coordinator's roster.")
+    except OSError:
+        return fail("node key", "The relay's folder lacks node.pub or tls.crt.", mend=relay.RESTORE)
     if same:
         return well("node key", "The approved roster names this relay's key and certificate.")
     return fail("node key", "The approved roster names another key or certificate.", mend="Enrol again; see `rotate keys`.")

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -36,8 +36,10 @@ log = logging.getLogger("motet.vault")
 class Metrics:
     """What the vault tells its hospital's monitoring. `answered` and `turned_away` may be called from any thread."""
 
-    def __init__(self, path: Path, *, ledger: Ledger, policy: Policy) -> None:
-        self._path, self._ledger, self._policy = path, ledger, policy
+    def __init__(self, path: Path, *, ledger: Ledger, policy: Callable[[], Policy]) -> None:
+        """`policy` reads site.toml as it is now; raises as it does. Later, what cannot be read leaves the last one in place."""
+        self._path, self._ledger, self._read_policy = path, ledger, policy
+        self._policy = policy()
         self._lock, self._changed = threading.Lock(), threading.Event()
         self._last_answer: float | None = None
         self._turned_away: Counter[str] = Counter()
@@ -62,6 +64,10 @@ class Metrics:
         Guarantee: nothing of a patient, and nothing that depends on patients' data beyond what `motet-hospital status` shows;
         a refusal because of the data counts under E-REFUSED, as the coordinator sees it.
         """
+        try:
+            self._policy = self._read_policy()
+        except MotetError as error:  # being edited, or wrong: every request is turned away for it and says so
+            log.warning("policy-not-read", extra={"code": error.code})
         try:
             spent = self._ledger.spent(delta=self._policy.delta_cap)
             self._count_refusals()
@@ -102,7 +108,7 @@ class Metrics:
 
 
 @contextmanager
-def kept(folder: Path, *, ledger: Ledger, policy: Policy) -> Iterator[Metrics]:
+def kept(folder: Path, *, ledger: Ledger, policy: Callable[[], Policy]) -> Iterator[Metrics]:
     """Keep `folder`/metrics.prom up to date inside the block; after it the file says that the vault is down."""
     metrics, stop = Metrics(folder / FILE, ledger=ledger, policy=policy), threading.Event()
     keeper = threading.Thread(target=metrics.keep, args=(stop,), name="metrics", daemon=True)

@@ -17,6 +17,10 @@ from common import files
 from common.errors import ConfigError, NotSetUp
 
 CERTIFICATE_DAYS = 3650  # replaced by enrolling again: the roster names the certificate itself, no authority vouches for it
+RESTORE = (
+    "Restore the relay's folder whole from your backup; without one, make the hospital anew in a new folder and enrol again: "
+    "the roster names the relay's keys."
+)
 SKEW = dt.timedelta(hours=24)
 PEM = serialization.Encoding.PEM
 
@@ -81,10 +85,22 @@ def vault_socket(home: RelayHome) -> Path:
         return Path(plain["vault"])
     except FileNotFoundError:
         raise NotSetUp(
-            f"There is no {home.settings}.", action="Give --folder: the folder `relay` in the hospital's folder."
+            f"There is no {home.settings}.",
+            action=f"Give --folder: the folder `relay` in the hospital's folder, or where it was moved. {RESTORE}",
         ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{home.settings} cannot be read.", action="Restore it from your backup.") from None
+
+
+def public(home: RelayHome) -> tuple[str, str]:
+    """Return the node key and the certificate that a roster names; raises NotSetUp when the folder was moved or lost."""
+    try:
+        return home.node_public.read_text().strip(), home.certificate.read_text()
+    except OSError:
+        raise NotSetUp(
+            f"{home.folder} lacks the relay's node.pub or tls.crt.",
+            action=f"Enrol before the folder is moved. {RESTORE}",
+        ) from None
 
 
 def _certificate(key: ec.EllipticCurvePrivateKey, *, name: str) -> x509.Certificate:

@@ -83,13 +83,15 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
     socket = home.socket(site)
     torch.set_num_threads(1)  # several vaults may share a machine; sums do not depend on it
     with hold(home.lock, busy="A vault runs on this folder already."):
+        for part in (home.state, home.cohorts):  # a backup need not hold them
+            part.mkdir(mode=0o700, exist_ok=True)
         vault = Vault(home, clock=lambda: int(time.time()), progress=progress)
         try:
+            socket.unlink(missing_ok=True)  # one that a killed vault left: as long as there is none, this one reads the scans
             for study_hash in site.policy.allowed_studies:
                 vault.prepare(study_hash)
-            socket.unlink(missing_ok=True)
             server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-            with metrics.kept(home.folder, ledger=vault.ledger, policy=site.policy) as kept:
+            with metrics.kept(home.folder, ledger=vault.ledger, policy=lambda: read_site(home).policy) as kept:
                 vault_pb2_grpc.add_VaultServicer_to_server(_Service(vault, kept), server)  # type: ignore[no-untyped-call]
                 server.add_insecure_port(f"unix:{socket}")  # a Unix socket: the folder's 0700 is the lock on it
                 server.start()

@@ -131,7 +131,7 @@ def test_a_second_coordinator_is_refused_and_changes_nothing(tmp_path):
     ],
 )
 def test_a_choice_outside_its_bounds_is_refused_by_its_key_and_makes_nothing(key, value, tmp_path):
-    with pytest.raises(ConfigError, match=key):
+    with pytest.raises(ConfigError, match=f"--{key.replace('_', '-')}: "):
         create(tmp_path / "hosp", **{key: value})
     assert not (tmp_path / "hosp").exists()
 

@@ -17,7 +17,7 @@ from client import config as hospital
 from client import doctor as hospital_doctor
 from client import relay
 from client.relay import RelayHome
-from common import findings, ports, roster
+from common import findings, locks, ports, roster
 from common.errors import ConfigError, NotSetUp
 from common.ledger import note
 from common.roster import Member
@@ -114,6 +114,40 @@ def test_what_is_wrong_at_the_vault_is_named(site, spoil, check):
     approve(site)
     spoil(site)
     assert states(hospital_doctor.vault_side(site))[check] == "fail"
+
+
+def test_a_vault_that_still_reads_the_scans_is_said_to_do_so(site):
+    with locks.hold(site.lock, busy="x"):
+        reading = [one for one in hospital_doctor.vault_side(site) if one.check in {"vault", "socket"}]
+        assert reading == [hospital_doctor.READING]
+        assert "still reads the scans" in reading[0].what
+        stale = site.socket(hospital.read_site(site))
+        stale.touch()
+        found = states(hospital_doctor.vault_side(site))
+        assert (found["vault"], found["socket"]) == ("ok", "fail")
+
+
+def test_a_trial_without_a_door_on_one_machine_is_a_warning_at_the_hospital_too(site, other_side):
+    other_side.status = 200
+    found = {
+        one.check: one.state
+        for one in hospital_doctor.relay_side(
+            RelayHome(site.relay),
+            superlink=other_side.server_address,
+            lane_at=("127.0.0.1", ports.free()),
+            ca=other_side.ca,
+            reading=True,
+        )
+    }
+    assert found["control"] == "warn"
+    assert "socket" not in found
+
+
+def test_a_relays_folder_that_was_not_restored_is_named(site):
+    approve(site)
+    RelayHome(site.relay).node_public.unlink()
+    found = hospital_doctor.known(site, RelayHome(site.relay))
+    assert (found.state, "Restore the relay's folder" in found.mend) == ("fail", True)
 
 
 def test_a_self_check_changes_nothing_and_tells_nothing_of_a_patient(site):

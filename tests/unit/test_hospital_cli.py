@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,8 +170,9 @@ def test_a_new_hospital_shows_that_it_has_spent_nothing(home):
         (("init", "--home", "HOME", *CHOICES), 11, "exists already"),
         (("init", "--home", "NEW", *CHOICES[:6], "--epsilon-cap", "lots", *CHOICES[8:]), 64, "not a decimal"),
         (("init", "--home", "NEW", *CHOICES[:6], "--epsilon-cap", "inf", *CHOICES[8:]), 64, "not finite"),
-        (("init", "--home", "NEW", *CHOICES[:6], "--epsilon-cap", "-1", *CHOICES[8:]), 10, "epsilon_cap"),
-        (("init", "--home", "NEW", "--name", "Upper", *CHOICES[2:]), 10, "name"),
+        (("init", "--home", "NEW", *CHOICES[:6], "--epsilon-cap", "-1", *CHOICES[8:]), 10, "--epsilon-cap: "),
+        (("init", "--home", "NEW", *CHOICES[:10], "--hospitals-min", "2", *CHOICES[12:]), 10, "error: --hospitals-min: "),
+        (("init", "--home", "NEW", "--name", "Upper", *CHOICES[2:]), 10, "error: --name: "),
         (("status", "--home", "NONE"), 12, "init"),
         (("enrol", "--home", "NONE", "NONE/x"), 12, "init"),
         (("enrol", "--home", "HOME", "HOME/site.toml"), 11, "exists already"),
@@ -204,6 +206,18 @@ def test_a_wrong_hash_is_refused_and_the_real_one_is_not_shown(home, tmp_path):
     code, said = motet("approve", "--home", home, "--study", tmp_path / "study.json", "--hash", "0" * 64)
     assert code == 22
     assert STUDY.hash() not in said
+
+
+def test_a_lost_relays_folder_is_told_with_what_to_do(home, tmp_path):
+    (home / "relay" / "node.pub").unlink()
+    code, said = motet("enrol", "--home", home, tmp_path / "request.json")
+    assert code == 12
+    assert "Restore the relay's folder" in said
+    shutil.rmtree(home / "relay")
+    code, said = motet("doctor", "--folder", home / "relay", "--superlink", "127.0.0.1:1", "--ca", home / "site.toml")
+    assert code == 12
+    assert "Restore the relay's folder" in said
+    assert not (tmp_path / "request.json").exists()
 
 
 def test_a_key_that_others_can_read_ends_a_command(home, tmp_path):

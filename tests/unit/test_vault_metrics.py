@@ -40,7 +40,7 @@ def policy(vault):
 
 def test_the_file_tells_what_the_ledger_holds(busy_vault):
     busy_vault.ledger.refuse(code="E-ROUND", study=None, round_number=3)
-    with metrics.kept(busy_vault.home.folder, ledger=busy_vault.ledger, policy=policy(busy_vault)) as kept:
+    with metrics.kept(busy_vault.home.folder, ledger=busy_vault.ledger, policy=lambda: policy(busy_vault)) as kept:
         kept.answered()
         kept.turned_away("E-ENVELOPE")
         kept.write(up=True)
@@ -58,14 +58,14 @@ def test_the_file_tells_what_the_ledger_holds(busy_vault):
 
 
 def test_its_group_may_read_it_and_nobody_else_and_nothing_else_is_left(vault):
-    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=policy(vault)):
+    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=lambda: policy(vault)):
         assert stat.S_IMODE((vault.home.folder / "metrics.prom").stat().st_mode) == 0o640
     assert [path.name for path in vault.home.folder.glob("*metrics*")] == ["metrics.prom"]
     assert not list(vault.home.folder.glob(".metrics*"))
 
 
 def test_no_patient_no_path_and_no_study_is_in_it(busy_vault):
-    with metrics.kept(busy_vault.home.folder, ledger=busy_vault.ledger, policy=policy(busy_vault)):
+    with metrics.kept(busy_vault.home.folder, ledger=busy_vault.ledger, policy=lambda: policy(busy_vault)):
         text = (busy_vault.home.folder / "metrics.prom").read_text()
     assert "HOSP-A" not in text
     assert str(busy_vault.home.folder) not in text
@@ -75,7 +75,7 @@ def test_no_patient_no_path_and_no_study_is_in_it(busy_vault):
 def test_refusals_for_the_datas_sake_look_as_they_do_to_the_coordinator(vault):
     for code in (DataError.code, "E-DATA-NONE", "E-REFUSED-PATIENTS", "E-REFUSED-STUDY"):
         vault.ledger.refuse(code=code, study=None, round_number=None)
-    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=policy(vault)):
+    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=lambda: policy(vault)):
         found = samples(vault.home.folder / "metrics.prom")
     told = {key[1]: value for key, value in found.items() if key[0] == "motet_vault_refusals_total"}
     assert told == {"E-REFUSED": 3, "E-REFUSED-STUDY": 1}
@@ -84,7 +84,7 @@ def test_refusals_for_the_datas_sake_look_as_they_do_to_the_coordinator(vault):
 def test_the_file_follows_what_happens(vault, monkeypatch):
     monkeypatch.setattr(metrics, "SOONEST_S", 0.01)
     path = vault.home.folder / "metrics.prom"
-    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=policy(vault)) as kept:
+    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=lambda: policy(vault)) as kept:
         assert ("motet_vault_last_answer_time_seconds",) not in samples(path)
         kept.answered()
         end = time.monotonic() + 10
@@ -93,14 +93,29 @@ def test_the_file_follows_what_happens(vault, monkeypatch):
             time.sleep(0.01)
 
 
+def test_a_cap_that_is_edited_is_in_the_next_file_and_a_broken_one_changes_nothing(vault, caplog):
+    site, path = vault.home.site_file, vault.home.folder / "metrics.prom"
+    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=lambda: policy(vault)) as kept:
+        site.write_text(site.read_text().replace("epsilon_cap = 10 ", "epsilon_cap = 12 "))
+        kept.write(up=True)
+        assert samples(path)[("motet_vault_epsilon_cap",)] == 12
+        site.write_text("[policy\n")
+        kept.write(up=True)
+        assert samples(path)[("motet_vault_epsilon_cap",)] == 12
+    assert ("policy-not-read", "E-CONFIG") in {(record.msg, getattr(record, "code", "")) for record in caplog.records}
+
+
 def test_a_disk_that_cannot_be_written_is_logged_and_stops_nothing(vault, caplog, tmp_path):
-    with caplog.at_level(logging.WARNING), metrics.kept(tmp_path / "none", ledger=vault.ledger, policy=policy(vault)) as kept:
+    with (
+        caplog.at_level(logging.WARNING),
+        metrics.kept(tmp_path / "none", ledger=vault.ledger, policy=lambda: policy(vault)) as kept,
+    ):
         kept.write(up=True)
     assert {(record.msg, record.code) for record in caplog.records} == {("metrics-not-written", "E-DISK")}
 
 
 def test_many_threads_may_tell_at_once(vault):
-    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=policy(vault)) as kept:
+    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=lambda: policy(vault)) as kept:
         threads = [threading.Thread(target=lambda: [kept.turned_away("E-ROUND") for _ in range(500)]) for _ in range(8)]
         for thread in threads:
             thread.start()

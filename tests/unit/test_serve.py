@@ -1,0 +1,69 @@
+"""The vault as a process: what it makes at its start, and that it follows site.toml while it runs."""
+
+import shutil
+import stat
+import threading
+
+import pytest
+
+from client import serve
+from client.config import Home
+from tests.unit.test_vault_metrics import samples
+
+
+@pytest.fixture
+def started(make_federation):
+    """Start a hospital's vault in this process; returns its folder and how to end it."""
+    one = make_federation()
+    home = Home(one.homes["hosp-a"].folder)
+    one.vaults["hosp-a"].close()
+    home.cohorts.unlink()  # a link of the tests'
+    ended = []
+
+    def start():
+        ready, stop = threading.Event(), threading.Event()
+        arguments = {"progress": lambda _done, _total: None, "ready": ready, "stop": stop}
+        thread = threading.Thread(target=serve.serve, args=(home.folder,), kwargs=arguments)
+        thread.start()
+        assert ready.wait(30)
+
+        def end():
+            stop.set()
+            thread.join(30)
+            assert not thread.is_alive()
+
+        ended.append(end)
+        return end
+
+    yield home, start
+    for end in ended:
+        end()
+
+
+def test_a_vault_over_a_restored_backup_makes_the_folders_that_a_backup_lacks(started):
+    home, start = started
+    shutil.rmtree(home.state)
+    start()()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (home.state, home.cohorts)] == [0o700, 0o700]
+
+
+def test_a_running_vaults_metrics_follow_an_edited_cap(started):
+    home, start = started
+    end = start()
+    assert samples(home.folder / "metrics.prom")[("motet_vault_epsilon_cap",)] == 10
+    home.site_file.write_text(home.site_file.read_text().replace("epsilon_cap = 10 ", "epsilon_cap = 12 "))
+    end()
+    assert samples(home.folder / "metrics.prom")[("motet_vault_epsilon_cap",)] == 12
+
+
+def test_the_socket_of_a_killed_vault_is_gone_before_the_scans_are_read(started, monkeypatch):
+    home, _ = started
+    socket, seen = home.folder / "vault.sock", []
+    socket.touch()
+    opened = serve.Vault.prepare
+    monkeypatch.setattr(serve.Vault, "prepare", lambda self, study: seen.append(socket.exists()) or opened(self, study))
+    text = home.site_file.read_text()
+    home.site_file.write_text(text.replace("allowed_studies = []", f'allowed_studies = ["{"0" * 64}"]'))
+    with pytest.raises(Exception, match="not approved"):
+        serve.serve(home.folder, progress=lambda _done, _total: None, ready=threading.Event(), stop=threading.Event())
+    assert seen == [False]
