@@ -114,7 +114,10 @@ def enrol(home: Folder, request: Annotated[Path, typer.Argument(help="File to wr
         relay_certificate=relay_certificate,
     )
     files.write_new(request, enrolment.request(member, key=key))
-    out.print(f"Wrote {request}. Send it to the coordinator, and tell it this identity by another way:\n{member.identity}")
+    identity = rosters.in_groups(member.identity)
+    out.print(
+        f"Wrote {request}. Send it to the coordinator, and read this identity to it by telephone:\n  {identity}", soft_wrap=True
+    )
 
 
 @app.command()

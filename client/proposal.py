@@ -12,12 +12,11 @@ from common.canonical import decimal_text
 from common.errors import ConfigError
 from common.ledger import accounting
 from common.mechanism import GaussianShare
-from common.roster import Roster
+from common.roster import Roster, in_groups
 from common.study import Study
 
 HONEST_LEAST: Final = 2  # the vault answers no round with fewer
 DIMENSION_MOST: Final = 1 << 28  # no announced vector is longer: an upper bound that needs no network built
-GROUP: Final = 8  # hex digits that are read aloud at once
 FIXED: Final = 2  # exact sums beside the declared analyses: the Gram and the score histograms
 
 
@@ -35,13 +34,9 @@ def roster(proposed: Roster) -> tuple[str, ...]:
     """Return the coordinator and the members, one a line, each with the identity to compare by telephone."""
     return (
         f"Roster of {printable(proposed.federation)}, {len(proposed.members)} hospitals. Compare identities by telephone:",
-        f"  {proposed.coordinator} (coordinator): {_grouped(proposed.coordinator_identity)}",
-        *(f"  {one.name}: {_grouped(one.identity)}" for one in proposed.members),
+        f"  {proposed.coordinator} (coordinator): {in_groups(proposed.coordinator_identity)}",
+        *(f"  {one.name}: {in_groups(one.identity)}" for one in proposed.members),
     )
-
-
-def _grouped(identity: str) -> str:
-    return " ".join(identity[at : at + GROUP] for at in range(0, len(identity), GROUP))
 
 
 def _lines(study: Study, policy: Policy) -> Iterator[str]:

@@ -80,6 +80,12 @@ def home(tmp_path):
     return tmp_path / "hosp"
 
 
+def test_enrol_says_the_identity_in_the_groups_that_the_coordinator_sees(home, tmp_path):
+    said = ask("enrol", "--home", home, tmp_path / "request.json")
+    identity = enrolment.parse((tmp_path / "request.json").read_bytes()).identity
+    assert roster.in_groups(identity) in said
+
+
 def make_roster(home, tmp_path):
     ask("enrol", "--home", home, tmp_path / "request.json")
     own = enrolment.parse((tmp_path / "request.json").read_bytes())
