@@ -39,7 +39,6 @@ from server import (
 from server import plan as plans
 from server.config import Home, Settings
 from server.glance import Glance
-from server.journal import Journal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -227,7 +226,6 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
         files.write(folder / "study.json", study.canonical_bytes())
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         flower_run = superlink.submit(made, run=name)
-        journal = Journal(folder / "journal.jsonl")
 
         def alive() -> bool:  # a run that `serve` adopted has another number in Flower, but holds its lock
             return held(made.run_lock(name)) or superlink.active(made, run_id=flower_run)
@@ -236,7 +234,7 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
             stopping.stop(folder, lock=made.run_lock(name), end=lambda: superlink.stop(made, run_id=flower_run))
 
         try:
-            follow.follow(journal, study=study, alive=alive, console=out)
+            follow.follow(folder, alive=alive, console=out)
         except KeyboardInterrupt:
             out.print("Stopping: the round under way ends, no other begins.")
             stop()

@@ -122,7 +122,8 @@ class Exchange:
         if len(hospitals) < self.fewest:
             raise HospitalMissing(
                 f"{len(hospitals)} hospitals take part, the study needs {self.fewest}.",
-                action="Start the vaults and relays that are missing; `motet-coordinator run` shows each one's code.",
+                action=f"Missing: {', '.join(sorted(set(self.roster.names) - set(hospitals)))}. Start their vaults and relays, "
+                "or mend what their codes say.",
             )
 
     @property

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 from common import roster as rosters
 from common import study as studies
 from common.errors import ConfigError, MotetError, NotSetUp
+from common.locks import held
 from common.study import Study
 from server.config import Home
 from server.state import State
@@ -42,7 +43,24 @@ class Glance:
             curve=self._curve(),
             now=now,
             lines_unreadable=self._unreadable,
+            answered=self._answered(),
+            at_work=held(lock) if (lock := self.folder / "run.lock").exists() else None,
+            served=held(self.folder.parent.parent / "serve.lock"),
         )
+
+    @property
+    def events(self) -> Sequence[dict[str, Any]]:
+        """Return the journal's events, as of the last look."""
+        return self._events
+
+    def _answered(self) -> set[str]:
+        """Return the hospitals whose upload of the round that was announced last is there."""
+        told = [event for event in self._events if event.get("type") == "announced"]
+        try:
+            number = int(told[-1]["announcement"]["round"])
+        except (IndexError, KeyError, TypeError, ValueError):
+            return set()
+        return {path.stem for path in (self.folder / "rounds" / f"{number:06d}").glob("*.envelope")}
 
     def _read_on(self) -> None:
         """Read the lines that are whole and new; start over where the journal is another file or became shorter."""
@@ -85,11 +103,13 @@ class Glance:
         return self._study
 
     def _hospitals(self) -> tuple[str, ...]:
-        """Return the roster's names; none before the run wrote its roster, then those that the journal names are shown."""
-        try:
-            return rosters.parse((self.folder / "roster.json").read_bytes()).names
-        except (OSError, MotetError):
-            return ()
+        """Return the roster's names: the run's, before it wrote one the coordinator's; none where neither can be read."""
+        for folder in (self.folder, self.folder.parent.parent):
+            try:
+                return rosters.parse((folder / "roster.json").read_bytes()).names
+            except (OSError, MotetError):
+                continue
+        return ()
 
     def _curve(self) -> list[dict[str, Any]]:
         """Return the held-out curve; none before there is a result."""

@@ -122,15 +122,20 @@ class Orphans:
 
     def __init__(self, home: Home) -> None:
         self._home, self._since = home, dict[str, float]()
+        self._begun = set[str]()  # handed on, and not seen at work since
         self._handed: dict[str, tuple[int, int]] = {}  # rounds on record at the last time, times in a row with no more of them
 
     def adopt(self, *, say: Callable[[str], None]) -> None:
         """Hand a run to Flower again when nobody has held it for a while."""
         now, left = time.monotonic(), set(unfinished(self._home))
         self._since = {name: self._since.get(name, now) for name in left}
+        for name in [name for name in self._begun if locks.held(self._home.run_lock(name))]:
+            self._begun.discard(name)
+            say(f"Run {name} goes on.")
         for name, since in self._since.items():
             if now - since > ORPHANED_S + self._pause_s(name):
-                say(f"Run {name} lost its process; it goes on at the round where it stood.")
+                say(f"Run {name} lost its process; it is begun again where it stood, which takes up to a minute.")
+                self._begun.add(name)
                 self._since[name] = now + 60.0  # Flower takes its time to start a ServerApp
                 self._count(name)
                 try:

@@ -53,6 +53,7 @@ class _Link:
     ousted: _Since | None = None  # one that a newer connection took over from
     breaks: int = 0
     told: tuple[bool, int, float] = (False, 0, -math.inf)  # of `up` and `breaks`, when
+    told_away: bool = False
     request: int = 0
     sealed: Sealed | None = None  # None: nothing is under way
     deflated: bool = False
@@ -306,18 +307,21 @@ class Lane(lane_pb2_grpc.LaneServicer):
     def _tell(self, link: _Link) -> None:
         now = time.monotonic()
         with link.changed:
-            (was, breaks, at), up = link.told, link.up
-            if now - at < TELL_S or (was, breaks) == (up, link.breaks):
+            (was, breaks, at), up, away = link.told, link.up, link.up and link.away
+            if now - at < TELL_S or (was, breaks, link.told_away) == (up, link.breaks, away):
                 return
             broke = link.breaks > breaks
-            link.told = (up, link.breaks, now)
+            back = up and (broke or not was or (link.told_away and not away))
+            link.told, link.told_away = (up, link.breaks, now), away
         if broke:
             log.warning("%s: its link was lost", link.name)
             if not was:  # it came and went since this was looked at
                 self._heard(link.name, "up")
             self._heard(link.name, "lost")
-        if up:
+        if back:
             self._heard(link.name, "up")
+        if away:
+            self._heard(link.name, "away")
 
 
 def _first(link: _Link, frames: Iterator[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401  (no class of gRPC's own)

@@ -25,6 +25,7 @@ class Link(StrEnum):
     """A hospital's link, where the carrier tells of it."""
 
     UP = "up"
+    AWAY = "away"  # the relay is there, its vault does not answer
     LOST = "lost"
     UNKNOWN = "unknown"
 
@@ -38,6 +39,7 @@ class Hospital:
 
     name: str
     link: Link
+    linked: float | None  # since when the link is so
     seen: float | None  # its last sign of life: an upload, an answer, a link that came up
     code: str | None  # its last code, whether or not it is over
     coded: float | None  # when
@@ -101,6 +103,10 @@ class State:
     silent: bool  # no event for longer than the study's patience, and not ended
     resumed: int
     lines_unreadable: int
+    waited: tuple[str, ...] = ()  # hospitals that were asked something, or must connect, and have not answered
+    asked: float | None = None  # since when they are waited for
+    at_work: bool | None = None  # whether a process works on the run; None: not known, or none ever did
+    served: bool | None = None  # whether `serve` runs
 
     @property
     def ended(self) -> bool:

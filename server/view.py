@@ -5,7 +5,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -14,6 +14,7 @@ from common import mechanism, roster
 from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.study import Study
+from server import words
 from server.state import ENDED, Hospital, Link, Phase, Refusal, Round, State
 
 CODE: Final = re.compile(r"E-[A-Z-]{1,40}\Z")
@@ -36,10 +37,14 @@ def view(
     curve: Sequence[Mapping[str, Any]] = (),
     now: float,
     lines_unreadable: int = 0,
+    answered: Collection[str] = (),
+    at_work: bool | None = None,
+    served: bool | None = None,
 ) -> State:
     """Return the state that the journal's events add up to.
 
-    `hospitals` are the roster's names, `curve` the result's list of step and auc once there is one.
+    `hospitals` are the roster's names, `curve` the result's list of step and auc once there is one; `answered` are those whose
+    upload of the round under way is there, `at_work` and `served` tell whether processes run.
     An event of an unknown type changes nothing, a malformed one at most the count of unreadable lines; codes that are none
     become E-UNKNOWN and names that are none are left out, so that every text in the state is safe to show.
     A round that is told twice, as after a resumption, counts once.
@@ -64,7 +69,7 @@ def view(
         study=study.name,
         title=_printable(study.title),
         phase=told.phase,
-        doing=told.doing,
+        doing=told.now_doing(),
         failure=told.failure,
         started=told.started,
         updated=told.updated,
@@ -88,7 +93,21 @@ def view(
         silent=silent,
         resumed=told.resumed,
         lines_unreadable=told.unreadable,
+        waited=told.waited(answered, stream=study.carrier == "stream"),
+        asked=told.asked_at if told.under_way else told.updated,
+        at_work=at_work,
+        served=served,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """A round that was announced."""
+
+    number: int
+    task: str
+    index: int
+    hospitals: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -113,7 +132,34 @@ class _Told:
     seen: dict[str, float] = field(default_factory=dict)
     coded: dict[str, tuple[float, str]] = field(default_factory=dict)
     links: dict[str, tuple[float, Link]] = field(default_factory=dict)
+    asked: Announced | None = None  # the round that was announced last
+    asked_at: float | None = None
+    _resuming: bool = False
     _after_round: bool = False
+
+    @property
+    def under_way(self) -> bool:
+        """Return whether the round that was announced last has not ended."""
+        return self.asked is not None and self.asked.number not in self.rounds
+
+    def now_doing(self) -> str:
+        """Return what happens now, or happened last."""
+        if self.phase in ENDED or self.asked is None:
+            return self.doing
+        here = f"round {self.asked.number} ({words.step(self.asked.task, self.asked.index)})"
+        if self._resuming:
+            return f"resuming: {self.doing}" + (f"; {here} was under way" if self.under_way else "")
+        return f"{here} is under way" if self.under_way and self.phase is Phase.ROUNDS else self.doing
+
+    def waited(self, answered: Collection[str], *, stream: bool) -> tuple[str, ...]:
+        """Return who was asked and has not answered; before the first round, over the lane, who is not connected."""
+        if self.phase in ENDED or self.phase is Phase.CLOSING:
+            return ()
+        if self.asked is not None and self.under_way:
+            return tuple(sorted(set(self.asked.hospitals) - set(answered)))
+        if self.asked is None and stream:
+            return tuple(name for name in sorted(self.present) if self.links.get(name, (0.0, None))[1] is not Link.UP)
+        return ()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one event in; raises KeyError, TypeError or ValueError on a malformed one, which then changes little."""
@@ -124,6 +170,7 @@ class _Told:
                 self.resumed += kind == "resumed"
                 self.phase, self.failure = Phase.SET_UP, None
                 self.doing = "the coordinator started" if kind == "start" else "the coordinator resumed the run"
+                self._resuming = kind == "resumed"
             case "stage":
                 self.doing = _printable(event["stage"])
                 self.phase = Phase.CLOSING if "close" in self.doing else Phase.SET_UP
@@ -134,15 +181,14 @@ class _Told:
             case "invited":
                 self.seen |= dict.fromkeys(self._names(event["hospitals"]), time)
             case "link":
-                (name,) = self._names([event["hospital"]])
-                self.links[name] = (time, Link(event["state"]))
-                if self.links[name][1] is Link.UP:
-                    self.seen[name] = time
-            case "done" | "stopped":
+                self._link(event, time)
+            case "announced":
+                self._announced(event["announcement"], time)
+                return  # the pace is taken from rounds that ended
+            case "done" | "stopped" | "failed":
                 self.phase, self.doing = Phase(kind), kind
-            case "failed":
-                self.phase, self.doing = Phase.FAILED, "failed"
-                self.failure = f"{_code(event.get('code'))}: {_printable(event.get('what', ''))}"
+                if kind == "failed":
+                    self.failure = f"{_code(event.get('code'))}: {_printable(event.get('what', ''))}"
             case _:
                 return
         self._after_round = kind == "round"
@@ -161,15 +207,27 @@ class _Told:
         return Hospital(
             name=name,
             link=link,
+            linked=linked or None,
             seen=seen,
             code=code,
             coded=coded,
-            away=(link is Link.LOST and linked >= (seen or 0.0)) or (coded is not None and coded >= (seen or 0.0)),
+            away=(link in {Link.LOST, Link.AWAY} and linked >= (seen or 0.0)) or (coded is not None and coded >= (seen or 0.0)),
             epsilon=epsilon,
             releases_private=len(rounds - self.exact),
             releases_exact=len(rounds & self.exact),
             rounds_missed=sum(name in one.codes for one in self.rounds.values()),
         )
+
+    def _link(self, event: Mapping[str, Any], time: float) -> None:
+        (name,) = self._names([event["hospital"]])
+        self.links[name] = (time, Link(event["state"]))
+        if self.links[name][1] is Link.UP:
+            self.seen[name] = time
+
+    def _announced(self, said: Mapping[str, Any], time: float) -> None:
+        number, index, task = int(said["round"]), int(said["index"]), _printable(said["task"])
+        self.asked = Announced(number=number, task=task, index=index, hospitals=self._names(said["hospitals"]))
+        self.asked_at = time
 
     def _round(self, event: Mapping[str, Any], time: float) -> None:
         number, index, seconds = int(event["round"]), int(event["index"]), float(event["seconds"])
@@ -186,9 +244,10 @@ class _Told:
         self.gave[number] = (uploaded, mech)
         if event["mechanism"]["name"] == "none":
             self.exact.add(number)
+        self._resuming = False
         if self.phase not in ENDED:  # a run that was stopped may still end the round that was under way
             self.phase = Phase.ROUNDS
-            self.doing = f"round {number} ({_what(task, index)}) {'opened' if opened else 'is void'}"
+            self.doing = f"round {number} ({words.step(task, index)}) {'opened' if opened else 'is void'}"
         if task == "train":
             self.last_training = mech
         if opened and not known:
@@ -211,10 +270,6 @@ class _Told:
         names = tuple(name for name in given if isinstance(name, str) and roster.NAME.match(name))
         self.present |= dict.fromkeys(names)
         return names
-
-
-def _what(task: str, index: int) -> str:
-    return f"{task} step {index}" if task == "train" else task
 
 
 def _left(told: _Told, rounds: Sequence[Round], *, study: Study, steps_done: int, now: float) -> tuple[float, float] | None:

@@ -7,6 +7,7 @@ from decimal import ROUND_CEILING, Decimal
 from server.state import ENDED, Hospital, Link, Phase, State
 
 NONE = "\N{EN DASH}"
+NOTICED_S = 3.0  # a hospital that answers sooner is not waited for
 
 
 def headline(state: State) -> str:
@@ -17,12 +18,46 @@ def headline(state: State) -> str:
         return "The run was stopped before its end."
     if state.phase is Phase.DONE:
         return "The run is done; see motet-coordinator report."
+    if state.at_work is False and state.phase not in ENDED:
+        since = duration(state.now - (state.updated or state.now))
+        then = (
+            "`serve` resumes it, mostly within a minute"
+            if state.served
+            else "start `motet-coordinator serve`, which resumes it"
+        )
+        return f"The coordinator's process is away, the last news is {since} old; {then}."
     if state.silent:
         return (
             f"Nothing was written for {duration(state.now - (state.updated or state.now))}, longer than the study's patience: "
-            "is the coordinator running? See superlink.log."
+            f"is the coordinator running? See superlink.log.{_sentence(waiting(state))}"
         )
-    return f"Last: {state.doing}."
+    return f"Last: {state.doing}.{_sentence(waiting(state))}"
+
+
+def step(task: str, index: object) -> str:
+    """Return a round's task, and which step of the training it is."""
+    return f"{task} step {index}" if task == "train" else task
+
+
+def waiting(state: State) -> str:
+    """Return who is waited for and why, as far as it is known; empty where nobody is, or not for long."""
+    if state.phase in ENDED or not state.waited or (state.asked is not None and state.now - state.asked < NOTICED_S):
+        return ""
+    known = {one.name: one for one in state.hospitals}
+    return f"waiting for {', '.join(_absent(known[name], now=state.now) for name in state.waited if name in known)}"
+
+
+def _absent(one: Hospital, *, now: float) -> str:
+    why = {
+        Link.LOST: f" (link lost {ago(one.linked, now=now)})",
+        Link.AWAY: f" (its vault does not answer since {duration(now - (one.linked or now))})",
+        Link.UNKNOWN: "" if one.seen is not None else " (not connected)",
+    }
+    return f"{one.name}{why.get(one.link, '')}"
+
+
+def _sentence(text: str) -> str:
+    return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
 def end(state: State) -> str:
@@ -48,7 +83,7 @@ def link(hospital: Hospital) -> str:
     """Return a word for the link; where the carrier does not tell of links, what the last sign of life says."""
     if hospital.link is Link.LOST:
         return "lost"
-    if hospital.away:
+    if hospital.away or hospital.link is Link.AWAY:
         return "away"
     return "up" if hospital.link is Link.UP else ("answers" if hospital.seen is not None else "not seen")
 
