@@ -280,7 +280,36 @@ def watch_command(
     if as_json:
         out.print_json(json.dumps(state.plain(glanced.state(now=time.time()))))
         return
-    watch.watch(lambda: glanced.state(now=time.time()), console=out)
+    newest = glance.newest(made, run=run_name)
+    watch.watch(lambda: newest() or glanced.state(now=time.time()), console=out, newest=run_name is None)
+
+
+@app.command()
+def status(home: Folder, as_json: AsJson = False) -> None:
+    """Say once how this coordinator and its last run stand; nothing is changed, nobody is asked."""
+    made = Home(home)
+    settings = config.read_settings(made)
+    signed = config.read_roster(made) if made.roster_file.exists() else None
+    last = glance.newest(made, run=None)()
+    told: dict[str, Any] = {
+        "federation": settings.federation,
+        "address": settings.address,
+        "serving": held(home / "serve.lock"),
+        "door": door.running(door.folder(made)) if door.stands(settings) else None,
+        "roster": signed.hash() if signed else None,
+        "hospitals": list(signed.names) if signed else [],
+        "run": state.plain(last) if last else None,
+    }
+    if as_json:
+        out.print_json(json.dumps(told))
+        return
+    serving = f"serve runs, the SuperLink is at {settings.superlink}" if told["serving"] else "serve does not run"
+    through = {None: "", True: "; the door is open", False: "; the door is closed"}[told["door"]]
+    out.print(f"{settings.federation} at {settings.address}: {serving}{through}.", soft_wrap=True)
+    out.print(
+        f"Roster of {', '.join(signed.names)}: hash {signed.hash()}" if signed else "There is no roster yet.", soft_wrap=True
+    )
+    out.print(watch.drawn(last) if last else "There is no run yet.")
 
 
 @app.command("report")
@@ -299,6 +328,10 @@ def report_command(
         result: dict[str, Any] = json.loads((wanted[-1] / "result.json").read_bytes())
     except ValueError:
         raise ConfigError("The run's result.json is damaged.", action="Restore it from your backup.") from None
+    newer = glance.unfinished_newer(made, than=wanted[-1]) if run_name is None else None
+    if newer is not None and not as_json:
+        phase = Glance(newer).state(now=time.time()).phase
+        out.print(f"Run {newer.name} is newer and has no result ({phase}); this is run {wanted[-1].name}.", soft_wrap=True)
     report.render(result, out=wanted[-1] / "report.html")
     if as_json:
         out.print_json(json.dumps(result))

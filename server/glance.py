@@ -145,3 +145,9 @@ def newest(home: Home, *, run: str | None) -> Callable[[], State | None]:
         return glances[folder].state(now=time.time())
 
     return look
+
+
+def unfinished_newer(home: Home, *, than: Path) -> Path | None:
+    """Return the run that was started last where it is newer than this one and has no result; None where there is none."""
+    last = find(home, run=None)
+    return None if last == than or (last / "result.json").exists() else last

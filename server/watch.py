@@ -22,14 +22,20 @@ STYLES = {Phase.DONE: "green", Phase.FAILED: "red", Phase.STOPPED: "yellow"}
 LINKS = {"up": "green", "answers": "green", "away": "yellow", "lost": "red"}
 
 
-def watch(look: Callable[[], State], *, console: Console, sleep: Callable[[float], None] = time.sleep) -> State:
-    """Show what `look` returns until the run ends, and return its last state; on no terminal, show it once."""
-    state = look()
+def watch(look: Callable[[], State], *, console: Console, newest: bool, sleep: Callable[[float], None] = time.sleep) -> State:
+    """Show what `look` returns until the run ends, and return its last state; on no terminal, show it once.
+
+    Where `newest`, a run that had ended before is shown until the next one begins, which is then shown to its end.
+    """
+    state = first = look()
     if not console.is_terminal:
         console.print(drawn(state))
         return state
+    waits = newest and state.ended
+    if waits:
+        console.print("This run has ended; the next one is shown when it begins. Ctrl-C ends this.")
     with Live(drawn(state), console=console, auto_refresh=False) as live:
-        while not state.ended:
+        while not state.ended or (waits and state.run == first.run):
             sleep(EVERY_S)
             state = look()
             live.update(drawn(state), refresh=True)
@@ -61,7 +67,7 @@ def _figures(state: State) -> Table:
         ("training", f"step {state.steps_done} of {state.steps}"),
         ("epsilon", f"{words.epsilon(state.epsilon)} at delta {state.delta}{then}"),
         ("held-out AUC", f"{state.curve[-1][1]:.3f} at step {state.curve[-1][0]}" if state.curve else "known at the end"),
-        ("ends in", words.end(state)),
+        ("ended" if state.ended else "ends in", words.end(state)),
     ):
         table.add_row(Text(name, style="dim"), Text(value))
     return table

@@ -61,9 +61,9 @@ def _sentence(text: str) -> str:
 
 
 def end(state: State) -> str:
-    """Return when the run may end, as a range; a dash where nothing can be said honestly."""
+    """Return when the run ended or may end, as a range; a dash where nothing can be said honestly."""
     if state.phase in ENDED:
-        return f"ended {clock(state.updated)}"
+        return clock(state.updated)
     if state.left_s is None:
         return NONE
     quick, slow = state.left_s

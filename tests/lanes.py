@@ -78,14 +78,15 @@ def listening(folder: Path, signed: Roster, *, heard=lambda _name, _state: None,
 class Carrying(threading.Thread):
     """A relay's end of the lane in a thread of its own; `ended` is how it ended: None, or the error that it raised."""
 
-    def __init__(self, at: relay_end.Where, *, ask, patience_s: float = 20.0, run: str = RUN) -> None:
+    def __init__(self, at: relay_end.Where, *, ask, patience_s: float = 20.0, run: str = RUN, there=lambda: True) -> None:
         super().__init__(daemon=True)
+        self.there = there
         self.at, self.ask, self.patience_s, self.run_id, self.ended = at, ask, patience_s, run, None
         self.start()
 
     def run(self) -> None:
         try:
-            relay_end.carry(self.at, run=self.run_id, patience_s=self.patience_s, ask=self.ask)
+            relay_end.carry(self.at, run=self.run_id, patience_s=self.patience_s, ask=self.ask, there=self.there)
         except MotetError as error:
             self.ended = error
 

@@ -33,6 +33,7 @@ OPTIONS = {
     "serve": {"--home"},
     "propose": {"--home", "--json", "STUDY_FILE"},
     "run": {"--home", "STUDY_HASH"},
+    "status": {"--home", "--json"},
     "watch": {"--home", "--json", "--page", "[RUN]"},
     "report": {"--home", "--json", "RUN_NAME"},
 }
@@ -161,6 +162,7 @@ def test_a_coordinator_enrols_and_proposes(home, tmp_path):
         (("propose", "--home", "HOME", "HOME/coordinator.json"), 10, "not TOML"),
         (("run", "--home", "HOME", "0" * 64), 12, "proposed"),
         (("run", "--home", "HOME", "../../x"), 12, "proposed"),
+        (("status", "--home", "NONE"), 12, "init"),
         (("watch", "--home", "HOME"), 12, "There is no run yet"),
         (("watch", "--home", "HOME", "--json", "../x"), 12, "no name of a run"),
         (("watch", "--home", "HOME", "--page", "0", "3333"), 12, "no such run"),
@@ -234,6 +236,23 @@ def test_what_cannot_be_revoked_changes_nothing(home, tmp_path, names, hospital,
     code, said = motet("revoke", "--home", home, hospital)
     assert (code, says in said) == (10, True), said
     assert (home / "roster.json").read_bytes() == before
+
+
+def test_status_tells_once_how_coordinator_and_last_run_stand(home, tmp_path):
+    empty = json.loads(ask("status", "--home", home, "--json"))
+    assert (empty["serving"], empty["roster"], empty["hospitals"], empty["run"]) == (False, None, [], None)
+    assert "There is no roster yet." in ask("status", "--home", home)
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
+    run = home / "runs" / "0123"
+    run.mkdir()
+    (run / "study.json").write_bytes(federation.study().canonical_bytes())
+    Journal(run / "journal.jsonl").write({"type": "stopped", "time": 1.0})
+    told = json.loads(ask("status", "--home", home, "--json"))
+    assert (told["hospitals"], told["run"]["phase"], told["run"]["run"]) == (["a", "b", "c"], "stopped", "0123")
+    said = ask("status", "--home", home)
+    assert "serve does not run" in said
+    assert "The run was stopped before its end." in said
+    assert re.search(r"ended +1970-01-01", said)
 
 
 def test_a_study_does_not_run_without_the_superlink(home, tmp_path):

@@ -248,3 +248,13 @@ def test_a_wave_waits_for_what_is_being_handed_on(there):
     assert begun.is_set()
     assert ended
     assert time.monotonic() >= ended[0]
+
+
+def test_a_vault_that_is_away_and_comes_back_is_told_beside_its_link(there):
+    back = threading.Event()
+    there.relay(ask=lambda data: echo(data) if back.is_set() else "E-VAULT", there=back.is_set)
+    assert wave(there.lane, {"hosp-a": b"1"}).failed == {"hosp-a": "E-VAULT"}
+    until(lambda: there.heard == [("hosp-a", "up"), ("hosp-a", "away")])
+    back.set()
+    until(lambda: there.heard[2:] == [("hosp-a", "up")])
+    assert wave(there.lane, {"hosp-a": b"1"}).came == {"hosp-a": b"<1>"}

@@ -251,7 +251,7 @@ def test_watching_ends_with_the_run():
     rounds = [round_event(1, time=1.0), round_event(2, time=2.0), {"type": "done", "time": 3.0}]
     states = iter([seen(*rounds[:count], now=4.0) for count in (1, 2, 3)])
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    last = watch.watch(lambda: next(states), console=console, sleep=lambda _s: None)
+    last = watch.watch(lambda: next(states), console=console, newest=False, sleep=lambda _s: None)
     assert last.phase is Phase.DONE
     assert "round 2" in console.file.getvalue()
     assert next(states, None) is None
@@ -289,3 +289,18 @@ def test_the_last_run_is_found_and_a_stranger_name_is_not(told, tmp_path):
 def test_a_run_without_its_study_says_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match=r"study\.json"):
         Glance(tmp_path).state(now=1.0)
+
+
+def test_a_watch_that_begins_before_the_run_waits_for_it_beside_the_last_one():
+    """The run before had ended: it is shown, the next one is waited for, and shown to its end."""
+    before = seen({"type": "done", "time": 5.0})
+    here = {"run": "next"}
+    runs = [view([{"type": kind, "time": 9.0}], study=STUDY, hospitals=(), now=9.0, **here) for kind in ("start", "done")]
+    looks = iter([before, before, before, *runs])
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    last = watch.watch(lambda: next(looks), console=console, newest=True, sleep=lambda _s: None)
+    assert (last.run, last.phase) == ("next", Phase.DONE)
+    assert "This run has ended; the next one is shown when it begins." in console.file.getvalue()
+    assert next(looks, None) is None
+    named = watch.watch(lambda: before, console=console, newest=False, sleep=lambda _s: None)
+    assert named.run == "r"
