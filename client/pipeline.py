@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from client.imaging.volume import assemble
 from client.inside import Cohort, Measured, Scan, SetAside, View
 from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
-from client.measure import angle, depth, intensity, length, shape
+from client.measure import angle, depth, edges, intensity, length, shape
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from common import analyses, canonical, left_out, model, moments, query, wire
 from common.announcement import Announcement
@@ -30,7 +31,7 @@ from common.query import Query
 from common.study import Study
 from common.terms import Column
 
-FAMILIES = (length, angle, shape, intensity, depth, glcm, glrlm, glszm, gldzm, ngtdm, ngldm)
+FAMILIES: tuple[ModuleType, ...] = (length, angle, shape, intensity, depth, edges, glcm, glrlm, glszm, gldzm, ngtdm, ngldm)
 Progress = Callable[[int, int], None]
 
 
@@ -57,9 +58,15 @@ def read_cohort(
     return cohort_step.join(measured, views, clinical=clinical, study=study, pseudonym=pseudonym, set_aside=aside)
 
 
+def families(study: Study) -> tuple[ModuleType, ...]:
+    """Return the families of parameters of which `study` names one; the others are not measured."""
+    named = {variable.name for variable in study.variables if variable.source == "image"}
+    return tuple(family for family in FAMILIES if named.intersection(family.NAMES))
+
+
 def _measure_and_see(scan: Scan, *, study: Study) -> tuple[Measured, View]:
     lesion = locate(prepare(assemble(scan), recipe=study.recipe))
-    values = {name: value for family in FAMILIES for name, value in family.measure(lesion).items()}
+    values = {name: value for family in families(study) for name, value in family.measure(lesion).items()}
     return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)
 
 
