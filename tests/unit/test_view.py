@@ -304,3 +304,16 @@ def test_a_watch_that_begins_before_the_run_waits_for_it_beside_the_last_one():
     assert next(looks, None) is None
     named = watch.watch(lambda: before, console=console, newest=False, sleep=lambda _s: None)
     assert named.run == "r"
+
+
+def test_a_newer_run_without_a_result_is_found_beside_the_last_finished_one(tmp_path):
+    home = journals.coordinator(tmp_path, run=None)
+    for name, at in (("older", 1_000), ("newer", 2_000)):
+        (home.runs / name).mkdir()
+        (home.runs / name / "study.json").write_bytes(STUDY.canonical_bytes())
+        os.utime(home.runs / name / "study.json", (at, at))
+    (home.runs / "older" / "result.json").write_text("{}")
+    assert glance.unfinished_newer(home, than=home.runs / "older") == home.runs / "newer"
+    (home.runs / "newer" / "result.json").write_text("{}")
+    assert glance.unfinished_newer(home, than=home.runs / "older") is None
+    assert glance.unfinished_newer(home, than=home.runs / "newer") is None
