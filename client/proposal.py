@@ -47,7 +47,8 @@ def _lines(study: Study, policy: Policy) -> Iterator[str]:
     yield "Leaves exactly (no noise, epsilon infinite; each number is a sum over all hospitals of the round):"
     yield from (f"  {line}" for line in _exact(study))
     counted = len(study.statistics.analyses) + FIXED - (study.statistics.privacy is not None)
-    yield f"  These count as {counted} against exact_releases_max, which is {policy.exact_releases_max} here."
+    too_few = "" if counted <= policy.exact_releases_max else ": too few, what comes last is refused"
+    yield f"  These count as {counted} against exact_releases_max, which is {policy.exact_releases_max} here{too_few}."
     yield "Leaves with noise (epsilon and delta per patient, each patient's whole contribution):"
     yield from (f"  {line}" for line in _noisy(study, policy))
     yield _held_out(study)

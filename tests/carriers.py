@@ -4,12 +4,14 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import grpc
 
 from client import serve, vault_pb2_grpc
+from client.config import Home, Policy, read_site
 from client.metrics import Metrics
 from client.relay import RelayHome
 from common.errors import MotetError
@@ -77,6 +79,10 @@ class _Hooked:
         self.one.vaults[self.name].settle()
 
 
+def _policy(home: Home) -> Policy:
+    return read_site(home).policy
+
+
 @contextlib.contextmanager
 def over_messages(one: Any, *, run: str, folder: Path) -> Iterator[Carrier]:
     """Carry by Flower's messages: the real handlers of the relay, and each vault's real service on a Unix socket."""
@@ -88,7 +94,8 @@ def over_messages(one: Any, *, run: str, folder: Path) -> Iterator[Carrier]:
         nodes = {}
         for node, name in enumerate(one.homes, start=1):
             server = grpc.server(ThreadPoolExecutor(2))
-            metrics = Metrics(sockets / f"{name}.prom", ledger=one.vaults[name].ledger, policy=None)
+            policy = partial(_policy, one.homes[name])
+            metrics = Metrics(sockets / f"{name}.prom", ledger=one.vaults[name].ledger, policy=policy)
             vault_pb2_grpc.add_VaultServicer_to_server(serve._Service(_Hooked(one, name), metrics), server)
             server.add_insecure_port(f"unix:{sockets / name}")
             server.start()

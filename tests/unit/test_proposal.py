@@ -74,7 +74,7 @@ def test_each_declared_analysis_is_named_with_its_most_sums():
     dead = {"name": "dead", "source": "clinical", "unit": "1", "lower": Decimal(0), "upper": Decimal(1)}
     text = said(variables=[*federation.STUDY["variables"], dead], statistics={"analyses": [one]})
     assert "analysis-1-logistic: formula dead ~ mean_hu; at most 25 different sums" in part(text, "Leaves exactly")
-    assert "count as 3 against" in text
+    assert "count as 3 against exact_releases_max, which is 2 here: too few, what comes last is refused." in text
 
 
 def test_a_harmonised_study_says_so():
