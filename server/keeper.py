@@ -19,6 +19,7 @@ from server.journal import Journal
 POLL_S = 0.5
 ORPHANED_S = 5.0  # a run that nobody holds for so long was killed
 AGAIN_S, AGAIN_S_MOST = 60.0, 3600.0  # a run that dies before it opens a round is given longer and longer pauses
+ROSTER_AGAIN_S = 5.0  # until a roster that could not be put in force is tried again
 ENDED = frozenset({"done", "failed", "stopped"})
 
 ENDED_EARLY = {  # the log shows templates of ours, and of what is filled in only numbers and codes
@@ -37,7 +38,7 @@ def keep(home: Home, settings: Settings, roster: Roster, *, stop: threading.Even
         "superexec": lambda: superlink.start_executor(home, settings),
     }
     children: dict[str, subprocess.Popen[bytes]] = {}
-    orphans, seen = Orphans(home), _changed(home)
+    orphans, seen, again = Orphans(home), _changed(home), 0.0
     say("Starting the SuperLink; this takes some seconds.")
     try:
         for name, begin in start.items():
@@ -45,9 +46,9 @@ def keep(home: Home, settings: Settings, roster: Roster, *, stop: threading.Even
         _match(home, settings, roster, say=say)
         say(f"SuperLink ready on {settings.superlink} for {', '.join(roster.names)}.")
         while not stop.wait(POLL_S):
-            if _changed(home) != seen:
-                seen = _changed(home)
-                _match_anew(home, settings, say=say)
+            if (changed := _changed(home)) != seen and time.monotonic() > again:
+                again = time.monotonic() + ROSTER_AGAIN_S
+                seen = changed if _match_anew(home, settings, say=say) else seen
             for name, child in children.items():
                 if child.poll() is not None:
                     log.warning(ENDED_EARLY[name], child.returncode)
@@ -77,13 +78,16 @@ def _match(home: Home, settings: Settings, roster: Roster, *, say: Callable[[str
         say(f"The node key of {name} was taken away once, and Flower takes no such key again. {nodes.MEND}")
 
 
-def _match_anew(home: Home, settings: Settings, *, say: Callable[[str], None]) -> None:
+def _match_anew(home: Home, settings: Settings, *, say: Callable[[str], None]) -> bool:
+    """Take a roster that was signed meanwhile; return whether it is in force."""
     try:
         roster = config.read_roster(home)
         _match(home, settings, roster, say=say)
         say(f"There is a new roster: {', '.join(roster.names)}.")
     except ConfigError as error:
-        say(f"The new roster is not in force: {error}")
+        say(f"The new roster is not in force yet: {error}")
+        return False
+    return True
 
 
 def _again(begin: Start, *, stop: threading.Event) -> subprocess.Popen[bytes]:
