@@ -1,6 +1,7 @@
 """Claims about what a study can name: every parameter of every family, and nothing else is measured."""
 
 import math
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from client.measure.texture import glcm, ngtdm
 from common.study import Study
 from tests import federation, phantoms
 
+README = Path(__file__).parents[2] / "server" / "README.md"
 PATIENTS = {"P-1": 20.0, "P-2": 60.0}  # and the standard deviation of HU
 
 
@@ -37,6 +39,16 @@ def test_names_are_unique_and_each_family_measures_what_it_names() -> None:
     for first in range(0, len(names), 100):  # a study takes 128 variables
         some = [name for name in names[first : first + 100] if name not in {"longest_diameter_mm", "mean_hu", "depth_min_mm"}]
         assert {name for family in pipeline.families(naming(*some)) for name in family.NAMES}.issuperset(some)
+
+
+def test_the_coordinators_readme_lists_every_parameter() -> None:
+    listed = README.read_text().split("Image parameters: ")[1].split("A value that is not defined")[0]
+    plain, table = listed.split("| prefix |")
+    names = [name for quoted in re.findall(r"`([^`]+)`", plain) if "/" not in quoted for name in quoted.split()]
+    for prefix, rest in re.findall(r"\| `(\w+_)` \| `([^`]+)` \|", table):
+        names += [prefix + name for name in rest.split()]
+    assert names.count("sphericity") == 1
+    assert sorted(names) == sorted(name for family in pipeline.FAMILIES for name in family.NAMES)
 
 
 def test_only_families_that_the_study_names_are_measured() -> None:
