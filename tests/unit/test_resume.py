@@ -318,9 +318,11 @@ def test_a_run_that_lost_its_process_is_handed_to_flower_once_and_with_patience(
         now[0] += 1.0
     assert [run for _, run in handed] == ["r1"]
     assert handed[0][0] - 100.0 > keeper.ORPHANED_S
-    assert "goes on" in said[0]
+    assert said == ["Run r1 lost its process; it is begun again where it stood, which takes up to a minute."]
     with locks.hold(home.run_lock("r1"), busy=""):
         orphans.adopt(say=said.append)
+        orphans.adopt(say=said.append)
+    assert said[1:] == ["Run r1 goes on."]
     now[0] += 1.0
     orphans.adopt(say=said.append)
     assert len(handed) == 1  # counted from when it was let go
