@@ -5,8 +5,9 @@ Needs neither torch nor Flower.
 """
 
 import sys
+from collections.abc import Iterable
 from decimal import Decimal
-from itertools import pairwise
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from common.ledger.receipt import Receipt
 from common.mechanism import SampledStep, largest_share_bits
 
 HOSPITALS: Final = ("a", "b", "c")  # the honest ones
+PAIRS: Final = tuple(combinations(HOSPITALS, 2))
 COLLUDERS: Final = 1
 DIMENSION: Final = 70_000  # more than the mask works on at once
 PATIENTS: Final = 1_000
@@ -47,12 +49,9 @@ def draw(*, rounds: int) -> Drawn:
     nothing = np.zeros(DIMENSION)
     shares, sums = [], []
     for _ in range(rounds):
-        seeds = {pair: rng.secret_bytes(32) for pair in pairs()}
+        seeds = {pair: rng.secret_bytes(32) for pair in PAIRS}
         vectors = {me: _sent(nothing, mechanism=mechanism, me=me, seeds=_of(me, seeds)) for me in HOSPITALS}
-        total = ring.zeros(DIMENSION, bits=RING_BITS)
-        for words in vectors.values():
-            ring.add_into(total, words)
-        sums.append(ring.decode(total, bits=RING_BITS))
+        sums.append(_added(vectors.values(), dimension=DIMENSION))
         shares.append([_opened(words, me=me, seeds=_of(me, seeds)) for me, words in vectors.items()])
     most = np.where(np.arange(DIMENSION) % 2, 1.0, -1.0) * mechanism.patients_most * mechanism.clipped_norm
     return Drawn(
@@ -66,9 +65,12 @@ def draw(*, rounds: int) -> Drawn:
     )
 
 
-def pairs() -> list[tuple[str, str]]:
-    """Return the pairs of honest hospitals."""
-    return [*pairwise(HOSPITALS), (HOSPITALS[0], HOSPITALS[-1])]
+def opened_sum(values: Float, *, mechanism: SampledStep) -> Integers:
+    """Return the opened sum, in steps of the grid, of the honest hospitals: the first adds `values`, the others nothing."""
+    seeds = {pair: rng.secret_bytes(32) for pair in PAIRS}
+    given = {me: values if me == HOSPITALS[0] else np.zeros(len(values)) for me in HOSPITALS}
+    sent = [_sent(given[me], mechanism=mechanism, me=me, seeds=_of(me, seeds)) for me in HOSPITALS]
+    return _added(sent, dimension=len(values))
 
 
 def _mechanism(*, noise: Decimal, share_bits: int) -> SampledStep:
@@ -94,6 +96,13 @@ def _sent(values: Float, *, mechanism: SampledStep, me: str, seeds: dict[str, by
     receipt = Receipt(reservation=f"attack/1/{me}", study="0" * 64, mechanism=mechanism, sequence=1)
     data = mask(Contribution(values=values.copy(), mechanism=mechanism), receipt=receipt, me=me, seeds=seeds)
     return ring.from_bytes(data, dimension=mechanism.dimension, bits=mechanism.ring_bits)
+
+
+def _added(vectors: Iterable[ring.Words], *, dimension: int) -> Integers:
+    total = ring.zeros(dimension, bits=RING_BITS)
+    for words in vectors:
+        ring.add_into(total, words)
+    return ring.decode(total, bits=RING_BITS)
 
 
 def _opened(words: ring.Words, *, me: str, seeds: dict[str, bytes]) -> Integers:

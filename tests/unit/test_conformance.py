@@ -7,14 +7,16 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from client import mask
 from client.attack import draws
 from common import cli
-from common.audit.attack import conformance
+from common.audit.attack import conformance, sampling
 from common.audit.attack.check import LEVEL, Check, all_hold, dispersion, smallest_deficit
 from common.audit.attack.drawn import parse
 from common.crypto import ring, rng
@@ -214,3 +216,23 @@ def test_drawing_needs_neither_torch_nor_flower():
     code = "import sys, client.attack.draws\nprint(*({'torch', 'opacus', 'flwr', 'grpc', 'pydicom'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("module", ["common.cli", "client.cli"])
+def test_the_command_lines_start_without_what_only_an_attack_needs(module):
+    code = f"import sys, {module}\nprint(*({{'torch', 'scipy.stats'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("n", "k"), [(10**6, 250_500), (10**6, 0), (10**6, 10**6), (400, 100)])
+def test_the_laws_are_those_of_scipy_stats(n, k):
+    samples = np.arange(n) < k
+    drawn = replace(draws.draw(rounds=2), samples=samples.reshape(20, -1))
+    rate = next(sampling.checks(drawn))
+    exact = 2 * min(stats.binom.cdf(k, n, 0.25), stats.binom.sf(k - 1, n, 0.25))
+    assert rate.p == pytest.approx(min(1, exact), rel=1e-6, abs=1e-300)
+    spread = dispersion("x", claim="", squares=n + 3 * np.sqrt(2 * n), freedom=n)
+    assert spread.p == pytest.approx(2 * stats.chi2.sf(n + 3 * np.sqrt(2 * n), n), rel=1e-6)
+    least = np.sqrt(stats.chi2.ppf(LEVEL / 2, n) / stats.chi2.ppf(0.99, n))
+    assert smallest_deficit(n) == pytest.approx(1 - least, rel=1e-6)

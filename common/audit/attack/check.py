@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import chdtr, chdtrc, chdtri  # of scipy.stats, which is slow to import, these suffice
 
 FALSE_ALARM: Final = 1e-6  # a right build fails a run once in a million
 FOUND: Final = 0.99  # probability with which the smallest stated deficit is found
@@ -47,14 +47,13 @@ def two_sided(*, below: float, above: float) -> float:
 
 def dispersion(name: str, *, claim: str, squares: float, freedom: int, power: str = "") -> Check:
     """Check a sum of squares that is chi-squared with `freedom` degrees: neither too small nor too large."""
-    law = stats.chi2(freedom)
-    p = two_sided(below=float(law.cdf(squares)), above=float(law.sf(squares)))
+    p = two_sided(below=float(chdtr(freedom, squares)), above=float(chdtrc(freedom, squares)))
     return Check(name=name, claim=claim, seen=f"{squares / freedom:.5f} of the claimed variance", p=p, power=power)
 
 
 def smallest_deficit(freedom: int) -> float:
     """Return by which part the deviation must be too small for `dispersion` to find it with probability FOUND."""
-    return 1 - float(np.sqrt(stats.chi2.ppf(LEVEL / 2, freedom) / stats.chi2.ppf(FOUND, freedom)))
+    return 1 - float(np.sqrt(chdtri(freedom, 1 - LEVEL / 2) / chdtri(freedom, 1 - FOUND)))
 
 
 def unrelated(name: str, *, claim: str, rows: NDArray[np.float64], lags: int) -> Check:
@@ -62,5 +61,5 @@ def unrelated(name: str, *, claim: str, rows: NDArray[np.float64], lags: int) ->
     found = [float((rows[lag:] * rows[:-lag]).sum() / np.sqrt(rows[lag:].size)) for lag in range(1, lags + 1)]
     worst = max(range(lags), key=lambda at: abs(found[at]))
     correlation = found[worst] / np.sqrt(rows[worst + 1 :].size)
-    p = float(stats.chi2.sf(np.square(found).sum(), lags))
+    p = float(chdtrc(lags, np.square(found).sum()))
     return Check(name=name, claim=claim, seen=f"largest correlation {correlation:+.5f}, {worst + 1} apart", p=p)

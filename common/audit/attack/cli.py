@@ -50,8 +50,8 @@ def conformance(
     tell(found, as_json=as_json, facts={"attack": "conformance", "claimed": claimed, "drew": drew})
 
 
-def tell(checks: Sequence[Check], *, as_json: bool, facts: dict[str, Any]) -> None:
-    """Print the checks as a table, or with `facts` as JSON, and end with the exit code that they mean."""
+def tell(checks: Sequence[Check], *, as_json: bool, facts: dict[str, Any], remark: str = "") -> None:
+    """Print the checks as a table and `remark`, or with `facts` as JSON, and end with the exit code that they mean."""
     holds = all_hold(checks)
     if as_json:
         plain = {**facts, "holds": holds, "false_alarm": FALSE_ALARM, "checks": [check.plain() for check in checks]}
@@ -66,6 +66,8 @@ def tell(checks: Sequence[Check], *, as_json: bool, facts: dict[str, Any]) -> No
     for check in checks:
         if check.power:
             console.print(f"{check.name}: {check.power}, with probability {FOUND}.", markup=False, soft_wrap=True)
+    if remark:
+        console.print(remark, markup=False, soft_wrap=True)
     failed = sum(not check.holds for check in checks)
     console.print(f"A right build fails here once in {1 / FALSE_ALARM:,.0f} runs.")
     console.print("Every check holds." if holds else f"{failed} of {len(checks)} checks fail: do not trust this build's noise.")

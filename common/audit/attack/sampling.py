@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr, bdtrc
 
 from common.audit.attack.check import Check, dispersion, smallest_deficit, two_sided, unrelated
 from common.audit.attack.drawn import Drawn
@@ -18,10 +18,10 @@ def checks(drawn: Drawn) -> Iterator[Check]:
     steps, patients = drawn.samples.shape
     variance = rate * (1 - rate)
     sizes, times = drawn.samples.sum(axis=1), drawn.samples.sum(axis=0)
-    law = stats.binom(drawn.samples.size, rate)
-    drawn_in = int(sizes.sum())
-    p = two_sided(below=float(law.cdf(drawn_in)), above=float(law.sf(drawn_in - 1)))
-    seen = f"{drawn_in / drawn.samples.size:.5f}"
+    n, drawn_in = drawn.samples.size, int(sizes.sum())
+    above = float(bdtrc(drawn_in - 1, n, rate)) if drawn_in else 1.0
+    p = two_sided(below=float(bdtr(drawn_in, n, rate)), above=above)
+    seen = f"{drawn_in / n:.5f}"
     yield Check(name="sampling rate", claim=f"{drawn.rate}", seen=seen, p=p)
     yield dispersion(
         "batch sizes",
