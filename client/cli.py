@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from client import config, doctor, proposal, supernode
 from client import relay as relays
+from client.attack import cli as attack
 from client.config import Home, Site
 from client.ledger import Ledger, Spent
 from client.origin import ledger_origin
@@ -42,6 +43,7 @@ app = typer.Typer(
     "relay (keeps running), status.\n\n" + commands.EXIT_CODES,
 )
 commands.with_version(app)
+app.add_typer(attack.app, name="attack")
 out = Console(highlight=False)
 
 
