@@ -1,12 +1,14 @@
 """Claims about the benchmark of utility: its rows are the product's training, and its figures are what they are called."""
 
+import json
+
 import numpy as np
 import pytest
 
 from client import train
 from common import model
 from tests import learning
-from tests.benchmarks import utility, utility_rows
+from tests.benchmarks import utility, utility_data, utility_rows
 from tests.benchmarks.utility_data import HOSPITALS, TEST, TRAIN, Data, embedded
 
 WAY = {"optimiser": {"kind": "momentum", "momentum": "0.9"}}
@@ -116,3 +118,35 @@ def test_the_noise_is_the_least_that_keeps_the_promise():
     assert float(noise) == pytest.approx(1.7119, abs=2e-3)  # reference training.md 4.1
     assert utility.epsilon_pld(float(noise), rate=0.25, steps=100, grid=1e-4) <= 8
     assert utility.epsilon_pld(float(noise) - 0.01, rate=0.25, steps=100, grid=1e-4) > 8
+
+
+def test_the_report_keeps_what_others_wrote_and_says_what_is_absent(monkeypatch, tmp_path, capsys):
+    out = tmp_path / "training.json"
+    out.write_text(json.dumps({"step_ratio": {"cnn2d": 1.1}, "utility": {"lidc": {"data": 1}, "pneumonia28": {"data": 2}}}))
+    monkeypatch.setattr(utility_data, "GIVEN", tmp_path)
+    monkeypatch.setattr("sys.argv", ["utility", "--only", "pneumonia28", "--json", "--out", str(out)])
+    utility.main()
+    whole = json.loads(out.read_text())
+    assert whole["step_ratio"] == {"cnn2d": 1.1}
+    assert whole["utility"] == json.loads(capsys.readouterr().out)
+    assert whole["utility"]["lidc"] == {"data": 1}
+    assert "pneumonia28" not in whole["utility"]
+    assert "MOTET_TEST_DATA" in whole["utility"]["absent"]["pneumonia28"]
+
+
+def test_a_small_run_reports_every_row_with_both_epsilons(monkeypatch, tmp_path):
+    out = tmp_path / "training.json"
+    monkeypatch.setattr(utility_data, "pneumonia28", data)
+    monkeypatch.setattr(utility, "LEARNING_RATES", ("3",))
+    asked = ["--only", "pneumonia28", "--epsilons", "eps8", "--seeds", "3", "--steps", "10", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["utility", *asked])
+    utility.main()
+    one = json.loads(out.read_text())["utility"]["blobs"]["eps8"]
+    assert set(one["rows"]) == set(utility.ROWS)
+    for name, row in one["rows"].items():
+        assert row["auc"] == pytest.approx(np.mean(row["seeds"]))
+        if name != "non_private_pooled":
+            assert 7.9 < row["epsilon"]["pld"] <= 8
+            assert row["epsilon"]["pld"] + 0.009 < row["epsilon"]["prv"] < row["epsilon"]["pld"] + 0.0125  # reference 4.1
+    assert one["ratio_to_central"] == one["rows"]["motet"]["auc"] / one["rows"]["central"]["auc"]
+    assert one["holds"] == (one["ratio_to_central"] >= 0.995)
