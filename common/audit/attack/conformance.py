@@ -1,4 +1,4 @@
-"""Conformance: does this installation draw the noise and the samples that its ledgers will claim?
+"""Conformance: whether this installation draws the noise and the samples that its ledgers will claim.
 
 The hospital's code runs in a process of its own, started here; what it drew is judged with numpy and scipy alone.
 """
