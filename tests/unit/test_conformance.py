@@ -193,6 +193,12 @@ def test_code_that_does_not_draw_is_said_so():
         conformance.drawn_by_this_installation(rounds=-1)
 
 
+def test_code_that_hangs_is_said_so(monkeypatch):
+    monkeypatch.setattr(conformance, "SECONDS_MOST", 0.01)
+    with pytest.raises(AuditError, match="drew no noise within"):
+        conformance.drawn_by_this_installation(rounds=2)
+
+
 @pytest.mark.parametrize("damage", ["nothing", "garbage", "cut", "float", "another shape", "missing"])
 def test_strange_draws_are_refused(damage):
     good = draws.draw(rounds=2).to_bytes()

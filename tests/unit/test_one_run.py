@@ -21,7 +21,7 @@ from common.audit.attack import one_run
 from common.audit.attack.one_run import Plan, Seen, epsilon_least, p_value
 from common.crypto import rng
 
-right_noise, right_bags = rng.discrete_gaussian, train._bags
+right_noise, right_bags, right_clip, right_sum = rng.discrete_gaussian, train._bags, train.clip, train.clipped_sum
 EVERYBODY = Plan(noise_multiplier=4, sigma=4, rate=1, steps=30, delta=Decimal("0.00001"))
 SAMPLED = Plan(noise_multiplier=1, sigma=1, rate=0.05, steps=200, delta=Decimal("0.00001"))
 
@@ -67,6 +67,19 @@ def test_a_batch_of_a_fixed_size_is_found(monkeypatch):
         return chosen
 
     monkeypatch.setattr(rng, "poisson_sample", fixed)
+    assert step_alarms() == {"batches of a step"}
+
+
+def test_clipping_the_batch_instead_of_each_patient_is_found(monkeypatch):
+    monkeypatch.setattr(train, "clip", lambda gradients, *, norm: right_clip(gradients.sum(axis=0, keepdims=True), norm=norm))
+    assert step_alarms() == {"batches of a step"}
+
+
+def test_dividing_by_the_patients_who_were_drawn_is_found(monkeypatch):
+    def divided(*words, sampled, **named):
+        return right_sum(*words, sampled=sampled, **named) / max(1, sampled.sum())
+
+    monkeypatch.setattr(train, "clipped_sum", divided)
     assert step_alarms() == {"batches of a step"}
 
 

@@ -20,7 +20,13 @@ SECONDS_MOST: Final = 600
 def drawn_by_this_installation(*, rounds: int) -> Drawn:
     """Return draws of the installed hospital code; raises AuditError when it does not draw, RecordDamaged on strange bytes."""
     command = [sys.executable, "-m", "client.attack.draws", str(rounds)]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS_MOST)
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS_MOST)
+    except subprocess.TimeoutExpired:
+        raise AuditError(
+            f"The hospital's code of this installation drew no noise within {SECONDS_MOST} s.",
+            action="Try fewer rounds, or a machine that is less busy.",
+        ) from None
     if done.returncode:
         raise AuditError(
             f"The hospital's code of this installation ended with {done.returncode} instead of drawing noise.",
