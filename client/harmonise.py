@@ -28,7 +28,7 @@ def question(study: Study, *, coefficients: bytes) -> dict[str, bytes]:
     position, _ = _read(study, coefficients)
     asked = {
         **study.harmonisation_of(study.asked(position).variables),
-        "variables": [study.variable(name).model_dump(mode="python") for name in sorted(study.asked(position).variables)],
+        "variables": [study.question(name) for name in sorted(study.asked(position).variables)],
         "recipe": study.recipe.model_dump(mode="python"),
     }
     return {canonical.digest(asked): coefficients}

@@ -118,12 +118,11 @@ def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: C
         values = moments.fixed_point(table[complete], study=study)
         data = {name: values[:, at].tobytes() for at, name in enumerate(study.columns())}
         asked = {
-            column.name: study.variable(column.name).model_dump(mode="python")
-            | study.harmonisation_of(piece.variable for piece in column.pieces)
+            column.name: study.question(column.name) | study.harmonisation_of(piece.variable for piece in column.pieces)
             for column in study.design()
         }
         variables = frozenset(piece.variable for column in study.design() for piece in column.pieces)
-        incomplete = {"left_out": [study.variable(name).model_dump(mode="python") for name in sorted(variables)]}
+        incomplete = {"left_out": [study.question(name) for name in sorted(variables)]}
         incomplete |= study.harmonisation_of(variables)  # its patients have a value in every covariate too
         return Entering(
             patients=_patients(cohort, complete),
@@ -152,7 +151,7 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
     rows = _rows(table[complete], design=bound.columns, study=study)
     dictionary = {one.name: one for one in study.variables}
     through = study.harmonisation_of(bound.variables) if study.harmonises(task="query", index=index) else {}
-    variables = [study.variable(name).model_dump(mode="python") for name in sorted(bound.variables)]
+    variables = [study.question(name) for name in sorted(bound.variables)]
     incomplete = {"left_out": variables, "recipe": study.recipe.model_dump(mode="python"), **through}
     question = {
         "query": asked.kernel,

@@ -51,14 +51,14 @@ class Asking:
 def check(record: Record, *, asking: Asking, cell_min: int, queries_most: int, secret: bytes) -> Record:
     """Return the record with this sum in it, to be saved before anything leaves; the same object when nothing is new.
 
-    Raises AlreadyAnswered, which names the earlier sum, when the rule is broken: two Grams are left to the rule of
-    client/exact.py, pair by pair. Raises OutsidePolicy when the analysis has asked `queries_most` other queries before; one
-    that was asked before counts once, whatever restarts or runs lie between.
+    Raises AlreadyAnswered, which names the earlier sum, when the rule is broken; by Grams too, since client/exact.py does not
+    know a pair of columns again whose bounds are others. Raises OutsidePolicy when the analysis has asked `queries_most` other
+    queries before; one that was asked before counts once, whatever restarts or runs lie between.
     """
     tags = frozenset(_tag(patient, secret) for patient in asking.patients)
     name = hashlib.sha256("".join(sorted(tags)).encode()).hexdigest()
     for earlier in record.sums:
-        if not earlier.variables & asking.variables or not (asking.query_sha256 or earlier.label in record.queries):
+        if not earlier.variables & asking.variables:
             continue
         if earlier.roster != asking.roster:
             raise _differs(f"The roster is another than that of an earlier sum ({earlier.label}).")

@@ -263,8 +263,7 @@ class Study(Part):
     def variable(self, name: str) -> Variable:
         """Return the variable called `name`, or a column of the Gram described as one; raises KeyError.
 
-        What does not change a column's values is left out (transforms), so that a hospital recognises a question that was
-        asked before under a dictionary that differs in it.
+        The transforms that the dictionary allows are left out: they change no value of a column.
         """
         found = {variable.name: variable for variable in self.variables}
         if name in found:
@@ -275,6 +274,13 @@ class Study(Part):
         return Variable.model_construct(
             name=name, source=first.source, unit="1", lower=Decimal(repr(lower)), upper=Decimal(repr(upper))
         )
+
+    def question(self, name: str) -> dict[str, Any]:
+        """Return what a variable or column is to a record of sums: name, levels and bounds; raises KeyError.
+
+        Texts that change no value (unit, source) are left out: a study that differs in them asks the same again.
+        """
+        return self.variable(name).model_dump(mode="python", include={"name", "levels", "lower", "upper"})
 
     def columns(self) -> tuple[str, ...]:
         """Return the names of the columns of the wide Gram, in the order in which they travel."""
