@@ -10,7 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from client import span
 from client.config import Policy
+from client.kernels.histogram import bins_of
 from client.kernels.rows import ALONE, Answer, Rows, Seat, linear, with_ones
 from common import residuals
 from common.errors import OutsidePolicy, TooFewPatients
@@ -28,16 +30,30 @@ HONEST_LEAST: Final = {
     "meta": 3,  # four sums of w and b, two unknowns a hospital
     "meta_random": 4,  # seven with the first round's
 }
+LEVELS_MOST: Final = 16  # a column of no more values is looked at value by value
 STEEPEST: Final = 20.0  # of a linear predictor: beyond it a fit is a cut between two sets of patients
 
 
 def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
-    """Refuse products of columns that would show a small cell or a single patient.
+    """Refuse products of columns that would show a small cell or a single patient, in a column or in a combination of columns.
 
-    `values` (patients, columns): complete rows. Nobody in it passes: zeros say nothing. Refused, by name of the column:
-    not more patients than columns and an intercept; a column of two values, or a pair of such, with a cell of 1 to k - 1
-    patients; an indicator or its product that is other than zero for 1 to k - 1; a column of whose sum of squared deviations
-    one patient holds more than the policy's share.
+    `values` (patients, columns): complete rows. Nobody in it passes: zeros say nothing. Refused, by name of the column: what
+    check_group refuses; a column of whose sum of squared deviations one patient holds more than the policy's share.
+    """
+    check_group(policy, values=values, names=names)
+    squares = (values - values.mean(axis=0)) ** 2 if len(values) else values
+    for name, column, square in zip(names, values.T, squares.T, strict=True):
+        if len(np.unique(column)) > 2 and _share(square) > float(policy.share_max):
+            raise _few(f"one patient dominates {name}")
+
+
+def check_group(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
+    """Refuse products of columns over all patients, or over a group of them, as check_columns; nobody passes.
+
+    Not more patients than columns and an intercept; a column of two values, or a pair of such, with a cell of 1 to k - 1
+    patients; an indicator or its product that is other than zero for 1 to k - 1. Of their combinations: a patient with more
+    leverage than `leverage_most`; 1 to k - 1 patients of one value, of a column of few values, whose indicator lies in the span
+    to that share; cells of 1 to k - 1 between groups whose indicators lie in it wholly.
     """
     n, p = values.shape
     if n == 0:
@@ -45,16 +61,27 @@ def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> N
     if n <= p + 1:
         raise _few("there are not more patients than columns")
     two = [(name, np.unique(column)) for name, column in zip(names, values.T, strict=True)]
-    binary = [(name, values[:, at] == found[0]) for at, (name, found) in enumerate(two) if len(found) <= 2]
-    _cells(binary, k=policy.cell_min)
+    _cells([(name, values[:, at] == found[0]) for at, (name, found) in enumerate(two) if len(found) <= 2], k=policy.cell_min)
     for name, column in zip(names, values.T, strict=True):
         if "[" in name and 0 < int(np.count_nonzero(column)) < policy.cell_min:
             raise _few(f"{name} is other than zero for too few")
-    few = {name for name, _ in binary}
-    squares = (values - values.mean(axis=0)) ** 2
-    for name, column in zip(names, squares.T, strict=True):
-        if name not in few and _share(column) > float(policy.share_max):
-            raise _few(f"one patient dominates {name}")
+    rows, most = span.basis(values), leverage_most(policy)
+    if bool(np.any((rows * rows).sum(axis=1) > most)):
+        raise _few("a combination of the columns is nearly zero but for one patient")
+    alike = span.alike(values, most=LEVELS_MOST)
+    if bool(np.any((alike.sum(axis=0) < policy.cell_min) & (span.shown(alike, rows=rows) > most))):
+        raise _few("a combination of the columns shows a small group")
+    flags = np.concatenate([alike, span.above(values, most=LEVELS_MOST)], axis=1)
+    told = span.shown(flags, rows=rows) > span.TELLS_LEAST
+    _cells([("a group", flag) for flag in flags[:, told].T], k=policy.cell_min)
+
+
+def leverage_most(policy: Policy) -> float:
+    """Return the most leverage that one patient may have: the others keep at least 1 - share_max of any direction's length.
+
+    A direction of length 1 is of length sqrt(1 - leverage) without the patient; 0.84 for a share of 0.6.
+    """
+    return 1 - (1 - float(policy.share_max)) ** 2
 
 
 def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE) -> None:
@@ -72,6 +99,8 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE)
         raise OutsidePolicy("Too few hospitals hide this one's own sums.", action="Set site_aggregates in site.toml, or not.")
     if asked.kernel not in COUNTS_ONLY:
         check_columns(policy, values=rows.values, names=rows.names)
+    if asked.kernel in {"cox", "ordinal"} and asked.predictors:
+        _check_groups(policy, asked, rows)
     for weights in _weights(policy, asked, rows):
         if _share(weights) > float(policy.share_max):
             raise _few("one patient dominates the weights of a query")
@@ -98,6 +127,34 @@ def _cells(binary: list[tuple[str, NDArray[np.bool_]]], *, k: int) -> None:
     if small.any():
         i, j = np.argwhere(small)[0]
         raise _few(f"{binary[int(i)][0]} with {binary[int(j)][0]} has a small cell")
+
+
+def _check_groups(policy: Policy, asked: Query, rows: Rows) -> None:
+    """Check the covariates of each group whose own products a query shows: levels, or who leaves in an interval.
+
+    Of a Cox model on intervals: its deaths, its censored, and those outside the grid, who are the difference from the Gram.
+    """
+    x = rows.complete(asked.variables)
+    z = x[:, len(asked.responses) :]
+    if asked.kernel == "ordinal":
+        group = x[:, 0]
+    else:
+        edges = asked.array("grid.0")
+        bins = bins_of(x[:, 0], edges=edges)
+        inside = (bins >= 0) & (bins < len(edges) - 1)
+        group = np.where(inside, 2.0 * bins + (x[:, 1] == 1), -1.0)
+        _check_hazards(policy, asked, rows, group=group)
+    for one in np.unique(group):
+        check_group(policy, values=z[group == one], names=asked.predictors)
+
+
+def _check_hazards(policy: Policy, asked: Query, rows: Rows, *, group: Float) -> None:
+    """No patient dominates the hazards of an interval's deaths or censored."""
+    z = rows.standardised(rows.complete(asked.variables)[:, 2:], names=asked.predictors)
+    eta = linear(z, asked.array("coefficients"))
+    for one in np.unique(group[group >= 0]):
+        if _share(np.exp(eta[group == one] - eta[group == one].max())) > leverage_most(policy):
+            raise _few("one patient dominates the hazards of an interval")
 
 
 def _weights(policy: Policy, asked: Query, rows: Rows) -> list[Float]:

@@ -1,0 +1,70 @@
+"""What a sum of products shows: every direction in the span of its columns, and how much of one a few patients hold."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+
+RANK_LEAST = 1e-11  # of the largest singular value; the sums are exact, so what a nearly aliased column adds can be read
+TELLS_LEAST = 1 - 1e-6  # of an indicator's length in the span: it can be written in the columns
+
+
+def basis(values: Float) -> Float:
+    """Return an orthonormal basis of [1 values], shape (patients, rank); the squared length of its row is a patient's leverage.
+
+    The largest share of a direction's squared length that one patient holds, over all directions in the span, is the
+    leverage; 1 means that some combination of the columns is zero for everybody else. Columns are scaled to one length first,
+    so units do not matter. Raises nothing for constant or aliased columns. Source: Hoaglin, Welsch 1978.
+    """
+    n = len(values)
+    ones = np.full((n, 1), 1 / np.sqrt(n))
+    centred = values - values.mean(axis=0)
+    centred -= centred.mean(axis=0)
+    size = np.abs(values).max(axis=0, initial=0.0)
+    varies = np.abs(centred).max(axis=0, initial=0.0) > 8 * np.finfo(np.float64).eps * size
+    kept = centred[:, varies] / np.abs(centred[:, varies]).max(axis=0)
+    kept = kept / np.sqrt((kept * kept).sum(axis=0))
+    if not kept.size:
+        return ones
+    left, length, _ = np.linalg.svd(kept, full_matrices=False)
+    result: Float = np.concatenate([ones, left[:, length > RANK_LEAST * length[0]]], axis=1)
+    return result
+
+
+def leverage(values: Float) -> Float:
+    """Return each patient's leverage in [1 values], shape (patients,)."""
+    rows = basis(values)
+    result: Float = (rows * rows).sum(axis=1)
+    return result
+
+
+def alike(values: Float, *, most: int) -> NDArray[np.bool_]:
+    """Return which patients share a value, for columns of at most `most` values, mostly repeated: (patients, groups)."""
+    found = [column == level for column in _coded(values, most=most) for level in np.unique(column)]
+    return _flags(found, n=len(values))
+
+
+def above(values: Float, *, most: int) -> NDArray[np.bool_]:
+    """Return which patients have a value or a greater one, for the columns that `alike` takes: (patients, groups)."""
+    found = [column >= level for column in _coded(values, most=most) for level in np.unique(column)[1:]]
+    return _flags(found, n=len(values))
+
+
+def shown(flags: NDArray[np.bool_], *, rows: Float) -> Float:
+    """Return how much of each group's indicator lies in the span of `rows` (a basis), from 0 to 1, shape (groups,).
+
+    1: the columns can be combined to the indicator, so the sums show how many patients are in the group, and their sums.
+    """
+    one = flags.astype(np.float64)
+    inside = rows.T @ one
+    count = one.sum(axis=0)
+    result: Float = (inside * inside).sum(axis=0) / np.where(count > 0, count, 1.0)
+    return result
+
+
+def _coded(values: Float, *, most: int) -> list[Float]:
+    return [column for column in values.T if len(np.unique(column)) <= min(most, len(values) // 2)]
+
+
+def _flags(found: list[NDArray[np.bool_]], *, n: int) -> NDArray[np.bool_]:
+    return np.stack(found, axis=1) if found else np.zeros((n, 0), dtype=bool)
