@@ -59,7 +59,7 @@ def check(
         before = record.get(question, now)
         if before.rows != now.rows:
             raise AlreadyAnswered(
-                "This exact statistic was answered over other rows before.",
+                "This exact statistic was answered over other rows, or with other numbers, before.",
                 action="Restore the earlier scans and table, or propose a study with noise.",
             )
         if before.roster != now.roster:

@@ -1,10 +1,11 @@
 """The hospital side on one page: scans to cohort, cohort to contribution. The only file that composes the steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,11 +168,40 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
         patients=_patients(cohort, complete),
         questions={
             canonical.digest(question): rows.complete(asked.variables).tobytes(),
+            **_taken_once(asked, question, bounds=dict(zip(rows.names, zip(rows.lower, rows.upper, strict=True), strict=True))),
             canonical.digest(incomplete): "".join(_patients(cohort, ~complete)).encode(),
         },
         variables=frozenset(name for name in bound.variables if name in dictionary),
         rows=rows,
     )
+
+
+def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[str, tuple[float, float]]) -> dict[str, bytes]:
+    """Return the variance between hospitals that a meta-analysis is told: of one model a hospital takes one, ever.
+
+    Each other one would be three more equations about hospitals' own estimates. Named by the columns in any order, without
+    their bounds, since in other units it is another one as well.
+    """
+    if asked.kernel != "meta_random":
+        return {}
+    named = {"responses": asked.responses, "predictors": sorted(asked.predictors), "recipe": question["recipe"]}
+    told = {
+        "bounds": {name: [low.hex(), high.hex()] for name, (low, high) in bounds.items()},
+        "tau": {name: tau.hex() for name, tau in zip(asked.predictors, asked.array("tau").tolist(), strict=True)},
+    }
+    return {canonical.digest({"taken once": named}): canonical.encode(told)}
+
+
+def counting(announcement: Announcement, *, blob: bytes, study: Study) -> tuple[str, int]:
+    """Return under what name within its analysis a query counts, and how many different ones of it are answered, ever.
+
+    An iterated analysis counts all its queries together, against the study's cap; any other asks each form once.
+    """
+    if announcement.task != "query":
+        return "", 0
+    position, _ = analyses.place(announcement.index)
+    one = study.statistics.analyses[position]
+    return ("", analyses.queries_most(one)) if analyses.iterated(one) else (f" {query.parse(blob).kernel}", 1)
 
 
 def _rows(values: NDArray[np.float64], *, design: Sequence[Column], study: Study) -> Rows:

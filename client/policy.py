@@ -70,14 +70,6 @@ def check_query(asked: Query, *, index: int, study: Study) -> None:
         raise OutsidePolicy("The query is not one of the declared analysis.", action="Check the coordinator's version.")
 
 
-def queries_most(announcement: Announcement, *, study: Study) -> int:
-    """Return how many different queries the approved study allows the announced analysis; none for another task."""
-    if announcement.task != "query":
-        return 0
-    position, _ = analyses.place(announcement.index)
-    return analyses.queries_most(study.statistics.analyses[position])
-
-
 def models_scored(study: Study) -> int:
     """Return how many models an evaluation scores: before the first step, after every step, and the final average."""
     return study.training.steps + 2

@@ -39,13 +39,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """What is asked now; `query_sha256` is empty for a Gram."""
+    """What is asked now; `query_sha256` and `counted` are empty for a Gram."""
 
     label: str
     variables: frozenset[str]
     roster: tuple[str, ...]
     patients: Sequence[str]
     query_sha256: str = ""
+    counted: str = ""  # under what the query counts against its cap
 
 
 def check(record: Record, *, asking: Asking, cell_min: int, queries_most: int, secret: bytes) -> Record:
@@ -68,12 +69,12 @@ def check(record: Record, *, asking: Asking, cell_min: int, queries_most: int, s
     made = record if now in record.sums else replace(record, sets={**record.sets, name: tags}, sums=(*record.sums, now))
     if not asking.query_sha256:
         return made
-    before = record.queries.get(asking.label, frozenset())
+    before = record.queries.get(asking.counted, frozenset())
     if asking.query_sha256 in before:
         return made
     if len(before) >= queries_most:
         raise OutsidePolicy("The analysis has asked as often as its study allows.", action="Propose a new study.")
-    return replace(made, queries={**record.queries, asking.label: before | {asking.query_sha256}})
+    return replace(made, queries={**record.queries, asking.counted: before | {asking.query_sha256}})
 
 
 def read(path: Path) -> Record:

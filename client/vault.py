@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -130,6 +130,8 @@ class Vault:
         except (KeyError, TypeError, ValueError, AttributeError):
             malformed = BadEnvelope("A request is malformed.", action="Check the coordinator's version.")
             return self._refuse(request, malformed)
+        except Exception:  # noqa: BLE001  (what nobody foresaw is written down too)
+            return self._refuse(request, InternalError("The vault failed at a request.", action="Report it, with this log."))
 
     def _settings(self) -> tuple[Site, Roster]:
         """Return site.toml and the approved roster as they are now; parsed again when a byte of them has changed."""
@@ -185,24 +187,27 @@ class Vault:
             return self._sent_again(announced, study, site)
         policy.check_study(site.policy, study=study, roster=roster)
         policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
-        if announced.task in {"gram", "query"}:
-            cohort = pipeline.complete_cases(cohort, study=study)
-        if study.harmonises(task=announced.task, index=announced.index):
-            request, cohort = self._harmonised(announced, request, study, cohort)
+        with _computing():
+            if announced.task in {"gram", "query"}:
+                cohort = pipeline.complete_cases(cohort, study=study)
+            if study.harmonises(task=announced.task, index=announced.index):
+                request, cohort = self._harmonised(announced, request, study, cohort)
         if announced.dimension != pipeline.dimension(announced, blob=request.blob, study=study):
             raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
         if not state.keyed():
             state = state.with_sealed(self._inbox(request, roster), me=self.name)
             state.save(self.home.state)  # the ephemeral secrets are gone from disk, whatever follows
         if isinstance(announced.mechanism, Exact):
-            checked = self._check_exact(announced, request, state, study, cohort, site)
+            with _computing():
+                checked = self._check_exact(announced, request, state, study, cohort, site)
         else:
             state = _count_noisy(state, announced, study=study)
             checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
-        contribution = (checked and checked.contribution) or pipeline.contribute(
-            announced, blob=request.blob, study=study, cohort=cohort, cell_min=site.policy.cell_min
-        )
+        with _computing():
+            contribution = (checked and checked.contribution) or pipeline.contribute(
+                announced, blob=request.blob, study=study, cohort=cohort, cell_min=site.policy.cell_min
+            )
         receipt = self._reserve(announced, study, site)  # a request that cannot be answered costs nothing
         ctx = masking.context(state.transcript, announcement=announced.bytes())
         seeds = session.seeds(pair_keys, ctx=ctx, me=self.name)
@@ -254,14 +259,16 @@ class Vault:
         )
         record, contribution = released.read(self._released_file), None
         if entering.rows is not None:
+            label = f"{announced.mechanism.entry()['statistic']} of {announced.study}"
+            form, most = pipeline.counting(announced, blob=request.blob, study=study)
             asking = released.Asking(
-                label=f"{announced.mechanism.entry()['statistic']} of {announced.study}",
+                label=label,
                 variables=entering.variables,
                 roster=announced.hospitals,
                 patients=entering.patients,
                 query_sha256=announced.blob_sha256 if announced.task == "query" else "",
+                counted=f"{label}{form}",
             )
-            most = policy.queries_most(announced, study=study)
             record = released.check(record, asking=asking, cell_min=site.policy.cell_min, queries_most=most, secret=secret)
             seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
             contribution = self._disclosed(announced, request.blob, entering.rows, site, seat)
@@ -392,6 +399,20 @@ class Vault:
     def _pseudonym(self) -> Callable[[str, str], str]:
         secret = pseudonym_key(self.home)
         return lambda kind, value: hmac.new(secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _computing() -> Iterator[None]:
+    """Turn whatever a computation over patients raises unforeseen (an overflow, no convergence) into a refusal as of data.
+
+    What its code leaves as says nothing of the data; which error it was stands in this hospital's log.
+    """
+    try:
+        yield
+    except (MotetError, OSError):
+        raise
+    except Exception as error:
+        raise DataError("A computation over the patients failed.", action="Report it, with this log.") from error
 
 
 def _of_query(request: Envelope, error: MotetError) -> bool:

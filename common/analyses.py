@@ -176,6 +176,11 @@ Declared = Annotated[
 ]
 
 
+def iterated(one: Declared) -> bool:
+    """Say whether the analysis asks one form again and again, up to its own cap; all others ask each of their forms once."""
+    return isinstance(one, Logistic | Ordinal | Mixed | Cox | KMeans | Mixture)
+
+
 def queries_most(one: Declared) -> int:
     """Return how many different queries the analysis may ask: its own cap, or what its kind needs."""
     if isinstance(one, Logistic | Ordinal | Mixed | Cox | KMeans | Mixture):
