@@ -48,8 +48,11 @@ def cohort(held: Cohort, *, study: Study, coefficients: bytes) -> Cohort:
     complete = columns.complete(table)
     names = [column.name for column in bound.columns]
     x, c = (table[complete][:, [names.index(name) for name in some]] for some in (pooled.features, pooled.covariates))
-    with np.errstate(all="ignore"):  # hostile coefficients overflow: what is not finite is not within bounds
-        made = harmonise(x, covariates=c, pooled=pooled)
+    try:
+        with np.errstate(all="ignore"):  # hostile coefficients overflow: what is not finite is not within bounds
+            made = harmonise(x, covariates=c, pooled=pooled)
+    except ArithmeticError:  # so do Python's own numbers, which raise
+        raise DataError("Harmonising overflows.", action="Check the coordinator's version; propose wider bounds.") from None
     low, high = np.array([study.declared_bounds(name) for name in pooled.features]).T
     if not bool(np.all((made >= low) & (made <= high))):
         raise DataError(

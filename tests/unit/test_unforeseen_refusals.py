@@ -1,0 +1,82 @@
+"""What a computation raises unforeseen leaves as a refusal like any other, and is written down."""
+
+import copy
+import json
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from client import pipeline, vault
+from common import harmonisation, left_out, wire
+from common.errors import DataError, HospitalMissing, TooFewPatients
+from common.harmonisation import Harmonisation
+from tests import cohorts, federation
+from tests.federation import HOSPITALS, kind
+
+FEW = {"colluders": 0}
+HUGE = Harmonisation(
+    features=("x1", "x2"),
+    covariates=("score",),
+    n=1,
+    effects=np.array([[2.0**60, 2.0**59]]),
+    grand_means=np.zeros(2),
+    deviations=np.full(2, 2.0**-59),
+)
+
+
+def codes(one, name):
+    return [leaf["code"] for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == "refuse"]
+
+
+def told(one):
+    return {wire.peek(data).body["code"] for _, data in one.sent if kind(data) == "refusal"}
+
+
+def gram(one, wanted, *, blob):
+    coordinator = federation.Coordinator(one, wanted, run="asks")
+    coordinator.set_up()
+    dimension = left_out.dimension(len(wanted.columns()))
+    return coordinator.secure_sum(task="gram", index=0, dimension=dimension, blob=blob, attempts=1)
+
+
+@pytest.fixture
+def far(make_federation):
+    """A ComBat whose covariate reaches 1e22: with coefficients near the largest allowed, a cube overflows."""
+    variables = copy.deepcopy(cohorts.VARIABLES)
+    variables[2] |= {"lower": Decimal("-1e23"), "upper": Decimal("1e23")}
+    combat = {"kind": "combat", "features": ["x1", "x2"], "covariates": ["score"], "apply": True}
+    one, wanted = make_federation(colluders_min=0), cohorts.study(combat, variables=variables, privacy=FEW)
+    dealt = cohorts.tables()
+    random = np.random.default_rng(0)
+    for rows in dealt.values():
+        rows[:, 2] = random.uniform(-1e22, 1e22, len(rows))
+    cohorts.put(one, wanted, dealt)
+    return one, wanted, dealt["hosp-a"]
+
+
+def test_coefficients_that_overflow_are_a_refusal_in_the_ledger(far):
+    one, wanted, _ = far
+    with pytest.raises(HospitalMissing):
+        gram(one, wanted, blob=harmonisation.pack(b"", coefficients=HUGE.bytes()))
+    assert {name: codes(one, name) for name in HOSPITALS} == {name: ["E-DATA"] for name in HOSPITALS}
+    assert told(one) == {"E-REFUSED"}
+
+
+def test_harmonising_that_overflows_says_so(far):
+    _, wanted, rows = far
+    with pytest.raises(DataError, match="overflows"):
+        pipeline.harmonised(HUGE.bytes(), study=wanted, cohort=cohorts.cohort("hosp-a", rows, wanted))
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError, FloatingPointError, ValueError, KeyError, np.linalg.LinAlgError])
+def test_no_error_of_a_computation_tells_what_it_was(raised):
+    with pytest.raises(DataError) as caught, vault._computing():
+        raise raised("of the data")
+    assert "of the data" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raised", [TooFewPatients("few", action="none"), OSError("disk")])
+def test_refusals_and_a_failing_disk_keep_their_names(raised):
+    with pytest.raises(type(raised)), vault._computing():
+        raise raised
