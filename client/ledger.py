@@ -232,6 +232,11 @@ class Ledger:
                 if item.id.startswith(f"{run}/") and (item.left or not left)
             )
 
+    def sums(self, run: str, *, statistic: str) -> frozenset[int]:
+        """Return the rounds of `run` in which exact sums of this name were reserved and not given back."""
+        with self._reading():
+            return self._state.sums(run, statistic=statistic)
+
     def size(self) -> int:
         """Return the number of entries."""
         with self._reading():

@@ -70,6 +70,16 @@ def check_query(asked: Query, *, index: int, study: Study) -> None:
         raise OutsidePolicy("The query is not one of the declared analysis.", action="Check the coordinator's version.")
 
 
+def check_sums(before: frozenset[int], *, index: int, study: Study) -> None:
+    """Refuse more sums of an analysis in one run than its study allows, repeated ones too: an auditor counts the same.
+
+    `before`: the run's other rounds in which it was summed.
+    """
+    position, _ = analyses.place(index)
+    if len(before) >= analyses.queries_most(study.statistics.analyses[position]):
+        raise OutsidePolicy("The run has asked the analysis as often as its study allows.", action="Start a new run.")
+
+
 def models_scored(study: Study) -> int:
     """Return how many models an evaluation scores: before the first step, after every step, and the final average."""
     return study.training.steps + 2

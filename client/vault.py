@@ -246,6 +246,8 @@ class Vault:
             policy.check_models(study, seen=state.models, scored=scored)
         if announced.task == "query":
             policy.check_query(query.parse(request.blob), index=announced.index, study=study)
+            before = self.ledger.sums(announced.run, statistic=announced.mechanism.entry()["statistic"])
+            policy.check_sums(before - {announced.round}, index=announced.index, study=study)
         entering = pipeline.entering(announced, blob=request.blob, study=study, cohort=cohort)
         policy.check_cohort(site.policy, patients=len(entering.patients))
         secret = pseudonym_key(self.home)

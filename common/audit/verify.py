@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from common import announcement, noisy_moments
+from common import analyses, announcement, noisy_moments
 from common import roster as rosters
 from common import study as studies
 from common.audit import recompute
@@ -15,7 +15,7 @@ from common.ledger import accounting, events, merkle, note
 from common.ledger.accounting import Tally
 from common.ledger.events import Event, Kind
 from common.ledger.state import Reservation, Stage, State
-from common.mechanism import Exact, GaussianShare, NoisyGram, SampledStep
+from common.mechanism import Exact, GaussianShare, Mechanism, NoisyGram, SampledStep
 from common.roster import Roster
 from common.study import Study
 
@@ -29,7 +29,7 @@ STEPS = (
     "(3) the Merkle root is over exactly these entries",
     "(4) every entry is canonical, of a known type and in order",
     "(5) every release follows its reservation, none twice",
-    "(6) every study is in the bundle under its hash, and every private release is what its study says",
+    "(6) every study is in the bundle under its hash, and every release is one of its study, in its number",
     "(7) no cap was passed at any entry",
     "(8) two independent accountants agree, and neither exceeds the gate's",
 )
@@ -184,6 +184,7 @@ def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: s
         elif event.kind == Kind.RESERVE:
             reserved = state.reservations[event.fields["id"]]
             _check_plan(reserved, plans=plans, hospital=hospital)  # (6)
+            _check_sums(reserved, study=plans[reserved.study], state=state)
             if isinstance(reserved.mechanism, GaussianShare):
                 _check_caps(event, reserved, state)  # (7)
                 last = reserved
@@ -200,11 +201,34 @@ def _check_plan(reserved: Reservation, *, plans: Mapping[str, Study], hospital: 
         raise _damaged(f"Entry {reserved.sequence} does not have the privacy parameters of its study.")
 
 
+def _check_sums(reserved: Reservation, *, study: Study, state: State) -> None:
+    """Refuse more sums of an analysis in one run than its study allows; a hospital refuses them too."""
+    if not isinstance(reserved.mechanism, Exact):
+        return
+    run, statistic = reserved.id.rsplit("/", 2)[0], reserved.mechanism.statistic
+    for position, one in enumerate(study.statistics.analyses):
+        if statistic == analyses.statistic(one, position=position):
+            if len(state.sums(run, statistic=statistic)) > analyses.queries_most(one):
+                raise _damaged(f"Entry {reserved.sequence} is one sum of {statistic} more than its study allows.")
+            return
+
+
+def _exact_of(study: Study) -> list[Mechanism]:
+    """Return every exact mechanism of the study: its Gram unless that has noise, the score histograms, each analysis."""
+    asked = [("evaluate", 0), ("gram", 0)]
+    asked += [("query", analyses.index(position, number=1)) for position in range(len(study.statistics.analyses))]
+    return [
+        announcement.mechanism_for(study, task=task, index=index, hospitals=study.hospitals_min, dimension=1)
+        for task, index in asked
+        if announcement.is_exact(study, task=task)
+    ]
+
+
 def _agreed(reserved: Reservation, study: Study) -> bool:
-    """Say whether a release has the mechanism that its study gives it; an exact Gram where noise was agreed has not."""
+    """Say whether a release has the mechanism that its study gives it; an exact statistic that it does not declare has not."""
     private, spent, agreed = study.statistics.privacy, reserved.mechanism, study.privacy
     if isinstance(spent, Exact):
-        return private is None or spent.statistic != "gram"
+        return spent in _exact_of(study)
     if isinstance(spent, NoisyGram):
         size = noisy_moments.packed_size(len(study.columns()))
         return (

@@ -155,6 +155,15 @@ class State:
         """Return the exact statistics that left."""
         return tuple(item for item in self.reservations.values() if isinstance(item.mechanism, Exact) and item.left)
 
+    def sums(self, run: str, *, statistic: str) -> frozenset[int]:
+        """Return the rounds of `run` in which exact sums of this name were reserved and not given back."""
+        return frozenset(
+            item.round_number
+            for item in self.reservations.values()
+            if isinstance(item.mechanism, Exact) and item.mechanism.statistic == statistic
+            if item.stage != Stage.ABORTED and item.id.startswith(f"{run}/")
+        )
+
     def private(self) -> tuple[Reservation, ...]:
         """Return the private releases that are charged, whether or not they left."""
         return tuple(
