@@ -229,9 +229,13 @@ def harmonised(coefficients: bytes, *, study: Study, cohort: Cohort) -> Cohort:
 
 
 def seat(announcement: Announcement, *, study: Study, me: str, shows: bool) -> Seat:
-    """Return where the hospital `me` stands in a round; `shows`: its policy lets its own estimates be seen."""
-    of = len(announcement.hospitals)
-    return Seat(at=announcement.hospitals.index(me), of=of, honest=of - study.privacy.colluders, shows=shows)
+    """Return where the hospital `me` stands in a round; `shows`: its policy lets its own estimates be seen.
+
+    As many work with the coordinator as the more careful part of the study assumes: an assumption about hospitals, not sums.
+    """
+    of, noisy = len(announcement.hospitals), study.statistics.privacy
+    colluders = max(study.privacy.colluders, noisy.colluders if noisy else 0)
+    return Seat(at=announcement.hospitals.index(me), of=of, honest=of - colluders, shows=shows)
 
 
 def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows, seat: Seat) -> tuple[Answer, Contribution]:
