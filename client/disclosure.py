@@ -10,19 +10,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from client import span
+from client import span, weights
 from client.config import Policy
 from client.kernels.histogram import bins_of
-from client.kernels.rows import ALONE, Answer, Rows, Seat, linear, with_ones
-from common import residuals
-from common.errors import OutsidePolicy, TooFewPatients
+from client.kernels.rows import ALONE, Answer, Rows, Seat, linear
+from client.weights import few
+from common.errors import OutsidePolicy
 from common.query import Query
 
 Float = NDArray[np.float64]
 
 COUNTS_ONLY: Final = frozenset({"table", "marginals", "rank_gram"})
 AGGREGATES: Final = frozenset({"mixed"})
-WEIGHED: Final = frozenset({"logistic", "firth", "ordinal", "cox", "cox_stratified", "residuals"})
 # Sums that a few hospitals' own aggregates solve: honest hospitals (those that do not work with the coordinator) needed.
 HONEST_LEAST: Final = {
     "absorbed": 3,  # with the Gram: the scatter of hospitals' means, which of two hospitals gives their difference
@@ -31,7 +30,6 @@ HONEST_LEAST: Final = {
     "meta_random": 4,  # seven with the first round's
 }
 LEVELS_MOST: Final = 16  # a column of no more values is looked at value by value
-STEEPEST: Final = 20.0  # of a linear predictor: beyond it a fit is a cut between two sets of patients
 
 
 def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
@@ -44,7 +42,7 @@ def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> N
     squares = (values - values.mean(axis=0)) ** 2 if len(values) else values
     for name, column, square in zip(names, values.T, squares.T, strict=True):
         if len(np.unique(column)) > 2 and _share(square) > float(policy.share_max):
-            raise _few(f"one patient dominates {name}")
+            raise few(f"one patient dominates {name}")
 
 
 def check_group(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
@@ -59,18 +57,18 @@ def check_group(policy: Policy, *, values: Float, names: tuple[str, ...]) -> Non
     if n == 0:
         return
     if n <= p + 1:
-        raise _few("there are not more patients than columns")
+        raise few("there are not more patients than columns")
     two = [(name, np.unique(column)) for name, column in zip(names, values.T, strict=True)]
     _cells([(name, values[:, at] == found[0]) for at, (name, found) in enumerate(two) if len(found) <= 2], k=policy.cell_min)
     for name, column in zip(names, values.T, strict=True):
         if "[" in name and 0 < int(np.count_nonzero(column)) < policy.cell_min:
-            raise _few(f"{name} is other than zero for too few")
+            raise few(f"{name} is other than zero for too few")
     rows, most = span.basis(values), leverage_most(policy)
     if bool(np.any((rows * rows).sum(axis=1) > most)):
-        raise _few("a combination of the columns is nearly zero but for one patient")
+        raise few("a combination of the columns is nearly zero but for one patient")
     alike = span.alike(values, most=LEVELS_MOST)
     if bool(np.any((alike.sum(axis=0) < policy.cell_min) & (span.shown(alike, rows=rows) > most))):
-        raise _few("a combination of the columns shows a small group")
+        raise few("a combination of the columns shows a small group")
     flags = np.concatenate([alike, span.above(values, most=LEVELS_MOST)], axis=1)
     told = span.shown(flags, rows=rows) > span.TELLS_LEAST
     _cells([("a group", flag) for flag in flags[:, told].T], k=policy.cell_min)
@@ -87,11 +85,11 @@ def leverage_most(policy: Policy) -> float:
 def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE) -> None:
     """Refuse a query whose sums would show one patient of `rows`, before it is answered.
 
-    Rows are those complete in every column of the analysis. Beside the rules of check_columns: weights that a query gives to
-    patients (residuals and variances of a logistic or ordinal fit, hazards, squares of residuals) are dominated by one; a
-    linear predictor above 20, which would choose a set of patients; a patient whose leverage is above the policy's share;
-    scores of ranks that do not tell occupied bins apart; where the policy does not allow it, a kernel that shows hospitals'
-    own aggregates, or one whose sums so few honest hospitals cannot hide (`seat`).
+    Rows are those complete in every column of the analysis. Beside the rules of check_columns, and those of check_group for
+    every group whose products it shows: weights that a query gives to patients (client/weights.py) of which one patient holds
+    more than the policy's share, or a combination of them and the columns more than `leverage_most`; numbers that choose
+    patients by themselves; components of a mixture with fewer than k patients, more than none; where the policy does not allow
+    it, a kernel that shows hospitals' own aggregates, or one whose sums so few honest hospitals cannot hide (`seat`).
     """
     if asked.kernel in AGGREGATES and not policy.site_aggregates:
         raise OutsidePolicy("The analysis shows this hospital's own sums.", action="Set site_aggregates in site.toml, or not.")
@@ -101,19 +99,24 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE)
         check_columns(policy, values=rows.values, names=rows.names)
     if asked.kernel in {"cox", "ordinal"} and asked.predictors:
         _check_groups(policy, asked, rows)
-    for weights in _weights(policy, asked, rows):
-        if _share(weights) > float(policy.share_max):
-            raise _few("one patient dominates the weights of a query")
-    if asked.kernel == "rank_gram":
-        _scores_rise(asked, rows)
+    found = weights.of(asked, rows, leverage_most=leverage_most(policy))
+    if any(_share(single) > float(policy.share_max) for single in found.single):
+        raise few("one patient dominates the weights of a query")
+    for columns in found.spans:
+        if bool(np.any(span.leverage(columns) > leverage_most(policy))):
+            raise few("a combination of the weights of a query is nearly zero but for one patient")
+    if any(bool(np.any(counts < policy.cell_min)) for counts in found.counts):
+        raise few("a sum of scores tells a small cell")
+    if any(0 < total < policy.cell_min for total in found.sums):
+        raise few("a component has too few patients")
 
 
 def check_answer(policy: Policy, *, answer: Answer) -> None:
     """Refuse an answer that counts 1 to k - 1 patients anywhere, or is about a fit with too many coefficients."""
     if answer.smallest_cell is not None and answer.smallest_cell < policy.cell_min:
-        raise _few("a cell, a group or a number of events is too small")
+        raise few("a cell, a group or a number of events is too small")
     if answer.patients and answer.parameters > float(policy.parameters_share_max) * answer.patients:
-        raise _few("a fit has too many coefficients")
+        raise few("a fit has too many coefficients")
 
 
 def _cells(binary: list[tuple[str, NDArray[np.bool_]]], *, k: int) -> None:
@@ -126,7 +129,7 @@ def _cells(binary: list[tuple[str, NDArray[np.bool_]]], *, k: int) -> None:
     small = np.any([(cell > 0) & (cell < k) for cell in cells], axis=0)
     if small.any():
         i, j = np.argwhere(small)[0]
-        raise _few(f"{binary[int(i)][0]} with {binary[int(j)][0]} has a small cell")
+        raise few(f"{binary[int(i)][0]} with {binary[int(j)][0]} has a small cell")
 
 
 def _check_groups(policy: Policy, asked: Query, rows: Rows) -> None:
@@ -154,85 +157,10 @@ def _check_hazards(policy: Policy, asked: Query, rows: Rows, *, group: Float) ->
     eta = linear(z, asked.array("coefficients"))
     for one in np.unique(group[group >= 0]):
         if _share(np.exp(eta[group == one] - eta[group == one].max())) > leverage_most(policy):
-            raise _few("one patient dominates the hazards of an interval")
-
-
-def _weights(policy: Policy, asked: Query, rows: Rows) -> list[Float]:
-    """Return what a query weighs patients by, one array a kind of weight; raises where it chooses patients."""
-    if asked.kernel not in WEIGHED or not len(rows.values):
-        return []
-    x = rows.complete(asked.variables)
-    z = rows.standardised(x[:, len(asked.responses) :], names=asked.predictors)
-    if asked.kernel == "residuals":
-        return _of_residuals(policy, asked, x)
-    if asked.kernel == "ordinal":
-        return _of_levels(asked, x[:, 0], z)
-    b = asked.array("coefficients")
-    if asked.kernel in {"cox", "cox_stratified"}:
-        eta = linear(z, b)
-        _not_steep(eta - eta.mean())
-        return [np.exp(eta - eta.max())]
-    eta = linear(with_ones(z), b)
-    _not_steep(eta)
-    signed = np.where(x[:, 0] == 1, eta, -eta)
-    missed = np.exp(-np.logaddexp(0.0, signed))  # |y - probability|
-    return [missed, missed * np.exp(-np.logaddexp(0.0, -signed))]
-
-
-def _of_levels(asked: Query, level: Float, z: Float) -> list[Float]:
-    """Return the weights of proportional odds: in the scores of the slopes and of each threshold, and in the information."""
-    shift = linear(z, asked.array("coefficients")) if asked.predictors else np.zeros(len(z))
-    cuts = asked.array("thresholds")
-    _not_steep(cuts[None, :] - shift[:, None])
-    ends = np.concatenate([[-np.inf], cuts, [np.inf]])
-    at = level.astype(np.int64)
-    low, high = _below(ends[at] - shift), _below(ends[at + 1] - shift)  # probabilities of a lower level, and of none higher
-    gap = high - low
-    weights = [np.abs(1 - high - low), high * (1 - high) + low * (1 - low)]
-    for cut in range(len(cuts)):
-        beside = [(at == cut) * high * (1 - high), (at == cut + 1) * low * (1 - low)]
-        weights.append((beside[0] + beside[1]) / np.where(gap > 0, gap, 1.0))
-    return weights
-
-
-def _of_residuals(policy: Policy, asked: Query, x: Float) -> list[Float]:
-    """Return squares and fourth powers of residuals, and squares over what leverage leaves.
-
-    With no leverage above the share, no denominator is small: the weights are nearly a polynomial of the patient's values.
-    """
-    row = residuals.parts(x[:, 1:], x[:, 0], fit=residuals.from_query(asked))
-    if not bool(np.all(1 - row.left <= float(policy.share_max))):
-        raise _few("a patient has too much leverage in the fit of a query")
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows, the kernel refuses
-        square = row.s * row.s
-        return [square, square * square, square / (row.left * row.left)]
-
-
-def _below(at: Float) -> Float:
-    result: Float = np.exp(-np.logaddexp(0.0, -at))
-    return result
-
-
-def _not_steep(eta: Float) -> None:
-    if float(np.abs(eta).max()) > STEEPEST:
-        raise _few("a linear predictor is so steep that it chooses patients")
-
-
-def _scores_rise(asked: Query, rows: Rows) -> None:
-    """Midranks rise by at least a patient's worth from one occupied bin to the next: no cut between two sets of patients."""
-    x = rows.complete(asked.variables)
-    for at in range(len(asked.responses)):
-        score, edges = asked.array(f"score.{at}"), asked.array(f"grid.{at}")
-        occupied = np.unique(np.clip(np.searchsorted(edges, x[:, at], side="right") - 1, 0, len(score) - 1))
-        if bool(np.any(np.diff(score) < 0)) or bool(np.any(np.diff(score[occupied]) <= 0)):
-            raise OutsidePolicy("The scores of ranks do not rise with the values.", action="Check the coordinator's version.")
+            raise few("one patient dominates the hazards of an interval")
 
 
 def _share(parts: Float) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
         whole = float(parts.sum())
     return float(parts.max()) / whole if whole > 0 else 0.0
-
-
-def _few(why: str) -> TooFewPatients:
-    return TooFewPatients(f"An exact sum is refused: {why}.", action="See [policy] in site.toml; ask for coarser groups.")

@@ -48,33 +48,47 @@ def mixture(rows: Rows, query: Query) -> Answer:
     Source: Dempster, Laird, Rubin 1977, for diagonal Gaussians.
     """
     z = _scaled(rows, query)
-    p = z.shape[1]
-    weights, means = query.array("weights"), query.array("means").reshape(-1, p)
-    variances = query.array("variances").reshape(-1, p)
-    k = len(weights)
+    k, p = query.length("weights"), z.shape[1]
     total = np.zeros(dimension(query), dtype=object)
     hard = np.zeros(k, dtype=np.int64)
     for start in range(0, len(z), BLOCK_ROWS):
         block = z[start : start + BLOCK_ROWS]
-        density = np.empty((len(block), k))
+        density = _densities(block, query)
+        r, likelihood = _shared(density)
+        parts = [np.ones(len(block)), likelihood]
         for c in range(k):
-            density[:, c] = math.log(weights[c])
-            for j in range(p):
-                density[:, c] -= 0.5 * (
-                    (block[:, j] - means[c, j]) ** 2 / variances[c, j] + math.log(2 * math.pi * variances[c, j])
-                )
-        top = density.max(axis=1)
-        shares = np.exp(density - top[:, None])
-        norm = np.zeros(len(block))
-        for c in range(k):
-            norm += shares[:, c]
-        parts = [np.ones(len(block)), top + np.log(norm)]
-        for c in range(k):
-            r = shares[:, c] / norm
-            parts += [r, *(r * block[:, j] for j in range(p)), *(r * block[:, j] ** 2 for j in range(p))]
+            parts += [r[:, c], *(r[:, c] * block[:, j] for j in range(p)), *(r[:, c] * block[:, j] ** 2 for j in range(p))]
         total += fixed_point.total(np.stack(parts, axis=1))
         hard += np.bincount(density.argmax(axis=1), minlength=k)
     return Answer(values=total, patients=len(z), smallest_cell=smallest(hard), parameters=2 * k * p, statistic="")
+
+
+def responsibilities(rows: Rows, query: Query) -> NDArray[np.float64]:
+    """Return every patient's share in each component of a mixture, shape (patients, components)."""
+    return _shared(_densities(_scaled(rows, query), query))[0]
+
+
+def _densities(z: NDArray[np.float64], query: Query) -> NDArray[np.float64]:
+    """Return log(weight density), shape (rows, components)."""
+    p = z.shape[1]
+    weights, means = query.array("weights"), query.array("means").reshape(-1, p)
+    variances = query.array("variances").reshape(-1, p)
+    density = np.empty((len(z), len(weights)))
+    for c in range(len(weights)):
+        density[:, c] = math.log(weights[c])
+        for j in range(p):
+            density[:, c] -= 0.5 * ((z[:, j] - means[c, j]) ** 2 / variances[c, j] + math.log(2 * math.pi * variances[c, j]))
+    return density
+
+
+def _shared(density: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return responsibilities (rows, components) and log-likelihoods (rows,)."""
+    top = density.max(axis=1)
+    shares = np.exp(density - top[:, None])
+    norm = np.zeros(len(density))
+    for c in range(density.shape[1]):
+        norm += shares[:, c]
+    return shares / norm[:, None], top + np.log(norm)
 
 
 def _scaled(rows: Rows, query: Query) -> NDArray[np.float64]:

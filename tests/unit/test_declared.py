@@ -153,5 +153,5 @@ def test_scores_of_ranks_that_cut_patients_in_two_are_refused():
         return query.ask("rank_gram", responses=["a", "b"], numbers=numbers)
 
     disclosure.check_query(policy(), asked=asked(honest), rows=rows)
-    with pytest.raises(Exception, match="do not rise"):
+    with pytest.raises(Exception, match="not those of midranks"):
         disclosure.check_query(policy(), asked=asked(cut), rows=rows)

@@ -137,3 +137,100 @@ def test_a_patient_alone_in_the_last_digits_of_nearly_aliased_columns_is_refused
     other[7] += 2.0**-30
     with pytest.raises(TooFewPatients):
         gram_of(a=x, b=other)
+
+
+def mixed(*, weight: float, means: list[float], variances: list[float]) -> Query:
+    numbers = {"centre": [0.0] * 3, "scale": [1.0] * 3, "weights": [1 - weight if weight == 0.5 else 1.0, weight]}
+    return ask("mixture", responses=["x1", "x2", "malignancy"], numbers={**numbers, "means": means, "variances": variances})
+
+
+def test_a_component_that_wins_nobody_and_sits_on_one_patient_is_refused():
+    table = cohorts.table()
+    table[0, 0] = 12.0
+    rows = rows_of("x1", "x2", "malignancy", table=table)
+    wide = [100.0, 100.0, 100.0]
+    answered(rows, mixed(weight=0.5, means=[1, -4, 2, 4, 4, 4], variances=[9.0, 16.0, 4.0, 9.0, 16.0, 4.0]))
+    refused(rows, mixed(weight=2.0**-50, means=[0, 0, 4, 16, 0, 4], variances=[*wide, 0.5, 100, 100]))
+    top = float(rows.values[:, 0].max())
+    refused(rows, mixed(weight=2.0**-25, means=[0, 0, 4, top, 0, 4], variances=[*wide, 0.004, 100, 100]))
+    refused(rows, mixed(weight=0.5, means=[0, 0, 4, 9, 0, 4], variances=[*wide, 2.0**-12, 100, 100]))
+
+
+def test_a_component_of_fewer_patients_than_a_cell_is_refused():
+    rows = rows_of("x1", "x2", "malignancy")
+    refused(rows, mixed(weight=2.0**-6, means=[0, 0, 4, 0, 0, 4], variances=[100.0] * 6))  # 2.5 patients, of all alike
+    answered(rows, mixed(weight=2.0**-3, means=[0, 0, 4, 0, 0, 4], variances=[100.0] * 6))
+
+
+GRID4 = tuple(np.linspace(0, 1, 5).tolist())
+
+
+def ranked(score: list[float], other: list[float]) -> Query:
+    grids = {"grid.0": GRID4, "grid.1": tuple(np.linspace(0, 8, 5).tolist())}
+    return ask("rank_gram", responses=["score", "malignancy"], numbers={**grids, "score.0": score, "score.1": other})
+
+
+def test_scores_whose_digits_spell_the_table_are_refused():
+    table = cohorts.table()
+    table[:, 7] = np.clip(table[:, 2] * 6 + np.random.default_rng(3).normal(0, 0.7, len(table)), 0.1, 7.9)
+    rows = rows_of("score", "malignancy", table=table)
+    even = [-0.75, -0.25, 0.25, 0.75]
+    answered(rows, ranked(even, even))
+    digits, cut = [2.0 ** (10 * at - 12) for at in range(4)], [0.0, 2.0**-52, 1.0, 1.0 + 2.0**-52]
+    refused(rows, ranked(digits, even))
+    refused(rows, ranked(even, cut))
+    refused(rows, ranked(digits, cut))
+
+
+def test_a_table_so_small_that_one_sum_of_scores_tells_it_has_no_small_cell():
+    table = cohorts.table()
+    table[:, 7] = np.where(table[:, 2] < 0.5, 1.0, 7.0)
+    table[:2, 7] = 7.0
+    even = [-0.75, -0.25, 0.25, 0.75]
+    refused(rows_of("score", "malignancy", table=table), ranked(even, even))
+
+
+def odds(kernel: str, coefficients: list[float], *, inverse: list[float] | None = None, x: str = "grade") -> Query:
+    numbers = {"coefficients": coefficients} | ({"inverse": inverse} if inverse else {})
+    return ask(kernel, responses=["y"], predictors=[x], numbers=numbers)
+
+
+def with_grade(*, twos: int) -> Rows:
+    table = cohorts.table()
+    held = rows_of("y", "x1", table=table)
+    values = np.column_stack([held.values[:, 0], graded(twos=twos)])
+    return Rows(names=("y", "grade"), values=values, lower=(0.0, 0.0), upper=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("kernel", ["logistic", "firth"])
+def test_a_fit_whose_weights_differ_for_one_patient_only_is_refused(kernel):
+    """At eta = -1, 1 and 3 the variances of the first two are one number, and 3 has only the patient of grade 2."""
+    inverse = [0.01, 0.0, 0.01] if kernel == "firth" else None
+    answered(with_grade(twos=20), odds(kernel, [1.0, 2.0], inverse=inverse))
+    alone = with_grade(twos=1)
+    answered(alone, odds(kernel, [0.0, 0.0], inverse=inverse))
+    refused(alone, odds(kernel, [1.0, 2.0], inverse=inverse))
+
+
+@pytest.mark.parametrize("inverse", [[2.0**60, 0.0, 2.0**60], [0.0, 0.0, -1.0], [0.0, 300.0, 0.0]])
+def test_an_inverse_that_is_of_no_fit_is_refused(inverse):
+    rows = rows_of("y", "x1")
+    answered(rows, odds("firth", [0.0, 0.0], inverse=[0.02, 0.0, 0.1], x="x1"))
+    refused(rows, odds("firth", [0.0, 0.0], inverse=inverse, x="x1"))
+
+
+def test_squares_of_residuals_that_single_out_a_patient_are_refused():
+    """With residual grade, its square less itself is other than zero for grade 2 only."""
+
+    def fitted(*, twos: int) -> None:
+        grade = graded(twos=twos)
+        values = np.column_stack([grade, cohorts.table()[:, 0]])
+        rows = Rows(names=("grade", "x1"), values=values, lower=(-1.0, -16.0), upper=(3.0, 16.0))
+        numbers = {"rows": [640.0], "mean": [0.0], "scale": [1.0], "basis": [0.01], "slope": [0.0], "outcome": [0.0, 1.0]}
+        disclosure.check_query(
+            POLICY, asked=ask("residuals", responses=["grade"], predictors=["x1"], numbers=numbers), rows=rows
+        )
+
+    fitted(twos=30)
+    with pytest.raises(TooFewPatients):
+        fitted(twos=1)
