@@ -37,7 +37,10 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A hospital that shows its estimates: its place in the round, its complete patients, one estimate a coefficient."""
+    """A hospital that shows its estimates: the place that was filled, its complete patients, one estimate a coefficient.
+
+    As sent: places are added like all else, so that a hospital filled its own and no other's is not proven.
+    """
 
     at: int
     n: int
@@ -86,7 +89,7 @@ def unpack_again(total: Sequence[int], *, p: int) -> tuple[int, list[Weighted]]:
 
 
 def unpack_shown(total: Sequence[int], *, p: int) -> list[Shown]:
-    """Read the opened sum of `pack_shown`; raises ProtocolError when two hospitals filled one place."""
+    """Read the opened sum of `pack_shown`; raises ProtocolError when two hospitals filled one place, not when one lied."""
     width = 2 + 2 * p
     if len(total) != GROUPS_MOST * width:
         raise _wrong("it has the wrong length")

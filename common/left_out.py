@@ -1,7 +1,8 @@
-"""How many patients the exact Gram leaves out as incomplete: two integers beside it, and no small count among them.
+"""How many patients an exact sum leaves out as incomplete: two integers beside it, and no hospital's small count among them.
 
 A hospital that leaves out nobody, or at least its smallest cell, adds the number; one that leaves out fewer adds a one to the
-hospitals that do not tell.
+hospitals that do not tell. That keeps the number itself tidy and hides nothing: each sum holds how many patients enter it, and
+the difference between two analyses of other variables is how many lack a value in the one and not in the other.
 """
 
 from collections.abc import Sequence

@@ -83,7 +83,7 @@ def meta(found: Found, declared: Found, key: str) -> Parts:
     listed = _listed(found["by_hospital"], asked=asked, terms=terms) if forest else []
     tables = [table("Combined over hospitals", COMBINED, found["rows"]), table("Heterogeneity", SPREAD, found["heterogeneity"])]
     if listed:
-        tables.append(table("Hospitals that show their estimates", HOSPITALS, listed))
+        tables.append(table("Hospitals that show their estimates, as sent", HOSPITALS, listed))
     drawn = [_forest(row, listed, found["rows"], key=f"{key}-{at + 1}") for at, row in enumerate(found["heterogeneity"])]
     spread = "; ".join(
         f"{row['term']}: I squared {cell(row['i_squared'])} ({cell(row['i_squared_low'])} to {cell(row['i_squared_high'])}), "
@@ -93,6 +93,8 @@ def meta(found: Found, declared: Found, key: str) -> Parts:
     note = f"{found['hospitals']} hospitals had a fit of their own. {spread}."
     if len(asked) > found["hospitals"]:
         note += f" {len(asked) - found['hospitals']} of {len(asked)} had none and added nothing; which is not known."
+    if listed:
+        note += " Rows of hospitals are as sent: that no hospital filled another's place is not proven."
     if found["random_absent"]:
         note += f" No random effects ({found['random_absent']})."
     if found["shown_absent"]:

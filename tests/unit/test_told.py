@@ -107,7 +107,8 @@ def test_figures_of_a_page_have_ids_of_their_own_and_draw_no_patient(analyses, t
 
 def test_a_forest_names_who_does_not_show_an_estimate(analyses):
     (forest,) = [section for section in told(analyses) if "own estimates" in section["title"]]
-    assert [table["caption"] for table in forest["tables"]][-1] == "Hospitals that show their estimates"
+    assert [table["caption"] for table in forest["tables"]][-1] == "Hospitals that show their estimates, as sent"
+    assert "as sent: that no hospital filled another's place is not proven" in forest["note"]
     assert [row[1] for row in forest["tables"][-1]["rows"]] == [
         "hosp-a (not shown)",
         "hosp-b",
