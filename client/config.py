@@ -40,6 +40,7 @@ class Policy(BaseModel):
     parameters_share_max: Annotated[Decimal, Field(gt=0, le=Decimal("0.5"))]
     share_max: Annotated[Decimal, Field(gt=0, lt=1)]
     site_aggregates: bool
+    cluster_sums: bool
     allowed_studies: tuple[HashText, ...]
     approved_roster: HashText | None = None
 
@@ -142,6 +143,7 @@ cell_min = {cell_min}               # exact sums that show fewer patients in a c
 parameters_share_max = {parameters_share_max}     # coefficients of an iterated fit, per patient here
 share_max = {share_max}              # the most of a column's or a weight's sum that one patient may hold
 site_aggregates = {site_aggregates}      # whether analyses may show this hospital's own sums (random intercepts)
+cluster_sums = {cluster_sums}         # whether k-means and mixtures may be asked: two of their sums can differ by one patient
 allowed_studies = []       # by SHA-256, added by `motet-hospital approve`
 """
 
@@ -162,6 +164,7 @@ def create(
     parameters_share_max: Decimal = PARAMETERS_SHARE_MAX,
     share_max: Decimal = SHARE_MAX,
     site_aggregates: bool = False,
+    cluster_sums: bool = False,
 ) -> Site:
     """Make a hospital's folder with fresh keys; raises AlreadyExists and changes nothing when one is there.
 
@@ -183,6 +186,7 @@ def create(
         parameters_share_max=canonical.decimal_text(parameters_share_max),
         share_max=canonical.decimal_text(share_max),
         site_aggregates=str(site_aggregates).lower(),
+        cluster_sums=str(cluster_sums).lower(),
     )
     site = _chosen(text)
     files.refuse_remains(folder, names=("site.toml", "keys", "approved", "state", "cohorts", "relay", "ledger.sqlite"))

@@ -22,6 +22,7 @@ Float = NDArray[np.float64]
 
 COUNTS_ONLY: Final = frozenset({"table", "marginals", "rank_gram"})
 AGGREGATES: Final = frozenset({"mixed"})
+CLUSTERS: Final = frozenset({"lloyd", "mixture"})  # the query chooses who is in which
 # Sums that a few hospitals' own aggregates solve: honest hospitals (those that do not work with the coordinator) needed.
 HONEST_LEAST: Final = {
     "absorbed": 3,  # with the Gram: the scatter of hospitals' means, which of two hospitals gives their difference
@@ -89,12 +90,9 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE)
     every group whose products it shows: weights that a query gives to patients (client/weights.py) of which one patient holds
     more than the policy's share, or a combination of them and the columns more than `leverage_most`; numbers that choose
     patients by themselves; components of a mixture with fewer than k patients, more than none; where the policy does not allow
-    it, a kernel that shows hospitals' own aggregates, or one whose sums so few honest hospitals cannot hide (`seat`).
+    it, clusters, a kernel that shows hospitals' own aggregates, or one whose sums so few honest hospitals cannot hide (`seat`).
     """
-    if asked.kernel in AGGREGATES and not policy.site_aggregates:
-        raise OutsidePolicy("The analysis shows this hospital's own sums.", action="Set site_aggregates in site.toml, or not.")
-    if seat.honest < HONEST_LEAST.get(asked.kernel, 0) and not policy.site_aggregates:
-        raise OutsidePolicy("Too few hospitals hide this one's own sums.", action="Set site_aggregates in site.toml, or not.")
+    _check_allowed(policy, asked, seat)
     if asked.kernel not in COUNTS_ONLY:
         check_columns(policy, values=rows.values, names=rows.names)
     if asked.kernel in {"cox", "ordinal"} and asked.predictors:
@@ -130,6 +128,16 @@ def _cells(binary: list[tuple[str, NDArray[np.bool_]]], *, k: int) -> None:
     if small.any():
         i, j = np.argwhere(small)[0]
         raise few(f"{binary[int(i)][0]} with {binary[int(j)][0]} has a small cell")
+
+
+def _check_allowed(policy: Policy, asked: Query, seat: Seat) -> None:
+    """Refuse kernels that this hospital does not answer at all, or not beside so few honest hospitals."""
+    if asked.kernel in CLUSTERS and not policy.cluster_sums:
+        raise OutsidePolicy("Two sums of clusters can differ by one patient.", action="Set cluster_sums in site.toml, or not.")
+    if asked.kernel in AGGREGATES and not policy.site_aggregates:
+        raise OutsidePolicy("The analysis shows this hospital's own sums.", action="Set site_aggregates in site.toml, or not.")
+    if seat.honest < HONEST_LEAST.get(asked.kernel, 0) and not policy.site_aggregates:
+        raise OutsidePolicy("Too few hospitals hide this one's own sums.", action="Set site_aggregates in site.toml, or not.")
 
 
 def _check_groups(policy: Policy, asked: Query, rows: Rows) -> None:

@@ -193,15 +193,20 @@ def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[st
 
 
 def counting(announcement: Announcement, *, blob: bytes, study: Study) -> tuple[str, int]:
-    """Return under what name within its analysis a query counts, and how many different ones of it are answered, ever.
+    """Return under what name a query counts, and how many different ones of that name are answered, ever.
 
-    An iterated analysis counts all its queries together, against the study's cap; any other asks each form once.
+    An iterated analysis counts all queries of its kind about its columns together, of whatever study, against this study's cap;
+    any other asks each form once a study.
     """
     if announcement.task != "query":
         return "", 0
     position, _ = analyses.place(announcement.index)
     one = study.statistics.analyses[position]
-    return ("", analyses.queries_most(one)) if analyses.iterated(one) else (f" {query.parse(blob).kernel}", 1)
+    if not analyses.iterated(one):
+        return f"{analyses.statistic(one, position=position)} of {study.hash()} {query.parse(blob).kernel}", 1
+    return f"{one.kind} of {' '.join(sorted(column.name for column in study.asked(position).columns))}", analyses.queries_most(
+        one
+    )
 
 
 def _rows(values: NDArray[np.float64], *, design: Sequence[Column], study: Study) -> Rows:

@@ -261,15 +261,14 @@ class Vault:
         )
         record, contribution = released.read(self._released_file), None
         if entering.rows is not None:
-            label = f"{announced.mechanism.entry()['statistic']} of {announced.study}"
-            form, most = pipeline.counting(announced, blob=request.blob, study=study)
+            counted, most = pipeline.counting(announced, blob=request.blob, study=study)
             asking = released.Asking(
-                label=label,
+                label=f"{announced.mechanism.entry()['statistic']} of {announced.study}",
                 variables=entering.variables,
                 roster=announced.hospitals,
                 patients=entering.patients,
                 query_sha256=announced.blob_sha256 if announced.task == "query" else "",
-                counted=f"{label}{form}",
+                counted=counted,
             )
             record = released.check(record, asking=asking, cell_min=site.policy.cell_min, queries_most=most, secret=secret)
             seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)

@@ -29,7 +29,9 @@ AGREEMENT = {"kind": "agreement", "readers": ["x1", "malignancy"]}
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, phantom_scans, cohort_cache):
     """One study with every kind, run once; the hospitals keep the floors that `init` writes, but for the smallest cell."""
-    one = federation.Federation(tmp_path_factory.mktemp("analyses") / "f", phantom_scans, cache=cohort_cache)
+    one = federation.Federation(
+        tmp_path_factory.mktemp("analyses") / "f", phantom_scans, cache=cohort_cache, policy={"cluster_sums": True}
+    )
     wanted = study(LOGISTIC, ROC, KAPLAN_MEIER, COX, K_MEANS, SPEARMAN, AGREEMENT)
     dealt = cohorts.tables()
     cohorts.put(one, wanted, dealt)
@@ -403,6 +405,30 @@ def test_a_hospitals_own_aggregates_need_its_permission(make_federation):
     assert shy.run(wanted)["analyses"][0]["diagnosis"] == "refused"
     made = asker(make_federation, mixed, policy={"site_aggregates": True})
     assert made.one.run(made.wanted)["analyses"][0]["result"]["hospitals"] == 4
+
+
+def lloyd(cut):
+    """Two clusters, apart at `cut` in x1."""
+    numbers = {"centre": [0.0] * 2, "scale": [1.0] * 2, "centres": [cut - 1, 0, cut + 1, 0]}
+    return ask("lloyd", responses=["x1", "x2"], numbers=numbers)
+
+
+def test_clusters_that_a_query_chooses_need_the_hospitals_permission(make_federation):
+    made = asker(make_federation, K_MEANS)
+    assert made.refused(lloyd(0.0)) == "E-REFUSED-PARAMETERS"
+
+
+def test_the_iteration_cap_holds_across_titles_of_a_study(make_federation):
+    few = {**K_MEANS, "queries_max": 2}
+    made = asker(make_federation, few, policy={"cluster_sums": True})
+    made.ask(lloyd(0.0))
+    made.ask(lloyd(0.5))
+    made.inner.close()
+    other = study({**few, "variables": ["x2", "x1"]}, few, title="Another")
+    cohorts.put(made.one, other, cohorts.tables())
+    again = Asker(made.one, other, run="again")
+    again.ask(lloyd(0.5), position=1)
+    assert again.refused(lloyd(1.0), position=1) == "E-REFUSED-PARAMETERS"
 
 
 def test_a_second_run_of_the_same_study_gives_the_same_results(make_federation):

@@ -26,6 +26,7 @@ MINE = Policy(
     parameters_share_max=Decimal("0.1"),
     share_max=Decimal("0.6"),
     site_aggregates=False,
+    cluster_sums=False,
     allowed_studies=(),
 )
 

@@ -24,6 +24,7 @@ POLICY = config.Policy(
     parameters_share_max=Decimal("0.1"),
     share_max=Decimal("0.6"),
     site_aggregates=False,
+    cluster_sums=False,
     allowed_studies=(),
 )
 NOISY = {
