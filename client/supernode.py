@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from client import relay
@@ -20,6 +21,8 @@ AGAIN_S = 3.0  # between two starts
 SETTLED_S = 20.0  # who ran so long was let in
 READ_S = 2.0  # for the last lines of a SuperNode that ended
 GIVE_UP_S = 150.0  # without being let in; a coordinator takes up to 60 s to forget a SuperNode that was killed
+LEAVING = b"SuperNode terminated"  # Flower's last words; after an error of the SuperLink's it may say them and never exit
+LEAVES_S = 10.0
 REFUSED = b"[code: 2004]"  # Flower's, of a node key that the SuperLink does not know, or that is in use still
 ENDED = "the SuperNode ended (exit code %s); it is started again"
 NOT_LET_IN = "the coordinator does not let this node key in: revoked, not enrolled, or a relay was killed less than 60 s ago"
@@ -31,18 +34,20 @@ def run(home: RelayHome, *, superlink: str, lane: str, ca: Path, stop: threading
     """Keep a SuperNode running until `stop` is set; raises ConfigError when the coordinator lets none in for GIVE_UP_S."""
     let_in = time.monotonic()
     while not stop.is_set():
-        refused = threading.Event()
+        refused, leaving = threading.Event(), threading.Event()
         reading, writing = os.pipe()
         with uninterrupted():
             child = _start(home, superlink=superlink, lane=lane, ca=ca, errors=writing)
         os.close(writing)
-        reader = threading.Thread(target=_pass_on, args=(reading, refused), daemon=True)
+        reader = threading.Thread(target=_pass_on, args=(reading, {REFUSED: refused, LEAVING: leaving}), daemon=True)
         reader.start()
         started = time.monotonic()
         try:
             while not stop.wait(POLL_S) and child.poll() is None:
                 if time.monotonic() - started > SETTLED_S:
                     let_in = time.monotonic()
+                if leaving.is_set() and not _exits(child, stop=stop):
+                    break
         finally:
             end(child)
         if stop.is_set():
@@ -65,12 +70,21 @@ def run(home: RelayHome, *, superlink: str, lane: str, ca: Path, stop: threading
         stop.wait(AGAIN_S)
 
 
-def _pass_on(reading: int, refused: threading.Event) -> None:
-    """Write what the SuperNode says to our own standard error, and note where it was refused."""
+def _exits(child: subprocess.Popen[bytes], *, stop: threading.Event) -> bool:
+    """Tell whether a SuperNode that said its last words exits within LEAVES_S, or is to be ended."""
+    until = time.monotonic() + LEAVES_S
+    while child.poll() is None and time.monotonic() < until and not stop.wait(POLL_S):
+        pass
+    return child.poll() is not None
+
+
+def _pass_on(reading: int, said: Mapping[bytes, threading.Event]) -> None:
+    """Write what the SuperNode says to our own standard error, and set the event of a text that is in a line."""
     with os.fdopen(reading, "rb") as lines:
         for line in lines:
-            if REFUSED in line:
-                refused.set()
+            for text, event in said.items():
+                if text in line:
+                    event.set()
             sys.stderr.write(line.decode(errors="replace"))
             sys.stderr.flush()
 

@@ -18,7 +18,7 @@ from server.journal import Journal
 
 POLL_S = 0.5
 ORPHANED_S = 5.0  # a run that nobody holds for so long was killed
-AGAIN_S, AGAIN_S_MOST = 60.0, 3600.0  # a run that dies before it opens a round is given longer and longer pauses
+AGAIN_S, AGAIN_S_MOST = 5.0, 3600.0  # a run that dies before it opens a round is given longer and longer pauses
 ROSTER_AGAIN_S = 5.0  # until a roster that could not be put in force is tried again
 ENDED = frozenset({"done", "failed", "stopped"})
 
@@ -140,11 +140,12 @@ class Orphans:
             if now - since > ORPHANED_S + self._pause_s(name):
                 say(f"Run {name} lost its process; it is begun again where it stood, which takes up to a minute.")
                 self._begun.add(name)
-                self._since[name] = now + 60.0  # Flower takes its time to start a ServerApp
-                self._count(name)
                 try:
                     superlink.submit(self._home, run=name)
+                    self._since[name] = now + 60.0  # Flower takes its time to start a ServerApp
+                    self._count(name)
                 except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
+                    self._since[name] = time.monotonic()
                     log.warning("run %s could not be handed to the SuperLink: %s", name, type(error).__name__)
 
     def _pause_s(self, name: str) -> float:
