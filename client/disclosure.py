@@ -97,7 +97,7 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE)
         check_columns(policy, values=rows.values, names=rows.names)
     if asked.kernel in {"cox", "ordinal"} and asked.predictors:
         _check_groups(policy, asked, rows)
-    found = weights.of(asked, rows, leverage_most=leverage_most(policy))
+    found = weights.of(asked, rows, share_max=float(policy.share_max))
     if any(_share(single) > float(policy.share_max) for single in found.single):
         raise few("one patient dominates the weights of a query")
     for columns in found.spans:

@@ -38,18 +38,18 @@ class Weights:
     sums: tuple[float, ...] = ()
 
 
-def of(asked: Query, rows: Rows, *, leverage_most: float) -> Weights:  # noqa: PLR0911  (one branch a kernel)
+def of(asked: Query, rows: Rows, *, share_max: float) -> Weights:  # noqa: PLR0911  (one branch a kernel)
     """Return what a query weighs the rows by; nothing for a kernel without weights, or without rows.
 
     Raises TooFewPatients where the numbers choose patients by themselves: a linear predictor above 20, a leverage that no fit
-    has or above `leverage_most`, a component too narrow for its columns, uneven scores of ranks.
+    has or above `share_max`, a component too narrow for its columns, uneven scores of ranks.
     """
     x = rows.complete(asked.variables)
     if not len(x):
         return Weights()
     z = rows.standardised(x[:, len(asked.responses) :], names=asked.predictors)
     if asked.kernel == "residuals":
-        return _of_residuals(asked, x, leverage_most=leverage_most)
+        return _of_residuals(asked, x, share_max=share_max)
     if asked.kernel == "ordinal":
         return Weights(single=tuple(_of_levels(asked, x[:, 0], z)))
     if asked.kernel == "mixture":
@@ -104,14 +104,14 @@ def _of_levels(asked: Query, level: Float, z: Float) -> list[Float]:
     return weights
 
 
-def _of_residuals(asked: Query, x: Float, *, leverage_most: float) -> Weights:
+def _of_residuals(asked: Query, x: Float, *, share_max: float) -> Weights:
     """Return squares and fourth powers of residuals, and squares over what leverage leaves.
 
     With no leverage above the bound, no denominator is small: the weights are nearly a polynomial of the patient's values.
     Squares are summed with every column, hence read in combination with them; so are the columns times the residual.
     """
     row = residuals.parts(x[:, 1:], x[:, 0], fit=residuals.from_query(asked))
-    if not bool(np.all(1 - row.left <= leverage_most)):
+    if not bool(np.all(1 - row.left <= share_max)):
         raise few("a patient has too much leverage in the fit of a query")
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows, the kernel refuses
         square = row.s * row.s
