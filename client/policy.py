@@ -3,7 +3,7 @@
 import hashlib
 
 from client.config import Policy
-from common import analyses
+from common import analyses, site_sums
 from common.announcement import Announcement, mechanism_for
 from common.errors import OutsidePolicy, RosterNotApproved, RosterTooSmall, TooFewPatients
 from common.mechanism import Exact, GaussianShare
@@ -78,6 +78,15 @@ def check_sums(before: frozenset[int], *, index: int, study: Study) -> None:
     position, _ = analyses.place(index)
     if len(before) >= analyses.queries_most(study.statistics.analyses[position]):
         raise OutsidePolicy("The run has asked the analysis as often as its study allows.", action="Start a new run.")
+
+
+def check_site_sums(policy: Policy, *, asked: Query, study: Study, honest: int) -> None:
+    """Refuse sums of hospitals' own aggregates where the study's analyses together would solve for them, unless allowed."""
+    if asked.kernel in site_sums.KERNELS and not policy.site_aggregates and site_sums.solvable(study, honest=honest):
+        raise OutsidePolicy(
+            "The study's analyses together would show this hospital's own sums.",
+            action="Ask for fewer models of the same variables, or set site_aggregates in site.toml.",
+        )
 
 
 def models_scored(study: Study) -> int:

@@ -272,6 +272,8 @@ class Vault:
             )
             record = released.check(record, asking=asking, cell_min=site.policy.cell_min, queries_most=most, secret=secret)
             seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
+            if announced.task == "query":
+                policy.check_site_sums(site.policy, asked=query.parse(request.blob), study=study, honest=seat.honest)
             contribution = self._disclosed(announced, request.blob, entering.rows, site, seat)
         if contribution is not None:
             left = len(cohort.patients) - len(entering.patients)
