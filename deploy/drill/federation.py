@@ -20,7 +20,7 @@ from typing_extensions import override
 from common import study as studies
 from common.errors import ConfigError, HospitalMissing
 from common.processes import end, program, uninterrupted
-from deploy.demo import cohort, demo
+from deploy.demo import cohort, demo, few
 from deploy.demo.children import Children, command, together
 from deploy.drill.clock import Clock
 from deploy.drill.link import PLAIN, Way
@@ -46,7 +46,6 @@ PATIENCE_S = 30
 CHANGES: Final = (
     ("patience_s = 90", f"patience_s = {PATIENCE_S}"), ("steps = 8", "steps = {steps}"),
     ("noise_multiplier = 4", "noise_multiplier = 60"),
-    ("patients_declared = 190", "patients_declared = 44"), ("held_out_fraction = 0.28", "held_out_fraction = 0.5"),
     ("rounds_void_allowed = 2", "rounds_void_allowed = 30"),
 )  # fmt: skip
 
@@ -241,7 +240,7 @@ def federation(folder: Path) -> Iterator[tuple[Federation, Proposed]]:
     """Make a coordinator and four hospitals in namespaces, start everything but a study, and end it all on the way out."""
     folder.mkdir(parents=True)
     (folder / "logs").mkdir()
-    text = (demo.ROOT / "deploy" / "demo" / "study.toml").read_text()
+    text = few.few((demo.ROOT / "deploy" / "demo" / "study.toml").read_text())
     paths = {steps: folder / f"study-{steps}.toml" for steps in (STEPS_UNDISTURBED, STEPS)}
     for steps, path in paths.items():
         path.write_text(long_study(text, steps=steps))

@@ -18,6 +18,7 @@ import pytest
 
 from common.errors import MotetError
 from deploy.demo import dicom, lidc
+from deploy.demo.few import few
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
@@ -90,9 +91,7 @@ def finished(tmp_path_factory):
     except MotetError as error:
         pytest.skip(f"{error}")
     folder = tmp_path_factory.mktemp("e")
-    study = (ROOT / "deploy/demo/study.toml").read_text()
-    small = study.replace("steps = 8", "steps = 1").replace("patients_declared = 190", "patients_declared = 44")
-    small = small.replace("held_out_fraction = 0.28", "held_out_fraction = 0.5")
+    small = few((ROOT / "deploy/demo/study.toml").read_text()).replace("steps = 8", "steps = 1")
     (folder / "study.toml").write_text(small)
     out = folder / "demo"
     watch = Watch(out)
@@ -120,7 +119,7 @@ def test_a_study_runs_through_real_processes_and_its_audit_verifies(finished):
     out, said, _ = finished
     result = json.loads((out / "result.json").read_bytes())
     assert result["hospitals"] == list(HOSPITALS)
-    assert [event["task"] for event in result["rounds"]] == ["gram", "train", "evaluate"]
+    assert [event["task"] for event in result["rounds"]] == ["gram", "query", "train", "evaluate"]
     assert result["correlation"]["max_abs_diff_vs_pooled"] <= 1e-10
     assert result["ols"]["max_rel_diff_vs_statsmodels"] <= 1e-10
     assert result["audit"]["verified"] is True
