@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from client import shelf
-from client.config import read_site
+from client.config import SHARE_MAX, read_site
 from client.inside import Cohort
 from common.study import Study
 from tests import federation
@@ -63,10 +63,11 @@ def table(hospital: int = 0, *, patients: int = PATIENTS) -> np.ndarray:
 
 
 def put(one: Federation, wanted: Study, tables: dict[str, np.ndarray]) -> None:
-    """Approve `wanted` and keep these tables as the vaults' cohorts of it."""
+    """Approve `wanted` and keep these tables as the vaults' cohorts of it, under the shares that `init` writes."""
     one.approve(wanted)
     for name, rows in tables.items():
         home = one.homes[name]
+        home.site_file.write_text(home.site_file.read_text().replace("share_max = 0.99 ", f"share_max = {SHARE_MAX} "))
         if home.cohorts.is_symlink():
             home.cohorts.unlink()
             home.cohorts.mkdir(mode=0o700)

@@ -145,6 +145,7 @@ class Federation:
             "colluders_min": 1,
             "patients_min": 1,
             "exact_releases_max": 100,
+            "share_max": Decimal("0.99"),  # a dozen phantoms a hospital: each stands out in some combination of the columns
             **(policy or {}),
         }
         for name in HOSPITALS:
