@@ -8,13 +8,14 @@ import pytest
 
 from client import serve
 from client.config import Home
+from tests import federation
 from tests.unit.test_vault_metrics import samples
 
 
 @pytest.fixture
-def started(make_federation):
+def started(tmp_path_factory, phantom_scans, cohort_cache):
     """Start a hospital's vault in this process; returns its folder and how to end it."""
-    one = make_federation()
+    one = federation.Federation(tmp_path_factory.mktemp("s"), phantom_scans, cache=cohort_cache)  # a socket's path is short
     home = Home(one.homes["hosp-a"].folder)
     one.vaults["hosp-a"].close()
     home.cohorts.unlink()  # a link of the tests'
@@ -38,6 +39,7 @@ def started(make_federation):
     yield home, start
     for end in ended:
         end()
+    one.close()
 
 
 def test_a_vault_over_a_restored_backup_makes_the_folders_that_a_backup_lacks(started):
