@@ -143,6 +143,7 @@ def test_a_revoked_hospital_is_let_in_no_more_and_everybody_says_so(serving, hos
     assert (state, "hosp-d was taken away" in what) == ("fail", True)
 
 
+@pytest.mark.long
 def test_a_node_that_nobody_enrolled_is_found_and_taken_away_by_serve(serving, hospitals):
     everybody = config.read_roster(serving.home)
     serving.sign(hospitals.roster.members[:2])
@@ -153,6 +154,7 @@ def test_a_node_that_nobody_enrolled_is_found_and_taken_away_by_serve(serving, h
     assert (differs.missing, differs.taken_away) == ((), ())
 
 
+@pytest.mark.long
 def test_state_that_is_deleted_lets_the_roster_in_anew(serving, hospitals):
     """What the run-book tells after a key was taken away by mistake."""
     end(serving.child)
@@ -166,6 +168,7 @@ def test_state_that_is_deleted_lets_the_roster_in_anew(serving, hospitals):
     assert "already in use" not in log
 
 
+@pytest.mark.long
 def test_a_relay_whose_key_was_taken_away_says_so(serving, hospitals, monkeypatch, capfd):
     serving.motet("revoke", "hosp-d")
     monkeypatch.setattr(supernode, "GIVE_UP_S", 0.0)

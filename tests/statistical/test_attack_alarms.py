@@ -10,7 +10,7 @@ from scipy import stats
 from client.attack import canaries, draws
 from common.audit.attack import conformance, one_run
 
-pytestmark = pytest.mark.statistical
+pytestmark = [pytest.mark.statistical, pytest.mark.long]
 
 RUNS = 40
 SURE = 1e-6  # a right build fails a test here once in a million runs

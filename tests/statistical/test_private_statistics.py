@@ -17,6 +17,8 @@ from server.infer.private import bootstrap, correlation, least_squares, table_on
 from server.infer.private.bootstrap import Hypothesis
 from tests import noisy, tables
 
+pytestmark = [pytest.mark.statistical, pytest.mark.long]
+
 REPETITIONS = 1000
 PREDICTORS = ("a", "b", "c", "d")
 NAMES = (*PREDICTORS, "y")

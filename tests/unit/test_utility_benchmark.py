@@ -134,6 +134,7 @@ def test_the_report_keeps_what_others_wrote_and_says_what_is_absent(monkeypatch,
     assert "MOTET_TEST_DATA" in whole["utility"]["absent"]["pneumonia28"]
 
 
+@pytest.mark.long
 def test_a_small_run_reports_every_row_with_both_epsilons(monkeypatch, tmp_path):
     out = tmp_path / "training.json"
     monkeypatch.setattr(utility_data, "pneumonia28", data)
