@@ -125,13 +125,14 @@ class Vault:
             return answers[request.kind](request, data, site, roster)
         except MotetError as error:
             return self._refuse(request, error)
-        except OSError:
-            return self._refuse(request, InternalError("The vault's disk failed.", action="Look at the disk."))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except OSError as error:
+            return self._refuse(request, InternalError("The vault's disk failed.", action="Look at the disk."), cause=error)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             malformed = BadEnvelope("A request is malformed.", action="Check the coordinator's version.")
-            return self._refuse(request, malformed)
-        except Exception:  # noqa: BLE001  (what nobody foresaw is written down too)
-            return self._refuse(request, InternalError("The vault failed at a request.", action="Report it, with this log."))
+            return self._refuse(request, malformed, cause=error)
+        except Exception as error:  # noqa: BLE001  (what nobody foresaw is written down too)
+            failed = InternalError("The vault failed at a request.", action="Report it, with this log.")
+            return self._refuse(request, failed, cause=error)
 
     def _settings(self) -> tuple[Site, Roster]:
         """Return site.toml and the approved roster as they are now; parsed again when a byte of them has changed."""
@@ -365,7 +366,7 @@ class Vault:
     def _released_file(self) -> Path:
         return self.home.state / "released.json"
 
-    def _refuse(self, request: Envelope, error: MotetError) -> bytes:
+    def _refuse(self, request: Envelope, error: MotetError, *, cause: BaseException | None = None) -> bytes:
         number = _number(request.body.get("announcement"))
         study_hash = request.body.get("study")
         if not isinstance(error, BudgetExhausted):  # the ledger wrote that one itself
@@ -374,7 +375,7 @@ class Vault:
                 study=study_hash if isinstance(study_hash, str) and HEX_KEY.match(study_hash) else None,
                 round_number=number,
             )
-        log.warning("refused", extra={"code": error.code, "round": number}, exc_info=error)
+        log.warning("refused", extra={"code": error.code, "round": number}, exc_info=cause or error.__cause__ or error)
         hidden = isinstance(error, DataError | TooFewPatients) or _of_query(request, error)
         outside = RefusedError.code if hidden else error.code  # no bit about the data
         return self._seal(request, "refusal", {"code": outside})

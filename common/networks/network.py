@@ -1,5 +1,6 @@
 """What every network of a study has: one logit per view, an embedding before a linear head, and rows that never mix."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from typing_extensions import override
 __all__ = ["Network"]
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A network with the layer `head`; its class says what images it takes and how many views fit a micro-batch."""
 
     channels: ClassVar[tuple[int, ...]] = (1, 2)  # windowed intensity; and an edge channel
@@ -16,9 +17,9 @@ class Network(nn.Module):
     rows_at_once: ClassVar[int]  # what stays in cache, measured by `make bench-training`
     head: nn.Linear
 
+    @abstractmethod
     def embed(self, views: Tensor) -> Tensor:
         """Return the embedding of each view, (view, feature)."""
-        raise NotImplementedError
 
     @override
     def forward(self, views: Tensor) -> Tensor:

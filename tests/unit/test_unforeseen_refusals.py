@@ -2,14 +2,15 @@
 
 import copy
 import json
+import logging
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
 from client import pipeline, vault
-from common import harmonisation, left_out, wire
-from common.errors import DataError, HospitalMissing, TooFewPatients
+from common import harmonisation, left_out, logs, wire
+from common.errors import BadEnvelope, DataError, HospitalMissing, TooFewPatients
 from common.harmonisation import Harmonisation
 from tests import cohorts, federation
 from tests.federation import HOSPITALS, kind
@@ -80,3 +81,21 @@ def test_no_error_of_a_computation_tells_what_it_was(raised):
 def test_refusals_and_a_failing_disk_keep_their_names(raised):
     with pytest.raises(type(raised)), vault._computing():
         raise raised
+
+
+def test_the_hospitals_log_names_what_was_behind_a_refusal_and_where(make_federation):
+    one = make_federation()
+    one.approve(federation.study())
+    caught = []
+    handler = logging.Handler()
+    handler.emit = lambda record: caught.append(json.loads(logs.JsonLines().format(record)))
+    logging.getLogger("motet.vault").addHandler(handler)
+    try:
+        sent = wire.Envelope(kind="invite", sender=one.roster.coordinator, recipient="hosp-a", run="r1", body={})
+        reply = wire.peek(one.vaults["hosp-a"].answer(wire.seal(sent, key=one.key)))
+    finally:
+        logging.getLogger("motet.vault").removeHandler(handler)
+    (line,) = [line for line in caught if line["event"] == "refused"]
+    assert (line["code"], line["error"]) == (BadEnvelope.code, "KeyError")
+    assert line["at"].startswith("vault.py:")
+    assert set(reply.body) == {"code"}
