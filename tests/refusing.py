@@ -42,9 +42,9 @@ def watched(one, monkeypatch):
     for name, vault in one.vaults.items():
         real = vault._refuse
 
-        def refuse(request, error, *, real=real, name=name):
+        def refuse(request, error, *, cause=None, real=real, name=name):
             raised[name].append(error)
-            return real(request, error)
+            return real(request, error, cause=cause)
 
         monkeypatch.setattr(vault, "_refuse", refuse)
     return one, raised
