@@ -4,12 +4,11 @@ import contextlib
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 
-from client import disclosure, exact, harmonise, pipeline, policy, released, session, shelf
+from client import disclosure, exact, harmonise, noisy, pipeline, policy, refusals, released, session, shelf
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.kernels.rows import Rows, Seat
@@ -24,18 +23,14 @@ from common.contribution import Contribution
 from common.crypto import keys, masking
 from common.errors import (
     BadEnvelope,
-    BadQuery,
     BudgetExhausted,
-    DataError,
     ExactReleasesUsedUp,
     InternalError,
     MotetError,
     OutsidePolicy,
-    RefusedError,
     ReservationConflict,
     RosterNotApproved,
     SetupMissing,
-    TooFewPatients,
 )
 from common.ledger.receipt import Receipt
 from common.mechanism import Exact
@@ -188,7 +183,7 @@ class Vault:
             return self._sent_again(announced, study, site)
         policy.check_study(site.policy, study=study, roster=roster)
         policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
-        with _computing():
+        with refusals.computing():
             if announced.task in {"gram", "query"}:
                 cohort = pipeline.complete_cases(cohort, study=study)
             if study.harmonises(task=announced.task, index=announced.index):
@@ -199,13 +194,13 @@ class Vault:
             state = state.with_sealed(self._inbox(request, roster), me=self.name)
             state.save(self.home.state)  # the ephemeral secrets are gone from disk, whatever follows
         if isinstance(announced.mechanism, Exact):
-            with _computing():
+            with refusals.computing():
                 checked = self._check_exact(announced, request, state, study, cohort, site)
         else:
-            state = _count_noisy(state, announced, study=study)
+            state = noisy.count(state, announced, study=study)
             checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
-        with _computing():
+        with refusals.computing():
             contribution = (checked and checked.contribution) or pipeline.contribute(
                 announced, blob=request.blob, study=study, cohort=cohort, cell_min=site.policy.cell_min
             )
@@ -349,7 +344,7 @@ class Vault:
             roster=announced.hospitals,
             epsilon_cap=site.policy.epsilon_cap,
             delta_cap=site.policy.delta_cap,
-            delta=_delta(announced, study=study),
+            delta=noisy.delta(announced, study=study),
         )
 
     def _sent_again(self, announced: Announcement, study: Study, site: Site) -> bytes:
@@ -376,9 +371,7 @@ class Vault:
                 round_number=number,
             )
         log.warning("refused", extra={"code": error.code, "round": number}, exc_info=cause or error.__cause__ or error)
-        hidden = isinstance(error, DataError | TooFewPatients) or _of_query(request, error)
-        outside = RefusedError.code if hidden else error.code  # no bit about the data
-        return self._seal(request, "refusal", {"code": outside})
+        return self._seal(request, "refusal", {"code": refusals.outside(request, error)})
 
     def _seal(self, request: Envelope, kind: str, body: Mapping[str, object], *, blob: bytes = b"") -> bytes:
         reply = Envelope(kind=kind, sender=self.name, recipient=request.sender, run=request.run, body=dict(body), blob=blob)
@@ -405,45 +398,6 @@ class Vault:
         return lambda kind, value: hmac.new(secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
-@contextlib.contextmanager
-def _computing() -> Iterator[None]:
-    """Turn whatever a computation over patients raises unforeseen (an overflow, no convergence) into a refusal as of data.
-
-    What its code leaves as says nothing of the data; which error it was stands in this hospital's log.
-    """
-    try:
-        yield
-    except (MotetError, OSError):
-        raise
-    except Exception as error:
-        raise DataError("A computation over the patients failed.", action="Report it, with this log.") from error
-
-
-def _of_query(request: Envelope, error: MotetError) -> bool:
-    """Say whether a query was refused: which rule it broke may be a bit about the data."""
-    announced = request.body.get("announcement")
-    asked = isinstance(announced, dict) and announced.get("task") == "query"
-    return asked and isinstance(error, RefusedError | BadQuery)
-
-
 def _number(announced: object) -> int | None:
     number = announced.get("round") if isinstance(announced, dict) else None
     return number if isinstance(number, int) and 0 <= number <= announcements.ROUNDS_MOST else None
-
-
-def _delta(announced: Announcement, *, study: Study) -> Decimal:
-    private = study.statistics.privacy
-    return private.delta if private is not None and announced.task == "gram" else study.privacy.delta
-
-
-def _count_noisy(state: Session, announced: Announcement, *, study: Study) -> Session:
-    """Refuse more noisy releases in one run than the study's Gram and steps, each with its allowance of void rounds."""
-    private = study.statistics.privacy
-    if private is not None and announced.task == "gram":
-        if state.noisy_grams > private.rounds_void_allowed:
-            raise OutsidePolicy("The study's noisy Gram is used up.", action="Propose a new study.")
-        return replace(state, noisy_grams=state.noisy_grams + 1)
-    allowed = study.training.steps + study.privacy.rounds_void_allowed
-    if state.noisy_rounds >= allowed or not 1 <= announced.index <= study.training.steps:
-        raise OutsidePolicy("The study's steps are used up.", action="Propose a new study.")
-    return replace(state, noisy_rounds=state.noisy_rounds + 1, models=(*state.models, announced.blob_sha256))

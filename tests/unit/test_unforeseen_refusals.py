@@ -8,7 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from client import pipeline, vault
+from client import pipeline, refusals
 from common import harmonisation, left_out, logs, wire
 from common.errors import BadEnvelope, DataError, HospitalMissing, TooFewPatients
 from common.harmonisation import Harmonisation
@@ -72,14 +72,14 @@ def test_harmonising_that_overflows_says_so(far):
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError, FloatingPointError, ValueError, KeyError, np.linalg.LinAlgError])
 def test_no_error_of_a_computation_tells_what_it_was(raised):
-    with pytest.raises(DataError) as caught, vault._computing():
+    with pytest.raises(DataError) as caught, refusals.computing():
         raise raised("of the data")
     assert "of the data" not in str(caught.value)
 
 
 @pytest.mark.parametrize("raised", [TooFewPatients("few", action="none"), OSError("disk")])
 def test_refusals_and_a_failing_disk_keep_their_names(raised):
-    with pytest.raises(type(raised)), vault._computing():
+    with pytest.raises(type(raised)), refusals.computing():
         raise raised
 
 
