@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Final
 
 from client.config import Policy
-from common import analyses, announcement, noisy_moments
+from common import analyses, announcement, noisy_moments, parameters
 from common.analyses import Declared
 from common.audit.show import printable
 from common.canonical import decimal_text
@@ -25,8 +25,9 @@ def study(proposed: Study, *, policy: Policy) -> tuple[str, ...]:
 
     Epsilons are those that the ledger's gate counts (Renyi accounting, rounded up), of one run with all its void rounds;
     `policy` is named beside them where it sets the limit. Nothing in a study's own text can steer a terminal.
-    Raises ConfigError on noise that no hospital could make.
+    Raises ConfigError on noise that no hospital could make, and on an image variable that no hospital measures.
     """
+    parameters.check(proposed)
     return tuple(printable(line) for line in _lines(proposed, policy))
 
 

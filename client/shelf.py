@@ -1,9 +1,11 @@
 """The cohort on the vault's own disk, so that scans are read once per study; no pickle, mode 0600."""
 
+import functools
 import hashlib
 import io
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,17 @@ from common import canonical, files
 from common.errors import ClinicalTableWrong, NoScans
 from common.study import Study
 
+STEPS = ("cohort.py", "pipeline.py", "imaging/**/*.py", "measure/**/*.py")  # of this package, what makes a cohort
+LIBRARIES = (  # whose numbers are in it
+    *("numpy", "scipy", "scikit-image", "SimpleITK", "pydicom", "highdicom"),
+    *("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
+)
+
 
 def cohort(
     home: Home, site: Site, *, study: Study, pseudonym: Callable[[str, str], str], progress: pipeline.Progress
 ) -> Cohort:
-    """Return the cohort of `study`, measured now or kept from an earlier run over the same files.
+    """Return the cohort of `study`, measured now or kept from an earlier run of the same code over the same files.
 
     Raises NoScans or ClinicalTableWrong when there is nothing to read.
     """
@@ -68,4 +76,13 @@ def _fingerprint(site: Site, study: Study) -> str:
     listing = "\n".join(f"{path}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}" for path in found)
     views = {"training": {"views_per_patient_max"}}
     wanted = canonical.encode(study.model_dump(mode="python", include={"variables": True, "recipe": True, **views}))
-    return hashlib.sha256(listing.encode() + wanted).hexdigest()[:32]
+    return hashlib.sha256(listing.encode() + wanted + _code(Path(__file__).parent).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _code(folder: Path) -> str:
+    """Return a hash of what measures, as installed in `folder`: another version may give other values of the same scans."""
+    digest = hashlib.sha256(" ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES).encode())
+    for path in sorted(path for step in STEPS for path in folder.glob(step)):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common import commands, enrolment, files, findings, roster
+from common import commands, enrolment, files, findings, parameters, roster
 from common import study as studies
 from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
@@ -186,6 +186,7 @@ def propose(home: Folder, study_file: Annotated[Path, typer.Argument(help="study
     made = Home(home)
     config.read_settings(made)
     study = studies.read_toml(study_file)
+    parameters.check(study)
     path = made.studies / f"{study.hash()}.study.json"
     files.write(path, study.canonical_bytes())
     if as_json:

@@ -11,8 +11,15 @@ from client import pipeline
 from client.imaging.lesion import locate
 from client.measure import depth, edges, intensity, length
 from client.measure.texture import glcm, ngtdm
+from common import parameters
+from common.errors import ConfigError
 from common.study import Study
 from tests import federation, phantoms
+from tests.unit.test_coordinator_cli import CHOICES as COORDINATOR_CHOICES
+from tests.unit.test_coordinator_cli import STUDY_FILE
+from tests.unit.test_coordinator_cli import motet as coordinator
+from tests.unit.test_hospital_cli import CHOICES
+from tests.unit.test_hospital_cli import motet as hospital
 
 README = Path(__file__).parents[2] / "server" / "README.md"
 PATIENTS = {"P-1": 20.0, "P-2": 60.0}  # and the standard deviation of HU
@@ -39,6 +46,36 @@ def test_names_are_unique_and_each_family_measures_what_it_names() -> None:
     for first in range(0, len(names), 100):  # a study takes 128 variables
         some = [name for name in names[first : first + 100] if name not in {"longest_diameter_mm", "mean_hu", "depth_min_mm"}]
         assert {name for family in pipeline.families(naming(*some)) for name in family.NAMES}.issuperset(some)
+
+
+def test_a_study_can_name_what_is_measured_and_nothing_else() -> None:
+    assert parameters.NAMES == tuple(name for family in pipeline.FAMILIES for name in family.NAMES)  # noqa: SIM300
+    parameters.check(naming(*(name for name in parameters.NAMES[50:] if name not in {"mean_hu", "depth_min_mm"})))
+    with pytest.raises(ConfigError) as near:
+        parameters.check(naming("longest_diamater_mm", "glcm_contrasts"))
+    assert "longest_diamater_mm may be longest_diameter_mm or " in near.value.action
+    assert "glcm_contrasts may be glcm_contrast or " in near.value.action
+    assert "sphericity" not in near.value.action
+    with pytest.raises(ConfigError) as far:
+        parameters.check(naming("x"))
+    assert all(name in far.value.action for name in parameters.NAMES)
+
+
+def test_a_mistyped_parameter_is_refused_where_a_study_is_proposed_and_approved(tmp_path: Path) -> None:
+    wrong = naming("longest_diamater_mm")
+    given = tmp_path / "study.json"
+    given.write_bytes(wrong.canonical_bytes())
+    assert hospital("init", "--home", tmp_path / "hosp", *CHOICES)[0] == 0
+    for more in ((), ("--hash", wrong.hash())):
+        code, said = hospital("approve", "--home", tmp_path / "hosp", "--study", given, *more)
+        assert (code, "longest_diameter_mm" in said) == (10, True)
+    assert not list((tmp_path / "hosp" / "approved").iterdir())
+    text = STUDY_FILE.read_text().replace("longest_diameter_mm", "longest_diamater_mm")
+    (tmp_path / "study.toml").write_text(text)
+    assert coordinator("init", "--home", tmp_path / "hub", *COORDINATOR_CHOICES)[0] == 0
+    code, said = coordinator("propose", "--home", tmp_path / "hub", tmp_path / "study.toml")
+    assert (code, "longest_diameter_mm" in said) == (10, True)
+    assert not list((tmp_path / "hub").rglob("*.study.json"))
 
 
 def test_the_coordinators_readme_lists_every_parameter() -> None:
