@@ -226,11 +226,7 @@ class Ledger:
     def rounds(self, run: str, *, left: bool) -> frozenset[int]:
         """Return the rounds of `run` that were reserved here; with `left`, only those in which something left."""
         with self._reading():
-            return frozenset(
-                item.round_number
-                for item in self._state.reservations.values()
-                if item.id.startswith(f"{run}/") and (item.left or not left)
-            )
+            return frozenset(item.round_number for item in self._state.of_run(run) if item.left or not left)
 
     def sums(self, run: str, *, statistic: str) -> frozenset[int]:
         """Return the rounds of `run` in which exact sums of this name were reserved and not given back."""

@@ -11,6 +11,21 @@ LARGEST_INTEGER = 2**53
 NOT_CANONICAL = "canonical JSON holds null, booleans, integers below 2**53, strings, lists and string-keyed objects"
 
 
+def _no_number(_text: str) -> None:
+    raise ValueError(NOT_CANONICAL)
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if abs(value) >= LARGEST_INTEGER:
+        raise ValueError("integer too large for canonical JSON")
+    return value
+
+
+_READER = json.JSONDecoder(parse_float=_no_number, parse_constant=_no_number, parse_int=_integer)
+_WRITER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def encode(value: Any) -> bytes:  # noqa: ANN401  (any JSON value; the check is the purpose)
     """Return the canonical bytes of `value`.
 
@@ -18,14 +33,18 @@ def encode(value: Any) -> bytes:  # noqa: ANN401  (any JSON value; the check is 
     Raises TypeError or ValueError on anything else.
     Source: a subset of RFC 8785 that needs no float formatting.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _WRITER.encode(_plain(value)).encode()
 
 
 def decode(data: bytes) -> Any:  # noqa: ANN401
     """Parse canonical bytes; raises ValueError when `data` is not exactly what `encode` would write."""
     try:
-        value = json.loads(data)
-        again = encode(value)
+        if data.isascii():  # then strings are NFC as they are, and only numbers are left to check
+            value = _READER.decode(data.decode())
+            again = _WRITER.encode(value).encode()
+        else:
+            value = json.loads(data)
+            again = encode(value)
     except (TypeError, RecursionError) as error:
         raise ValueError(NOT_CANONICAL) from error
     if again != data:

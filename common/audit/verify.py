@@ -10,10 +10,11 @@ from common import roster as rosters
 from common import study as studies
 from common.audit import recompute
 from common.audit.bundle import Bundle
-from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, RecordDamaged
+from common.audit.caps import Caps
+from common.errors import AccountantsDisagree, AnotherRoster, ConfigError, RecordDamaged
 from common.ledger import accounting, events, merkle, note
 from common.ledger.accounting import Tally
-from common.ledger.events import Event, Kind
+from common.ledger.events import Kind
 from common.ledger.state import Reservation, Stage, State
 from common.mechanism import Exact, GaussianShare, Mechanism, NoisyGram, SampledStep
 from common.roster import Roster
@@ -175,7 +176,8 @@ def _allowed(state: State) -> frozenset[str]:
 
 
 def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: str) -> _Run:
-    state, planned, last = State(), {}, None
+    state, caps, planned, last = State(), Caps(), {}, None
+    exact = {name: _exact_of(study) for name, study in plans.items()}
     for line in lines:
         event = events.decode(line)  # (4)
         state.apply(event)  # (5)
@@ -183,21 +185,32 @@ def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: s
             planned[event.fields["study"]] = event.seq
         elif event.kind == Kind.RESERVE:
             reserved = state.reservations[event.fields["id"]]
-            _check_plan(reserved, plans=plans, hospital=hospital)  # (6)
+            _check_plan(reserved, plans=plans, exact=exact, hospital=hospital)  # (6)
             _check_sums(reserved, study=plans[reserved.study], state=state)
             if isinstance(reserved.mechanism, GaussianShare):
-                _check_caps(event, reserved, state)  # (7)
+                caps.charge(reserved, reserved.mechanism, policy=state.policy)  # (7)
                 last = reserved
+        elif event.kind == Kind.ABORT:
+            given_back = state.reservations[event.fields["id"]].mechanism
+            if isinstance(given_back, GaussianShare):
+                caps.give_back(given_back)
+    caps.settle()
     return _Run(state=state, planned=planned, last=last)
 
 
-def _check_plan(reserved: Reservation, *, plans: Mapping[str, Study], hospital: str) -> None:
+def _check_plan(
+    reserved: Reservation, *, plans: Mapping[str, Study], exact: Mapping[str, frozenset[Mechanism]], hospital: str
+) -> None:
     study = plans.get(reserved.study)
     if study is None:
         raise _damaged(f"Entry {reserved.sequence} belongs to a study that is not in the bundle.")
     if reserved.purpose != study.purpose or hospital not in reserved.roster:
         raise _damaged(f"Entry {reserved.sequence} has another purpose than its study, or is of a round without this hospital.")
-    if not _agreed(reserved, study):
+    if not (
+        reserved.mechanism in exact[reserved.study]
+        if isinstance(reserved.mechanism, Exact)
+        else _agreed(reserved, study)
+    ):
         raise _damaged(f"Entry {reserved.sequence} does not have the privacy parameters of its study.")
 
 
@@ -205,7 +218,7 @@ def _check_sums(reserved: Reservation, *, study: Study, state: State) -> None:
     """Refuse more sums of an analysis in one run than its study allows; a hospital refuses them too."""
     if not isinstance(reserved.mechanism, Exact):
         return
-    run, statistic = reserved.id.rsplit("/", 2)[0], reserved.mechanism.statistic
+    run, statistic = reserved.run, reserved.mechanism.statistic
     for position, one in enumerate(study.statistics.analyses):
         if statistic == analyses.statistic(one, position=position):
             if len(state.sums(run, statistic=statistic)) > analyses.queries_most(one):
@@ -213,22 +226,20 @@ def _check_sums(reserved: Reservation, *, study: Study, state: State) -> None:
             return
 
 
-def _exact_of(study: Study) -> list[Mechanism]:
+def _exact_of(study: Study) -> frozenset[Mechanism]:
     """Return every exact mechanism of the study: its Gram unless that has noise, the score histograms, each analysis."""
     asked = [("evaluate", 0), ("gram", 0)]
     asked += [("query", analyses.index(position, number=1)) for position in range(len(study.statistics.analyses))]
-    return [
+    return frozenset(
         announcement.mechanism_for(study, task=task, index=index, hospitals=study.hospitals_min, dimension=1)
         for task, index in asked
         if announcement.is_exact(study, task=task)
-    ]
+    )
 
 
 def _agreed(reserved: Reservation, study: Study) -> bool:
-    """Say whether a release has the mechanism that its study gives it; an exact statistic that it does not declare has not."""
+    """Say whether a private release has the mechanism that its study gives it; an unknown mechanism has not."""
     private, spent, agreed = study.statistics.privacy, reserved.mechanism, study.privacy
-    if isinstance(spent, Exact):
-        return spent in _exact_of(study)
     if isinstance(spent, NoisyGram):
         size = noisy_moments.packed_size(len(study.columns()))
         return (
@@ -250,24 +261,6 @@ def _agreed(reserved: Reservation, study: Study) -> bool:
             and reserved.delta == agreed.delta
         )
     return False
-
-
-def _check_caps(event: Event, reserved: Reservation, state: State) -> None:
-    for name, cap in (("epsilon_cap", reserved.epsilon_cap), ("delta_cap", reserved.delta_cap)):
-        written = (state.policy or {}).get(name)
-        if written is not None and not (isinstance(written, str) and events.DECIMAL.match(written) and Decimal(written) == cap):
-            raise _damaged(f"Entry {event.seq} has another {name} than the policy before it.")
-    if reserved.delta > reserved.delta_cap:
-        raise CapPassed(f"Entry {event.seq} has a delta above the cap.", action="Ask the hospital how that came about.")
-    try:
-        epsilon = accounting.round_up(state.tally.epsilon_rdp(delta=reserved.delta))
-    except ValueError:
-        raise _damaged(f"Entry {event.seq} has a delta or noise that cannot be accounted for.") from None
-    if epsilon > reserved.epsilon_cap:
-        raise CapPassed(
-            f"At entry {event.seq} epsilon is {epsilon}, the cap {reserved.epsilon_cap}.",
-            action="Ask the hospital how that came about.",
-        )
 
 
 def _epsilons(run: _Run, plans: Mapping[str, Study]) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from common import canonical, mechanism
 from common.errors import RecordDamaged
+from common.mechanism import Mechanism
 
 VERSION = 1
 ENTRY_BYTES_MOST = 65_535  # a bundle of tlog-tiles has 16-bit lengths
@@ -94,6 +96,15 @@ def decode(data: bytes) -> Event:
     return Event(seq=plain["seq"], kind=kind, ts=plain["ts"], fields=fields)
 
 
+def mechanism_of(entry: Mapping[str, Any]) -> Mechanism:
+    """Return the mechanism of a reserve entry; raises ValueError on an unknown or malformed one, TypeError on a nested one.
+
+    The mechanisms of a ledger are few: each is read once.
+    """
+    values = tuple(entry.values())
+    return _mechanism_read(tuple(entry), values, tuple(map(type, values)))  # in types too: True is not 1
+
+
 def _check_fields(kind: Kind, fields: Mapping[str, Any]) -> None:
     expected = FIELDS[kind]
     if fields.keys() != expected.keys():
@@ -131,10 +142,18 @@ def _roster(value: Any) -> bool:  # noqa: ANN401
 
 
 def _mechanism(value: Any) -> bool:  # noqa: ANN401
-    if not isinstance(value, dict) or not all(_decimal(value[name]) for name in MECHANISM_DECIMALS if name in value):
+    if not isinstance(value, dict):
         return False
-    mechanism.from_entry(value)  # raises ValueError
+    mechanism_of(value)  # raises ValueError or TypeError
     return True
+
+
+@lru_cache(maxsize=4096)
+def _mechanism_read(names: tuple[str, ...], values: tuple[Any, ...], _kinds: tuple[type, ...]) -> Mechanism:
+    entry = dict(zip(names, values, strict=True))
+    if not all(_decimal(entry[name]) for name in MECHANISM_DECIMALS if name in entry):
+        raise ValueError("malformed mechanism")
+    return mechanism.from_entry(entry)
 
 
 def _decimal(value: Any) -> bool:  # noqa: ANN401

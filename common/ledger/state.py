@@ -1,15 +1,15 @@
 """The state machine of a ledger (reserved, released, committed), replayed by the hospital and again by the auditor."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from common import mechanism
 from common.errors import RecordDamaged
 from common.ledger.accounting import Tally
-from common.ledger.events import Event, Kind
+from common.ledger.events import Event, Kind, mechanism_of
 from common.mechanism import Exact, GaussianShare, Mechanism
 
 
@@ -52,6 +52,11 @@ class Reservation:
     sha256: str | None = None
 
     @property
+    def run(self) -> str:
+        """Return the run, the first part of the id."""
+        return self.id.rsplit("/", 2)[0]
+
+    @property
     def left(self) -> bool:
         """Return whether bytes left, or may have left, the hospital."""
         return self.stage in LEFT
@@ -61,6 +66,8 @@ class State:
     """What the entries so far add up to."""
 
     __slots__ = (
+        "_runs",
+        "_sums",
         "clock_steps_back",
         "key",
         "last_ts",
@@ -80,6 +87,8 @@ class State:
         self.policy: Mapping[str, Any] | None = None
         self.studies: dict[str, str] = {}
         self.reservations: dict[str, Reservation] = {}
+        self._runs: defaultdict[str, list[str]] = defaultdict(list)  # run -> ids
+        self._sums: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # (run, statistic) -> rounds not given back
         self.tally = Tally()  # every private release that is not aborted
         self.refusals = 0
         self.clock_steps_back = 0
@@ -127,7 +136,7 @@ class State:
             sequence=event.seq,
             study=fields["study"],
             purpose=fields["purpose"],
-            mechanism=mechanism.from_entry(fields["mech"]),
+            mechanism=mechanism_of(fields["mech"]),
             round_number=fields["round"],
             roster=tuple(fields["roster"]),
             epsilon_cap=Decimal(fields["epsilon_cap"]),
@@ -141,6 +150,9 @@ class State:
             except ValueError:
                 raise _damaged(f"Entry {event.seq} has noise that cannot be accounted for.") from None
         self.reservations[reserved.id] = reserved
+        self._runs[reserved.run].append(reserved.id)
+        if isinstance(reserved.mechanism, Exact):
+            self._sums[reserved.run, reserved.mechanism.statistic].add(reserved.round_number)
 
     def _step(self, event: Event) -> None:
         before, after = STEPS[event.kind]
@@ -149,6 +161,8 @@ class State:
             raise _damaged(f"Entry {event.seq} ({event.kind.value}) does not follow a reservation that is {before.value}.")
         if event.kind == Kind.ABORT and isinstance(reserved.mechanism, GaussianShare):
             self.tally.add(reserved.mechanism, times=-1)
+        if event.kind == Kind.ABORT and isinstance(reserved.mechanism, Exact):
+            self._sums[reserved.run, reserved.mechanism.statistic].discard(reserved.round_number)
         self.reservations[reserved.id] = replace(reserved, stage=after, sha256=event.fields.get("sha256", reserved.sha256))
 
     def exact(self) -> tuple[Reservation, ...]:
@@ -157,12 +171,11 @@ class State:
 
     def sums(self, run: str, *, statistic: str) -> frozenset[int]:
         """Return the rounds of `run` in which exact sums of this name were reserved and not given back."""
-        return frozenset(
-            item.round_number
-            for item in self.reservations.values()
-            if isinstance(item.mechanism, Exact) and item.mechanism.statistic == statistic
-            if item.stage != Stage.ABORTED and item.id.startswith(f"{run}/")
-        )
+        return frozenset(self._sums.get((run, statistic), ()))
+
+    def of_run(self, run: str) -> tuple[Reservation, ...]:
+        """Return the reservations of `run`, in order."""
+        return tuple(self.reservations[name] for name in self._runs.get(run, ()))
 
     def private(self) -> tuple[Reservation, ...]:
         """Return the private releases that are charged, whether or not they left."""
