@@ -370,7 +370,8 @@ class Vault:
                 study=study_hash if isinstance(study_hash, str) and HEX_KEY.match(study_hash) else None,
                 round_number=number,
             )
-        log.warning("refused", extra={"code": error.code, "round": number}, exc_info=cause or error.__cause__ or error)
+        said = {"code": error.code, "round": number, "why": error}
+        log.warning("refused", extra=said, exc_info=cause or error.__cause__ or error)
         return self._seal(request, "refusal", {"code": refusals.outside(request, error)})
 
     def _seal(self, request: Envelope, kind: str, body: Mapping[str, object], *, blob: bytes = b"") -> bytes:

@@ -97,5 +97,6 @@ def test_the_hospitals_log_names_what_was_behind_a_refusal_and_where(make_federa
         logging.getLogger("motet.vault").removeHandler(handler)
     (line,) = [line for line in caught if line["event"] == "refused"]
     assert (line["code"], line["error"]) == (BadEnvelope.code, "KeyError")
+    assert line["why"] == "A request is malformed. Check the coordinator's version."
     assert line["at"].startswith("vault.py:")
     assert set(reply.body) == {"code"}
