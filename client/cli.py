@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from client import config, doctor, proposal, supernode
 from client import relay as relays
+from client import scans as scans_command
 from client.attack import cli as attack
 from client.config import Home, Site
 from client.ledger import Ledger, Spent
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 commands.with_version(app)
 app.add_typer(attack.app, name="attack")
+app.command("scans")(scans_command.scans)
 out = Console(highlight=False)
 
 

@@ -96,6 +96,11 @@ class Home:
         return self.folder / "cohorts"
 
     @property
+    def quarantine(self) -> Path:
+        """What was set aside of the scans; it holds paths, 0600."""
+        return self.folder / "quarantine.sqlite"
+
+    @property
     def ledger(self) -> Path:
         """The ledger's database."""
         return self.folder / "ledger.sqlite"

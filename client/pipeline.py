@@ -1,5 +1,6 @@
 """The hospital side on one page: scans to cohort, cohort to contribution. The only file that composes the steps."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from client import cohort as cohort_step
 from client import columns, harmonise, score, summarise, train
-from client.imaging.guard import Guard
+from client.imaging.guard import Guard, Reader
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
 from client.imaging.scan import read_scans
@@ -23,10 +24,11 @@ from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
 from client.measure import angle, depth, edges, intensity, length, shape
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
-from common import analyses, canonical, left_out, model, moments, query, wire
+from client.quarantine import Reading
+from common import analyses, canonical, left_out, logs, model, moments, query, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
-from common.errors import GeometryRefused
+from common.errors import GeometryRefused, MotetError, NoScans
 from common.mechanism import NoisyGram, SampledStep
 from common.query import Query
 from common.study import Study
@@ -35,27 +37,44 @@ from common.terms import Column
 FAMILIES: tuple[ModuleType, ...] = (length, angle, shape, intensity, depth, edges, glcm, glrlm, glszm, gldzm, ngtdm, ngldm)
 Progress = Callable[[int, int], None]
 
+log = logging.getLogger("motet.vault")
+
 
 def read_cohort(
-    *, scans: Path, clinical: Path, study: Study, pseudonym: Callable[[str, str], str], progress: Progress
+    *,
+    scans: Path,
+    clinical: Path,
+    study: Study,
+    pseudonym: Callable[[str, str], str],
+    progress: Progress,
+    reading: Reading | None = None,
 ) -> Cohort:
-    """DICOM -> Scan -> Volume -> Parameters and View -> Cohort. One bad series is set aside with its reason."""
+    """DICOM -> Scan -> Volume -> Parameters and View -> Cohort. One bad series is set aside with its reason.
+
+    `reading` writes down what is set aside, as it goes, and spares the reader what it knows to be bad.
+    """
     cohort_step.check_clinical(clinical, study=study)  # before hours of reading scans
     measured: list[Measured] = []
     views: list[View] = []
     aside: list[SetAside] = []
-    with Guard() as reader:
-        for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):
-            if isinstance(item, SetAside):
-                aside.append(item)
-                continue
-            try:
-                parameters, view = _measure_and_see(item, study=study)
-            except GeometryRefused as error:
-                aside.append(SetAside(name=item.series, reason=error.reason))
-                continue
-            measured.append(parameters)
-            views.append(view)
+    with Guard() as guard:
+        reader: Reader = reading.through(guard) if reading else guard
+        try:
+            for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):
+                made = item if isinstance(item, SetAside) else _measured_or_aside(item, study=study)
+                if isinstance(made, SetAside):
+                    aside.append(made)
+                    if reading:
+                        reading.note(made)
+                    continue
+                measured.append(made[0])
+                views.append(made[1])
+        except NoScans:
+            if reading:
+                reading.end(usable=0)
+            raise
+    if reading:
+        reading.end(usable=len(measured))
     return cohort_step.join(measured, views, clinical=clinical, study=study, pseudonym=pseudonym, set_aside=aside)
 
 
@@ -63,6 +82,19 @@ def families(study: Study) -> tuple[ModuleType, ...]:
     """Return the families of parameters of which `study` names one; the others are not measured."""
     named = {variable.name for variable in study.variables if variable.source == "image"}
     return tuple(family for family in FAMILIES if named.intersection(family.NAMES))
+
+
+def _measured_or_aside(scan: Scan, *, study: Study) -> tuple[Measured, View] | SetAside:
+    """Return what a series gives, or why it is set aside: one bad series never stops a run, a bad recipe does."""
+    try:
+        return _measure_and_see(scan, study=study)
+    except GeometryRefused as error:
+        return SetAside(name=scan.series, reason=error.reason)
+    except MotetError:
+        raise
+    except Exception as error:  # noqa: BLE001  (what a step did not foresee, a degenerate shape say, costs that series)
+        logs.internal_error(log, error)
+        return SetAside(name=scan.series, reason="FAILED")
 
 
 def _measure_and_see(scan: Scan, *, study: Study) -> tuple[Measured, View]:

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,14 @@ class Segmentation:
     spacing_mm: Float  # (2,)
     planes: Mask | None = field(repr=False)  # (plane, row, column)
     positions_mm: Float | None = field(repr=False)  # (plane, 3)
+
+
+class Reader(Protocol):
+    """Whoever reads files: a Guard, or one that knows what is not worth opening."""
+
+    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Reason:
+        """Return what the file holds, or why it is not used."""
+        ...
 
 
 class _Died(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.imaging.guard import Guard, Identity, Reason, Segmentation, Slice
+from client.imaging.guard import Identity, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
 from common.errors import NoScans
 
@@ -35,7 +35,7 @@ class _Series:
 
 
 def read_scans(
-    folder: Path, *, pseudonym: Pseudonym, reader: Guard, progress: Progress | None = None
+    folder: Path, *, pseudonym: Pseudonym, reader: Reader, progress: Progress | None = None
 ) -> Iterator[Scan | SetAside]:
     """Yield every usable CT series under `folder`, and every file or series that is set aside with its reason.
 
@@ -118,7 +118,7 @@ def _strangers(groups: Iterable[_Series], *, step: Callable[[int], None]) -> Ite
                 step(1)
 
 
-def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Guard) -> Iterator[Scan | SetAside]:
+def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Reader) -> Iterator[Scan | SetAside]:
     if not series.images:
         yield from (SetAside(name=name, reason=Reason.SEGMENTATION_WITHOUT_SERIES) for _, name, _ in series.regions)
         return
@@ -174,7 +174,7 @@ def _refusal(series: _Series) -> Reason | None:
     return None
 
 
-def _again(found: _Found, *, reader: Guard) -> Slice | Reason:
+def _again(found: _Found, *, reader: Reader) -> Slice | Reason:
     """Read a file for its pixels; it must still be what it was at the first reading."""
     answer = reader.read(found.path, with_pixels=True)
     if isinstance(answer, Reason):
