@@ -165,7 +165,13 @@ def _within(value: float, variable: Variable) -> float:
 
 
 def _image_value(series: Iterable[Sequence[Measured]], variable: Variable) -> float:
-    """Return the mean over series of the mean within each series, of values within bounds; each mean exact, rounded once."""
+    """Return the mean over series of the mean within each series, of values within bounds; each mean exact, rounded once.
+
+    Of a factor, the level that all series have.
+    """
+    if variable.levels:
+        said = {item.values.get(variable.name, math.nan) for items in series for item in items}
+        return _within(said.pop(), variable) if len(said) == 1 else math.nan
     means = []
     for items in series:
         kept = [v for v in (_within(item.values.get(variable.name, math.nan), variable) for item in items) if not math.isnan(v)]

@@ -22,7 +22,7 @@ from client.imaging.volume import assemble
 from client.inside import Cohort, Measured, Scan, SetAside, View
 from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
-from client.measure import angle, depth, edges, intensity, length, shape
+from client.measure import acquisition, angle, burden, depth, edges, histogram, intensity, length, position, shape, wall
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from client.quarantine import Reading
 from common import analyses, canonical, left_out, logs, model, moments, query, wire
@@ -34,7 +34,10 @@ from common.query import Query
 from common.study import Study
 from common.terms import Column
 
-FAMILIES: tuple[ModuleType, ...] = (length, angle, shape, intensity, depth, edges, glcm, glrlm, glszm, gldzm, ngtdm, ngldm)
+FAMILIES: tuple[ModuleType, ...] = (
+    *(length, angle, shape, intensity, histogram, burden, depth, position, wall, acquisition, edges),
+    *(glcm, glrlm, glszm, gldzm, ngtdm, ngldm),
+)
 Progress = Callable[[int, int], None]
 
 log = logging.getLogger("motet.vault")
@@ -101,6 +104,8 @@ def _measure_and_see(scan: Scan, *, study: Study) -> tuple[Measured, View]:
     lesion = locate(prepare(assemble(scan), recipe=study.recipe))
     values = {name: value for family in families(study) for name, value in family.measure(lesion).items()}
     return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)
+    factors = {one.name: one.levels for one in study.variables if one.source == "image" and one.levels}
+    values |= acquisition.factors(lesion.acquisition, levels=factors)
 
 
 def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:

@@ -3,18 +3,21 @@
 import difflib
 from typing import Final
 
+from common.codes import FACTORS
 from common.errors import ConfigError
 from common.study import Study
 
 NEAR: Final = 3  # names that a message offers in place of a wrong one
 _LISTED: Final = """
 longest_diameter_mm short_axis_mm diameter_3d_mm major_axis_mm minor_axis_mm least_axis_mm
-in_plane_angle_cos2 in_plane_angle_sin2 major_polar_deg
-volume_mm3 surface_mm2 sphericity elongation flatness solidity
-mean_hu sd_hu median_hu p10_hu p90_hu skewness kurtosis
-depth_min_mm depth_centroid_mm
+in_plane_angle_cos2 in_plane_angle_sin2 major_polar_deg major_azimuth_cos2 major_azimuth_sin2
+volume_mm3 surface_mm2 sphericity elongation flatness solidity surface_to_volume_per_mm
+mean_hu sd_hu median_hu p10_hu p90_hu skewness kurtosis rms_hu
+intensity_entropy_bits integrated_intensity_hu_mm3 mass_mg
+depth_min_mm depth_centroid_mm centroid_left centroid_posterior centroid_superior wall_distance_mm
+slice_thickness_mm kvp
 gradient_mean_hu_per_mm gradient_sd_hu_per_mm border_gradient_mean_hu_per_mm border_gradient_sd_hu_per_mm
-border_drop_hu_per_mm border_contrast_hu border_width_mm
+border_drop_hu_per_mm border_contrast_hu border_width_mm edge_density
 glcm_joint_maximum glcm_joint_average glcm_joint_variance glcm_joint_entropy glcm_difference_average
 glcm_difference_variance glcm_difference_entropy glcm_sum_average glcm_sum_variance glcm_sum_entropy
 glcm_angular_second_moment glcm_contrast glcm_dissimilarity glcm_inverse_difference
@@ -57,7 +60,7 @@ def check(study: Study) -> None:
 
     Nobody would measure it: it would be missing at every patient, and every sum over complete patients empty.
     """
-    unknown = [one.name for one in study.variables if one.source == "image" and one.name not in NAMES]
+    unknown = [one.name for one in study.variables if one.source == "image" and one.name not in {*NAMES, *FACTORS}]
     if not unknown:
         return
     near = {name: difflib.get_close_matches(name, NAMES, n=NEAR) for name in unknown}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from common import analyses, canonical, forms, formula, harmonisation, terms
+from common import analyses, canonical, codes, forms, formula, harmonisation, terms
 from common.analyses import ANALYSES_MOST, Combat, Declared
 from common.errors import BadQuery, ConfigError
 from common.forms import Asked
@@ -24,7 +24,8 @@ class Variable(Part):
     An image variable's name is the name of a measured parameter (client/measure); a clinical variable's name is a column of
     the clinical table. Bounds are public constants of the dictionary; a value outside is missing, never clipped.
     A variable with `levels` is a factor: its value is the position of a level, the first level is the reference, and its
-    bounds are 0 and the last position. `transforms` are the transformations under which a formula may name it.
+    bounds are 0 and the last position. An image variable of the reference has its unit, and its bounds where it does not say
+    others (common/codes.py). `transforms` are the transformations under which a formula may name it.
     """
 
     name: Name
@@ -41,6 +42,9 @@ class Variable(Part):
         if isinstance(given, dict) and isinstance(given.get("levels"), list | tuple) and given["levels"]:
             return {"lower": Decimal(0), "upper": Decimal(len(given["levels"]) - 1), **given}
         return given
+        known = codes.PARAMETERS.get(str(given.get("name"))) if isinstance(given, dict) else None
+        if known is not None and given.get("source") == "image":
+            return {"unit": known.unit, "lower": known.lower, "upper": known.upper, **given}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -49,6 +53,12 @@ class Variable(Part):
         if self.lower >= self.upper:
             raise ValueError("lower must be below upper")
         if self.levels and (self.transforms or self.lower != 0 or self.upper != len(self.levels) - 1):
+        known = codes.PARAMETERS.get(self.name) if self.source == "image" else None
+        if known is not None and self.unit != known.unit:
+            raise ValueError(f"the unit of {self.name} is {known.unit}")
+        if known is not None and (self.name in codes.FACTORS) != bool(self.levels):
+            what = "a number, without levels" if self.levels else "a factor: declare its levels"
+            raise ValueError(f"{self.name} is {what}")
             raise ValueError("a variable with levels has no transforms, and the bounds 0 and the last position")
         ends = float(self.lower), float(self.upper)
         for transform in self.transforms:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from scipy import ndimage
+from skimage.feature import canny
 
 from client.inside import Float, Mask, Volume
 from client.measure import region
@@ -16,8 +17,12 @@ NAMES: tuple[str, ...] = (
     "border_drop_hu_per_mm",
     "border_contrast_hu",
     "border_width_mm",
+    "edge_density",
 )
 BAND_MM = (2.0, 5.0)
+CANNY_MM = 1.0
+CANNY_HU_PER_MM = (10.0, 30.0)
+_SOBEL = 8.0  # what the Sobel operator makes of a slope of 1 per voxel
 
 
 def measure(volume: Volume) -> dict[str, float]:
@@ -30,7 +35,9 @@ def measure(volume: Volume) -> dict[str, float]:
     border_contrast: mean HU of the region 2 to 5 mm inside its outline, less that 2 to 5 mm outside; nan where the lesion is
     not that deep. border_width: contrast over drop, nan where they differ in sign: within what distance HU go from the one to
     the other. It is the width of a linear ramp of up to 4 mm; a step reads as one to two voxels. Population deviations.
-    Source: contrast and width are scale and window of Xu et al. 2012 (doi 10.1118/1.4739507), without the fit of a sigmoid.
+    edge_density: share of the voxels up to 2 mm from the outline, on either side, that are edges by Canny in their axial slice
+    (Gaussian of 1 mm, thresholds 10 and 30 HU/mm, the same at every hospital). Source: contrast and width are scale and window
+    of Xu et al. 2012 (doi 10.1118/1.4739507), without the fit of a sigmoid.
     """
     values = dict.fromkeys(NAMES, math.nan)
     if volume.region is None or not volume.region.any():
@@ -53,12 +60,14 @@ def measure(volume: Volume) -> dict[str, float]:
     deep, beyond = (away_mm <= -near) & (away_mm >= -far), (away_mm >= near) & (away_mm <= far)
     drop = -float(outwards.mean())
     contrast = float(hu[deep].mean() - hu[beyond].mean()) if deep.any() and beyond.any() else math.nan
+    rim = border | (np.abs(away_mm) <= near)
     return values | {
         "border_gradient_mean_hu_per_mm": float(magnitude[border].mean()),
         "border_gradient_sd_hu_per_mm": float(magnitude[border].std()),
         "border_drop_hu_per_mm": drop,
         "border_contrast_hu": contrast,
         "border_width_mm": contrast / drop if contrast * drop > 0 else math.nan,
+        "edge_density": float(_canny(hu, spacing_mm=volume.spacing_mm)[rim].mean()),
     }
 
 
@@ -75,6 +84,17 @@ def _gradient(values: Float, *, spacing_mm: tuple[float, ...]) -> Float:
         for axis, size in enumerate(spacing_mm)
     ]
     return np.stack(slopes)
+
+
+def _canny(hu: Float, *, spacing_mm: tuple[float, ...]) -> Mask:
+    """Return the edges of each axial slice. Source: Canny 1986 (doi 10.1109/TPAMI.1986.4767851)."""
+    across_mm = (spacing_mm[1] + spacing_mm[2]) / 2
+    low, high = (threshold * across_mm * _SOBEL for threshold in CANNY_HU_PER_MM)
+    edges = [
+        canny(plane, sigma=CANNY_MM / across_mm, low_threshold=low, high_threshold=high, mode="nearest")  # type: ignore[no-untyped-call]
+        for plane in hu
+    ]
+    return np.stack(edges)
 
 
 def _border(inside: Mask) -> Mask:

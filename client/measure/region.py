@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist, squareform
+from skimage.measure import marching_cubes
 
 from client.inside import Float, Mask, Volume
 
@@ -18,6 +19,15 @@ class Chord:
     length_mm: float
     across_mm: float
     plane: Mask  # (y, x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """The surface of a region by marching cubes at 0.5, and what it encloses."""
+
+    vertices_mm: Float  # (vertex, axis)
+    volume_mm3: float
+    surface_mm2: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +61,18 @@ def outline(mask: Mask, *, spacing_mm: tuple[float, ...]) -> Float:
         points.append(edges)
     found: Float = np.concatenate(points) * np.array(spacing_mm)
     return found
+
+
+def mesh(mask: Mask, *, spacing_mm: tuple[float, ...]) -> Mesh:
+    """Return the mesh of a non-empty region, closed by one empty voxel all around (IBSI 3.1)."""
+    made = marching_cubes(cropped(mask).astype(np.float32), 0.5, spacing=spacing_mm)  # type: ignore[no-untyped-call]
+    vertices, faces = made[:2]
+    a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    return Mesh(
+        vertices_mm=vertices,
+        volume_mm3=abs(float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum())) / 6,
+        surface_mm2=float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum()) / 2,
+    )
 
 
 def extreme(points: Float) -> Float:

@@ -20,7 +20,7 @@ VARIABLES = (
 )
 STUDY = Study.model_construct(
     variables=tuple(
-        Variable(name=n, source=s, unit="1", lower=Decimal(low), upper=Decimal(high))  # type: ignore[arg-type]
+        Variable(name=n, source=s, unit="mm3" if n == "volume_mm3" else "1", lower=Decimal(low), upper=Decimal(high))  # type: ignore[arg-type]
         for n, s, low, high in VARIABLES
     ),
     recipe=Recipe.model_construct(patch_voxels=8, edge_channel=True),

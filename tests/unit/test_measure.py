@@ -84,7 +84,7 @@ def test_ibsi_digital_phantom(name: str, value: float, tolerance: float) -> None
 
 def test_every_family_names_what_it_measures() -> None:
     names = [name for family in FAMILIES for name in family.NAMES]
-    assert len(set(names)) == len(names) == 24
+    assert len(set(names)) == len(names) == 28
     for family in FAMILIES:
         assert tuple(family.measure(digital_phantom())) == family.NAMES
 
