@@ -60,6 +60,7 @@ def read_cohort(
     measured: list[Measured] = []
     views: list[View] = []
     aside: list[SetAside] = []
+
     with Guard() as guard:
         reader: Reader = reading.through(guard) if reading else guard
         try:
@@ -103,9 +104,9 @@ def _measured_or_aside(scan: Scan, *, study: Study) -> tuple[Measured, View] | S
 def _measure_and_see(scan: Scan, *, study: Study) -> tuple[Measured, View]:
     lesion = locate(prepare(assemble(scan), recipe=study.recipe))
     values = {name: value for family in families(study) for name, value in family.measure(lesion).items()}
-    return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)
     factors = {one.name: one.levels for one in study.variables if one.source == "image" and one.levels}
     values |= acquisition.factors(lesion.acquisition, levels=factors)
+    return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)
 
 
 def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:

@@ -41,10 +41,10 @@ class Variable(Part):
     def _bounds_of_levels(cls, given: Any) -> Any:  # noqa: ANN401
         if isinstance(given, dict) and isinstance(given.get("levels"), list | tuple) and given["levels"]:
             return {"lower": Decimal(0), "upper": Decimal(len(given["levels"]) - 1), **given}
-        return given
         known = codes.PARAMETERS.get(str(given.get("name"))) if isinstance(given, dict) else None
         if known is not None and given.get("source") == "image":
             return {"unit": known.unit, "lower": known.lower, "upper": known.upper, **given}
+        return given
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -52,13 +52,13 @@ class Variable(Part):
             raise ValueError("levels must be at least two, each once")
         if self.lower >= self.upper:
             raise ValueError("lower must be below upper")
-        if self.levels and (self.transforms or self.lower != 0 or self.upper != len(self.levels) - 1):
         known = codes.PARAMETERS.get(self.name) if self.source == "image" else None
         if known is not None and self.unit != known.unit:
             raise ValueError(f"the unit of {self.name} is {known.unit}")
         if known is not None and (self.name in codes.FACTORS) != bool(self.levels):
             what = "a number, without levels" if self.levels else "a factor: declare its levels"
             raise ValueError(f"{self.name} is {what}")
+        if self.levels and (self.transforms or self.lower != 0 or self.upper != len(self.levels) - 1):
             raise ValueError("a variable with levels has no transforms, and the bounds 0 and the last position")
         ends = float(self.lower), float(self.upper)
         for transform in self.transforms:
