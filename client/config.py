@@ -18,6 +18,7 @@ from client.origin import ledger_origin
 from common import canonical, files, roster, study
 from common.crypto import keys
 from common.errors import ConfigError, NotSetUp, RosterNotApproved, StudyNotApproved
+from common.mechanism import LOCAL_STEPS_MOST
 from common.roster import Roster
 from common.study import Study, explain
 
@@ -41,6 +42,7 @@ class Policy(BaseModel):
     share_max: Annotated[Decimal, Field(gt=0, lt=1)]
     site_aggregates: bool
     cluster_sums: bool
+    local_steps_max: Annotated[int, Field(ge=0, le=LOCAL_STEPS_MOST)]
     allowed_studies: tuple[HashText, ...]
     approved_roster: HashText | None = None
 
@@ -129,6 +131,7 @@ class Home:
 CELL_MIN = 5  # floors that `init` writes: reference values of statistical disclosure control
 PARAMETERS_SHARE_MAX = Decimal("0.1")
 SHARE_MAX = Decimal("0.6")
+LOCAL_STEPS_MAX = 100
 
 SITE_TEMPLATE = """\
 # What this hospital is, and what it allows. Only `motet-hospital approve` and your editor write here.
@@ -149,6 +152,7 @@ parameters_share_max = {parameters_share_max}     # coefficients of an iterated 
 share_max = {share_max}              # the most of a column's or a weight's sum that one patient may hold
 site_aggregates = {site_aggregates}      # whether analyses may show this hospital's own sums (random intercepts)
 cluster_sums = {cluster_sums}         # whether k-means and mixtures may be asked: two of their sums can differ by one patient
+local_steps_max = {local_steps_max}      # private training steps here between two sums; 0: one step a sum, noise shared, only
 allowed_studies = []       # by SHA-256, added by `motet-hospital approve`
 """
 
@@ -170,6 +174,7 @@ def create(
     share_max: Decimal = SHARE_MAX,
     site_aggregates: bool = False,
     cluster_sums: bool = False,
+    local_steps_max: int = LOCAL_STEPS_MAX,
 ) -> Site:
     """Make a hospital's folder with fresh keys; raises AlreadyExists and changes nothing when one is there.
 
@@ -192,6 +197,7 @@ def create(
         share_max=canonical.decimal_text(share_max),
         site_aggregates=str(site_aggregates).lower(),
         cluster_sums=str(cluster_sums).lower(),
+        local_steps_max=local_steps_max,
     )
     site = _chosen(text)
     files.refuse_remains(folder, names=("site.toml", "keys", "approved", "state", "cohorts", "relay", "ledger.sqlite"))

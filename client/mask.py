@@ -5,11 +5,12 @@ from typing import Final
 
 import numpy as np
 
+from common import rhythm
 from common.contribution import Contribution
-from common.crypto import masking, ring, rng
+from common.crypto import encoding, masking, noise, ring
 from common.errors import InternalError
 from common.ledger.receipt import Receipt
-from common.mechanism import GaussianShare
+from common.mechanism import GaussianShare, LocalSteps
 
 AT_ONCE: Final = 1 << 16  # entries rounded and noised at once: they stay in a core's cache
 
@@ -18,7 +19,8 @@ def mask(contribution: Contribution, *, receipt: Receipt, me: str, seeds: Mappin
     """Return the masked vector, little-endian ring words.
 
     Guarantee: what the receipt's mechanism promises is in the bytes: the clipped sum is rounded once to the grid, clamped to
-    the coordinate limit, and exact N_Z(0, 4**share_bits) is added, all before the masks; an exact statistic gets masks only.
+    the coordinate limit, and exact N_Z(0, 4**share_bits) is added, all before the masks; an exact statistic gets masks only,
+    and so does the change of a model by local steps, each of which had its noise.
     Raises InternalError when contribution and receipt name different mechanisms, or no peer would mask the vector.
     Source: reference training.md 1.2, steps 4-6.
     """
@@ -37,13 +39,10 @@ def _words(contribution: Contribution) -> ring.Words:
         return ring.encode(values, bits=mechanism.ring_bits)
     if values.dtype != np.float64 or len(values) != mechanism.dimension:
         raise InternalError("A clipped sum has the wrong type or length.", action="Report this.")
-    words, limit = ring.zeros(mechanism.dimension, bits=mechanism.ring_bits), mechanism.coordinate_limit
+    if isinstance(mechanism, LocalSteps):
+        return encoding.encode(values, encoding=rhythm.of(mechanism))
+    words = ring.zeros(mechanism.dimension, bits=mechanism.ring_bits)
     for start in range(0, mechanism.dimension, AT_ONCE):
-        rounded = values[start : start + AT_ONCE] / mechanism.grid_step
-        np.rint(rounded, out=rounded)
-        if not np.isfinite(rounded).all():
-            raise InternalError("A clipped sum is not finite.", action="Report this.")
-        np.clip(rounded, -limit, limit, out=rounded)
-        noise = rng.discrete_gaussian(len(rounded), share_bits=mechanism.share_bits)
-        words[start : start + AT_ONCE] = ring.encode(rounded.astype(np.int64) + noise, bits=mechanism.ring_bits)
+        drawn = noise.noised(values[start : start + AT_ONCE], mechanism=mechanism)
+        words[start : start + AT_ONCE] = ring.encode(drawn, bits=mechanism.ring_bits)
     return words

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import cohort as cohort_step
-from client import columns, harmonise, score, summarise, train
+from client import columns, harmonise, local, score, summarise, train
 from client.imaging.guard import Guard, Reader
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
@@ -25,11 +25,11 @@ from client.kernels.rows import Answer, Rows, Seat
 from client.measure import acquisition, angle, burden, depth, edges, histogram, intensity, length, position, shape, wall
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from client.quarantine import Reading
-from common import analyses, canonical, left_out, logs, model, moments, query, wire
+from common import analyses, canonical, left_out, logs, model, moments, phases, query, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import GeometryRefused, MotetError, NoScans
-from common.mechanism import NoisyGram, SampledStep
+from common.mechanism import LocalSteps, Mechanism, NoisyGram, SampledStep
 from common.query import Query
 from common.study import Study
 from common.terms import Column
@@ -118,7 +118,9 @@ def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:
         return (left_out.dimension if exact else moments.size)(len(study.columns()))
     if announcement.task == "evaluate":
         return announcement.index * 2 * study.training.score_bins
-    return model.trainable_size(study.training, channels=1 + study.recipe.edge_channel, patch_voxels=study.recipe.patch_voxels)
+    training, recipe = phases.of_step(study, announcement.index).training, study.recipe
+    size = model.trainable_size(training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+    return size + (training.local is not None)
 
 
 def training_rows(cohort: Cohort, *, study: Study) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -293,16 +295,27 @@ def with_left_out(made: Contribution, *, patients: int, cell_min: int) -> Contri
     return Contribution(values=np.array([*made.values.tolist(), *beside], dtype=object), mechanism=made.mechanism)
 
 
-def contribute(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort, cell_min: int) -> Contribution:
+def contribute(
+    announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort, mechanism: Mechanism, cell_min: int
+) -> Contribution:
     """Cohort -> Contribution: the same thing for statistics, training and evaluation, a vector with a mechanism.
 
-    `cell_min` is the smallest number of incomplete patients that the hospital tells, beside none.
+    `mechanism` is what the hospital is charged. `cell_min` is the smallest number of incomplete patients that it tells, beside
+    none.
     """
-    if isinstance(announcement.mechanism, NoisyGram):
-        return summarise.summarise_privately(cohort, study=study, mechanism=announcement.mechanism)
+    if isinstance(mechanism, NoisyGram):
+        return summarise.summarise_privately(cohort, study=study, mechanism=mechanism)
     if announcement.task == "gram":
         return summarise.with_left_out(cohort, study=study, cell_min=cell_min)
     train_on, held_out = training_rows(cohort, study=study)
-    if isinstance(announcement.mechanism, SampledStep):
-        return train.contribution(blob, study=study, cohort=cohort, training_rows=train_on, mechanism=announcement.mechanism)
+    if isinstance(mechanism, LocalSteps):
+        phase = phases.of_step(study, announcement.index)
+
+        def clipped_sum(blob: bytes, drawn: NDArray[np.bool_]) -> NDArray[np.float64]:
+            return train.clipped_sum(blob, study=phase, cohort=cohort, training_rows=train_on, sampled=drawn)
+
+        return local.contribution(blob, study=phase, patients=len(train_on), mechanism=mechanism, clipped_sum=clipped_sum)
+    if isinstance(mechanism, SampledStep):
+        phase = phases.of_step(study, announcement.index)
+        return train.contribution(blob, study=phase, cohort=cohort, training_rows=train_on, mechanism=mechanism)
     return score.histograms(wire.unpack(blob, count=announcement.index), study=study, cohort=cohort, held_out_rows=held_out)

@@ -25,6 +25,11 @@ def check_study(policy: Policy, *, study: Study, roster: Roster) -> None:
         raise OutsidePolicy(
             "The study assumes fewer colluding hospitals than this hospital's policy.", action="Ask for more colluders."
         )
+    if study.training.local is not None and study.training.local.local_steps > policy.local_steps_max:
+        raise OutsidePolicy(
+            "The study makes more local steps between two sums than this hospital's policy allows.",
+            action="Ask for fewer local_steps, or set local_steps_max in site.toml.",
+        )
     if study.hospitals_min < policy.hospitals_min:
         raise RosterTooSmall("The study allows too small a roster.", action="Ask for a larger hospitals_min.")
     if len(roster.members) - max(part.colluders for part in private) < COLLUDERS_BESIDE:

@@ -202,7 +202,12 @@ class Vault:
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
         with refusals.computing():
             contribution = (checked and checked.contribution) or pipeline.contribute(
-                announced, blob=request.blob, study=study, cohort=cohort, cell_min=site.policy.cell_min
+                announced,
+                blob=request.blob,
+                study=study,
+                cohort=cohort,
+                mechanism=announcements.charged(study, announced.mechanism, hospital=self.name),
+                cell_min=site.policy.cell_min,
             )
         receipt = self._reserve(announced, study, site)  # a request that cannot be answered costs nothing
         ctx = masking.context(state.transcript, announcement=announced.bytes())
@@ -339,7 +344,7 @@ class Vault:
             f"{announced.run}/{announced.round}/{self.name}",
             study=announced.study,
             purpose=study.purpose,
-            mechanism=announced.mechanism,
+            mechanism=announcements.charged(study, announced.mechanism, hospital=self.name),
             round_number=announced.round,
             roster=announced.hospitals,
             epsilon_cap=site.policy.epsilon_cap,

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common import analyses, canonical, mechanism
+from common import analyses, canonical, mechanism, rhythm
 from common.errors import BadEnvelope, OutsidePolicy
-from common.mechanism import Exact, Mechanism, NoisyGram, SampledStep
+from common.mechanism import SHARE_BITS_MOST, Exact, LocalSteps, Mechanism, NoisyGram, SampledStep
 from common.privacy import GramPrivacy, Privacy
 from common.study import Study
 
@@ -113,6 +113,8 @@ def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, in
     if task == "evaluate":
         return Exact(statistic="score-histogram", ring_bits=64)
     privacy, training = study.privacy, study.training
+    if training.local is not None:
+        return local_steps(study, hospital=None, hospitals=hospitals, dimension=dimension - 1)  # the last word counts cut-offs
     return SampledStep(
         noise_multiplier=privacy.noise_multiplier,
         clip_norm=privacy.clip_norm,
@@ -123,6 +125,37 @@ def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, in
         patients_per_step_max=training.patients_per_step_max,
         share_bits=_share_bits(privacy, hospitals=hospitals, patients=training.patients_per_step_max, ring_bits=32),
         ring_bits=32,
+    )
+
+
+def charged(study: Study, announced: Mechanism, *, hospital: str) -> Mechanism:
+    """Return what one hospital is charged for a round: the announced mechanism, with its own rate where it samples alone."""
+    if not isinstance(announced, LocalSteps):
+        return announced
+    return local_steps(study, hospital=hospital, hospitals=announced.hospitals, dimension=announced.dimension)
+
+
+def local_steps(study: Study, *, hospital: str | None, hospitals: int, dimension: int) -> LocalSteps:
+    """Return what a round of local steps is charged as at `hospital`; for none, with the largest rate, as it is announced.
+
+    `dimension` is that of the model. Raises ValueError when the study has no local steps.
+    """
+    privacy, training, local = study.privacy, study.training, study.training.local
+    if local is None:
+        raise ValueError("the study has no local steps")
+    encoding = rhythm.encoding(local.update_norm, hospitals=hospitals)
+    return LocalSteps(
+        noise_multiplier=privacy.noise_multiplier,
+        clip_norm=privacy.clip_norm,
+        sampling_rate=privacy.sampling_rate if hospital is None else local.rate(hospital, most=privacy.sampling_rate),
+        hospitals=hospitals,
+        colluders=privacy.colluders,
+        dimension=dimension,
+        share_bits=SHARE_BITS_MOST,
+        ring_bits=encoding.bits,
+        patients_per_step_max=training.patients_per_step_max,
+        local_steps=local.local_steps,
+        scale_bits=encoding.scale_bits,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a release costs: nothing was hidden (Exact), or shares of Gaussian noise were added (GaussianShare)."""
+"""What a release costs: nothing was hidden (Exact), or Gaussian noise was added, in shares or whole (GaussianShare)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,6 +12,8 @@ from common import canonical
 from common.canonical import decimal_text
 
 SHARE_BITS_MOST = 24
+LOCAL_STEPS_MOST = 1000
+SCALE_BITS_MOST = 64  # of the encoding of a change (common/crypto/encoding.py)
 TAIL = 12  # standard deviations that the ring leaves room for
 
 
@@ -71,9 +73,19 @@ class GaussianShare(ABC):
         return self.hospitals - self.colluders
 
     @property
+    def shares(self) -> int:
+        """Return how many hospitals' shares together are the promised noise: those that are certain to be in the sum."""
+        return self.honest
+
+    @property
+    def compositions(self) -> int:
+        """Return how many sampled Gaussians one release is charged as."""
+        return 1
+
+    @property
     def rounding_slack(self) -> float:
         """Return rho, the part of the sensitivity that rounding the sum may add."""
-        return float(self.noise_multiplier) * math.sqrt(self.dimension) / (math.sqrt(self.honest) * 2.0**self.share_bits)
+        return float(self.noise_multiplier) * math.sqrt(self.dimension) / (math.sqrt(self.shares) * 2.0**self.share_bits)
 
     @property
     def sensitivity(self) -> float:
@@ -83,7 +95,7 @@ class GaussianShare(ABC):
     @property
     def grid_step(self) -> float:
         """Return gamma, the size of one integer step."""
-        return float(self.noise_multiplier) * self.sensitivity / (math.sqrt(self.honest) * 2.0**self.share_bits)
+        return float(self.noise_multiplier) * self.sensitivity / (math.sqrt(self.shares) * 2.0**self.share_bits)
 
     @property
     def coordinate_limit(self) -> int:
@@ -100,7 +112,7 @@ class GaussianShare(ABC):
             "noise": "discrete-gaussian-share",
             "noise_multiplier": decimal_text(self.noise_multiplier),
             "clip_norm": decimal_text(self.clip_norm),
-            "steps": 1,
+            "steps": self.compositions,
             "adjacency": "add-or-remove-one",
             "unit": "patient",
             "hospitals": self.hospitals,
@@ -146,6 +158,45 @@ class SampledStep(GaussianShare):
             "sampling": "poisson",
             "sampling_rate": decimal_text(self.sampling_rate),
             "patients_per_step_max": self.patients_per_step_max,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSteps(SampledStep):
+    """Several Poisson-sampled DP-SGD steps at one hospital on its own patients, each with the whole noise; one release.
+
+    Charged as `local_steps` steps with that hospital's own sampling rate; whoever sees the change of its model, the coordinator
+    with all others too, faces noise of noise_multiplier * sensitivity in every step. `dimension` is that of the model; the ring
+    and `scale_bits` are those of the released change, which is private before it is encoded (common/crypto/encoding.py).
+    """
+
+    local_steps: int
+    scale_bits: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.local_steps <= LOCAL_STEPS_MOST or abs(self.scale_bits) > SCALE_BITS_MOST:
+            raise ValueError("local steps or scale out of range")
+
+    @property
+    @override
+    def shares(self) -> int:
+        """Return 1: the hospital's own noise is the whole."""
+        return 1
+
+    @property
+    @override
+    def compositions(self) -> int:
+        """Return the number of local steps."""
+        return self.local_steps
+
+    @override
+    def entry(self) -> dict[str, Any]:
+        """Return the mechanism as a ledger entry spells it; decimals as strings."""
+        return {
+            **SampledStep.entry(self),
+            "name": "dp-sgd-local",
+            "noise": "discrete-gaussian-whole",
+            "scale_bits": self.scale_bits,
         }
 
 
@@ -197,6 +248,7 @@ class NoisyGram(GaussianShare):
 
 Mechanism = Exact | GaussianShare
 
+_LOCAL = (("local_steps", "steps"), ("scale_bits", "scale_bits"))
 _WHOLE = ("hospitals", "colluders", "dimension", "share_bits", "ring_bits")
 
 
@@ -205,13 +257,15 @@ def from_entry(entry: dict[str, Any]) -> Mechanism:
     try:
         if entry["name"] == "none":
             mechanism: Mechanism = Exact(statistic=str(entry["statistic"]), ring_bits=int(entry["ring_bits"]))
-        elif entry["name"] == "dp-sgd":
-            mechanism = SampledStep(
+        elif entry["name"] in {"dp-sgd", "dp-sgd-local"}:
+            local = {key: int(entry[name]) for key, name in _LOCAL} if "scale_bits" in entry else {}
+            mechanism = (LocalSteps if local else SampledStep)(
                 noise_multiplier=Decimal(entry["noise_multiplier"]),
                 clip_norm=Decimal(entry["clip_norm"]),
                 sampling_rate=Decimal(entry["sampling_rate"]),
                 patients_per_step_max=int(entry["patients_per_step_max"]),
                 **{key: int(entry[key]) for key in _WHOLE},
+                **local,
             )
         elif entry["name"] == "gaussian":
             mechanism = NoisyGram(

@@ -58,6 +58,13 @@ class MovingAverage(Part):
     decay: Annotated[Decimal, Field(gt=0, lt=1, max_digits=24)]
 
 
+class Finetune(Part):
+    """The first part of the recipe `finetune`: how many of the study's steps train the head alone, and how fast."""
+
+    head_steps: Annotated[int, Field(ge=1, le=100_000)]
+    head_learning_rate: Positive
+
+
 Optimiser = Annotated[Momentum | Adam, Field(discriminator="kind")]
 Schedule = Annotated[Constant | WarmUpCosine, Field(discriminator="kind")]
 Average = Annotated[SecondHalf | MovingAverage, Field(discriminator="kind")]

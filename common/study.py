@@ -13,9 +13,10 @@ from common import analyses, canonical, codes, forms, formula, harmonisation, te
 from common.analyses import ANALYSES_MOST, Combat, Declared
 from common.errors import BadQuery, ConfigError
 from common.forms import Asked
-from common.optimisation import Average, Optimiser, Schedule, WarmUpCosine
+from common.optimisation import Average, Finetune, Optimiser, Schedule, WarmUpCosine
 from common.part import Level, Name, Number, Part, Positive, Text
 from common.privacy import GramPrivacy, Privacy
+from common.rhythm import LocalRhythm
 
 
 class Variable(Part):
@@ -135,14 +136,16 @@ class Recipe(Part):
 
 
 class Training(Part):
-    """One CNN, one secure sum a step.
+    """One CNN, one secure sum a step; with `local`, a sum after several steps at each hospital: then `steps` counts sums.
+
+    Recipes: `head` on the prior's frozen features; `full` network; `finetune`: head first, then the whole (common/phases.py).
 
     A bag holds a patient's views, and of each view its first `augmentations` mirrored or turned copies (client/augment.py).
     The final model is the result unless its held-out AUC is more than `auc_drop_max` below the best that training passed.
     """
 
     model: Literal["cnn2d"]
-    recipe: Literal["head", "full"]
+    recipe: Literal["head", "finetune", "full"]
     prior_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     label: Name
     positive_above: Number
@@ -158,10 +161,17 @@ class Training(Part):
     held_out_fraction: Annotated[Decimal, Field(gt=0, lt=1, max_digits=24)]
     score_bins: Annotated[int, Field(ge=8, le=64)]
     auc_drop_max: Annotated[Decimal, Field(ge=0, le=1, max_digits=24)]
+    finetune: Finetune | None = None
+    local: LocalRhythm | None = None
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:
-        if isinstance(self.schedule, WarmUpCosine) and self.schedule.warm_up_steps >= self.steps:
+        if (self.recipe == "finetune") != (self.finetune is not None):
+            raise ValueError("the recipe finetune needs [training.finetune], and no other recipe has it")
+        steps = self.steps - (self.finetune.head_steps if self.finetune else 0)
+        if steps < 1:
+            raise ValueError("finetune.head_steps must be below steps")
+        if isinstance(self.schedule, WarmUpCosine) and self.schedule.warm_up_steps >= steps:
             raise ValueError("the schedule's warm_up_steps must be below steps")
         return self
 
@@ -197,6 +207,8 @@ class Study(Part):
                 raise ValueError(f"{name} is not among the variables")
         if regression.outcome in regression.predictors:
             raise ValueError("the outcome is among the predictors")
+        if self.training.local is not None:
+            self.training.local.check(most=self.privacy.sampling_rate)
         self._check_analyses()
         return self
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import files, harmonisation, left_out, mechanism, model, moments, noisy_moments, wire
+from common import announcement, files, harmonisation, left_out, mechanism, moments, noisy_moments, wire
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import HospitalMissing, NotEstimable
@@ -22,7 +22,7 @@ from common.noisy_moments import NoisyMoments
 from common.privacy import GramPrivacy
 from common.roster import Roster
 from common.study import Study
-from server import accept, analyse, csvs, evaluate, report, step
+from server import accept, analyse, csvs, evaluate, report
 from server.analyse import Harmonised
 from server.exchange import Carrier, Exchange
 from server.infer import correlation, family, regression
@@ -30,13 +30,7 @@ from server.infer.private import family as noisy_family
 from server.journal import Journal
 from server.rounds import Rounds
 from server.setup import set_up
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """What training left: the model before and after every step, and the final one last."""
-
-    checkpoints: tuple[bytes, ...]
+from server.train import train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +62,7 @@ def run_study(
         **_statistics(rounds, study, harmonised=harmonised),
         "analyses": analyse.analyse(rounds, study=study, harmonised=harmonised),
     }
-    trained = _train(rounds, study, folder)
+    trained = train(rounds, study=study, folder=folder)
     evaluation = _evaluate(rounds, study, trained)
     checkpoints = rounds.close()
     for name, text in checkpoints.items():
@@ -84,7 +78,7 @@ def run_study(
         **_told(study, journal),
         "seconds": _seconds(journal, total=time.monotonic() - started),
     }
-    files.write(folder / "model.safetensors", trained.checkpoints[evaluation.accepted])
+    files.write(folder / "model.safetensors", trained[evaluation.accepted])
     files.write(folder / "result.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode())
     report.render(result, out=folder / "report.html")
     csvs.write(result, folder=folder / "tables")
@@ -136,41 +130,11 @@ def _noisy_gram(rounds: Rounds, study: Study, privacy: GramPrivacy) -> NoisyMome
     )
 
 
-def _train(rounds: Rounds, study: Study, folder: Path) -> Trained:
-    training, recipe = study.training, study.recipe
-    channels = 1 + recipe.edge_channel
-    network = model.build(training, channels=channels, patch_voxels=recipe.patch_voxels)
-    model.load(network, model.initial(training, channels=channels, patch_voxels=recipe.patch_voxels))
-    names = model.trainable_names(network, training)
-    state = step.start(model.flat(network, names), training=training)
-    checkpoints = [model.dump(network)]
-    voids_left = study.privacy.rounds_void_allowed
-    while state.steps_done < training.steps:
-        before = rounds.number
-        announced, words = rounds.secure_sum(
-            task="train",
-            index=state.steps_done + 1,
-            dimension=len(state.position),
-            blob=checkpoints[-1],
-            attempts=1 + voids_left,
-        )
-        voids_left -= rounds.number - before - 1
-        if not isinstance(announced.mechanism, SampledStep):
-            raise TypeError("a training round has a Gaussian mechanism")
-        total = ring.decode(words, bits=announced.mechanism.ring_bits) * announced.mechanism.grid_step
-        state = step.step(state, total, training=training, privacy=study.privacy)
-        model.with_flat(network, names, state.position)
-        checkpoints.append(model.dump(network))
-        files.write(folder / "optimiser.safetensors", state.to_bytes())
-    model.with_flat(network, names, step.final(state, training=training))
-    return Trained(checkpoints=(*checkpoints, model.dump(network)))
-
-
-def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> Scored:
-    count, bins = len(trained.checkpoints), study.training.score_bins
+def _evaluate(rounds: Rounds, study: Study, checkpoints: Sequence[bytes]) -> Scored:
+    count, bins = len(checkpoints), study.training.score_bins
     try:
         announced, words = rounds.secure_sum(
-            task="evaluate", index=count, dimension=count * 2 * bins, blob=wire.pack(trained.checkpoints), attempts=1
+            task="evaluate", index=count, dimension=count * 2 * bins, blob=wire.pack(checkpoints), attempts=1
         )
     except HospitalMissing as error:  # the model is there all the same
         nothing: dict[str, Any] = {
@@ -200,17 +164,18 @@ def _evaluate(rounds: Rounds, study: Study, trained: Trained) -> Scored:
     return Scored(told=told, accepted=at)
 
 
-def _uploads(journal: Journal) -> dict[str, list[mechanism.Mechanism]]:
+def _uploads(study: Study, journal: Journal) -> dict[str, list[mechanism.Mechanism]]:
     sent: dict[str, list[mechanism.Mechanism]] = {}
     for event in journal.rounds().values():
+        announced = mechanism.from_entry(event["mechanism"])
         for name in event["uploaded"]:
-            sent.setdefault(name, []).append(mechanism.from_entry(event["mechanism"]))
+            sent.setdefault(name, []).append(announcement.charged(study, announced, hospital=name))
     return sent
 
 
 def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
     """Return what the steps alone cost the hospital that took part in most of them."""
-    steps = [[item for item in items if isinstance(item, SampledStep)] for items in _uploads(journal).values()]
+    steps = [[item for item in items if isinstance(item, SampledStep)] for items in _uploads(study, journal).values()]
     privacy = study.privacy
     return {
         **_composed(max(steps, key=len), delta=privacy.delta),
@@ -234,7 +199,7 @@ def _told(study: Study, journal: Journal) -> dict[str, Any]:
     """Return the rounds, and what they cost: `privacy` is of all noisy releases together, at the hospital of the most."""
     events, delta = list(journal.rounds().values()), study.privacy.delta
     per_hospital, spent = {}, {}
-    for name, items in _uploads(journal).items():
+    for name, items in _uploads(study, journal).items():
         noisy = [item for item in items if isinstance(item, GaussianShare)]
         spent[name] = _composed(noisy, delta=delta)
         per_hospital[name] = {

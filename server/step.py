@@ -81,13 +81,22 @@ def step(state: OptimiserState, total: Array, *, training: Training, privacy: Pr
     Raises InternalError when `total` is not finite, has another length, the state is another optimiser's, or every step of the
     study was made already.
     """
-    if total.shape != state.position.shape or not np.isfinite(total).all():
-        raise InternalError("The decoded sum does not fit the model.", action="Report this.")
-    if state.steps_done >= training.steps:
-        raise InternalError("All steps of the study were made already.", action="Report this.")
-    if len(state.moments) != (2 if isinstance(training.optimiser, Adam) else 1):
-        raise InternalError("The state is that of another optimiser.", action="Report this.")
-    gradient = total / (float(privacy.sampling_rate) * training.patients_declared)
+    _check(state, total, training=training)
+    return _stepped(state, total / (float(privacy.sampling_rate) * training.patients_declared), training=training)
+
+
+def step_of_changes(state: OptimiserState, total: Array, *, hospitals: int, training: Training) -> OptimiserState:
+    """Return the state after one step of the study's optimiser on `total`, the decoded sum of hospitals' changes, shape (d,).
+
+    The gradient is minus the mean change: every hospital weighs the same, because how many patients it has is not known. With
+    momentum 0 and learning rate 1 the models are averaged (FedAvg, McMahan et al. 2017); with Adam it is FedAdam (Reddi et al.
+    2021, Algorithm 2). Raises as `step`.
+    """
+    _check(state, total, training=training)
+    return _stepped(state, total / -hospitals, training=training)
+
+
+def _stepped(state: OptimiserState, gradient: Array, *, training: Training) -> OptimiserState:
     done = state.steps_done + 1
     moments, direction = _direction(state.moments, gradient, training=training, done=done)
     position = state.position - learning_rate(training, step=done) * direction
@@ -98,6 +107,15 @@ def step(state: OptimiserState, total: Array, *, training: Training, privacy: Pr
         moments=moments,
         average=_averaged(state.average, position, training=training, done=done),
     )
+
+
+def _check(state: OptimiserState, total: Array, *, training: Training) -> None:
+    if total.shape != state.position.shape or not np.isfinite(total).all():
+        raise InternalError("The decoded sum does not fit the model.", action="Report this.")
+    if state.steps_done >= training.steps:
+        raise InternalError("All steps of the study were made already.", action="Report this.")
+    if len(state.moments) != (2 if isinstance(training.optimiser, Adam) else 1):
+        raise InternalError("The state is that of another optimiser.", action="Report this.")
 
 
 def final(state: OptimiserState, *, training: Training) -> Array:

@@ -49,5 +49,6 @@ def _words(event: Event) -> str:
 def _mechanism(mech: dict[str, Any]) -> str:
     if mech["name"] == "none":
         return printable(f"EXACT {mech['statistic']}, epsilon infinite")
-    drawn = f"sampling rate {mech['sampling_rate']}" if mech["name"] == "dp-sgd" else f"{mech['statistic']}, everybody"
-    return printable(f"noise {mech['noise_multiplier']}, clip {mech['clip_norm']}, {drawn}")
+    drawn = f"sampling rate {mech['sampling_rate']}" if mech["sampling"] == "poisson" else f"{mech['statistic']}, everybody"
+    times = f", {mech['steps']} local steps" if mech["name"] == "dp-sgd-local" else ""
+    return printable(f"noise {mech['noise_multiplier']}, clip {mech['clip_norm']}, {drawn}{times}")

@@ -16,7 +16,7 @@ from common.ledger import accounting, events, merkle, note
 from common.ledger.accounting import Tally
 from common.ledger.events import Kind
 from common.ledger.state import Reservation, Stage, State
-from common.mechanism import Exact, GaussianShare, Mechanism, NoisyGram, SampledStep
+from common.mechanism import Exact, GaussianShare, LocalSteps, Mechanism, NoisyGram, SampledStep
 from common.roster import Roster
 from common.study import Study
 
@@ -206,11 +206,8 @@ def _check_plan(
         raise _damaged(f"Entry {reserved.sequence} belongs to a study that is not in the bundle.")
     if reserved.purpose != study.purpose or hospital not in reserved.roster:
         raise _damaged(f"Entry {reserved.sequence} has another purpose than its study, or is of a round without this hospital.")
-    if not (
-        reserved.mechanism in exact[reserved.study]
-        if isinstance(reserved.mechanism, Exact)
-        else _agreed(reserved, study)
-    ):
+    known = isinstance(reserved.mechanism, Exact) and reserved.mechanism in exact[reserved.study]
+    if not (known or _agreed(reserved, study, hospital)):
         raise _damaged(f"Entry {reserved.sequence} does not have the privacy parameters of its study.")
 
 
@@ -237,7 +234,7 @@ def _exact_of(study: Study) -> frozenset[Mechanism]:
     )
 
 
-def _agreed(reserved: Reservation, study: Study) -> bool:
+def _agreed(reserved: Reservation, study: Study, hospital: str) -> bool:
     """Say whether a private release has the mechanism that its study gives it; an unknown mechanism has not."""
     private, spent, agreed = study.statistics.privacy, reserved.mechanism, study.privacy
     if isinstance(spent, NoisyGram):
@@ -248,6 +245,15 @@ def _agreed(reserved: Reservation, study: Study) -> bool:
             and (spent.hospitals, spent.colluders) == (len(reserved.roster), private.colluders)
             and spent.honest >= 1
             and spent == announcement.mechanism_for(study, task="gram", hospitals=len(reserved.roster), dimension=size)
+        )
+    if isinstance(spent, LocalSteps) or study.training.local is not None:
+        return (
+            isinstance(spent, LocalSteps)
+            and study.training.local is not None
+            and reserved.delta == agreed.delta
+            and (spent.hospitals, spent.colluders) == (len(reserved.roster), agreed.colluders)
+            and spent.honest >= 1
+            and spent == announcement.charged(study, spent, hospital=hospital)
         )
     if isinstance(spent, SampledStep):
         return (

@@ -54,7 +54,7 @@ class Tally:
     def add(self, release: GaussianShare, *, times: int = 1) -> None:
         """Add a release, or take it back with times=-1; raises ValueError on noise that no accountant can take."""
         key, divergence = (effective_noise_multiplier(release), release.sampling_rate), _discreteness(release)
-        self._counts[key] += times
+        self._counts[key] += times * release.compositions
         if not self._counts[key]:
             del self._counts[key]
         self._divergence += max(times, 0) * divergence  # never taken back: it stays an upper bound
@@ -138,11 +138,11 @@ def epsilon_pld(releases: Sequence[GaussianShare], *, delta: Decimal) -> float:
 
 
 def effective_noise_multiplier(m: GaussianShare) -> Decimal:
-    """Return sigma * sqrt(1 - 1 / (12 h 4**b)), rounded down to 1e-9: what continuous accountants may be given.
+    """Return sigma * sqrt(1 - 1 / (12 h 4**b)), rounded down to 1e-9: what continuous accountants may be given; h is `shares`.
 
     Source: reference training.md 1.3.
     """
-    return _effective(m.noise_multiplier, m.sampling_rate, m.honest, m.share_bits)
+    return _effective(m.noise_multiplier, m.sampling_rate, m.shares, m.share_bits)
 
 
 def noise_multiplier_for(*, epsilon: Decimal, delta: Decimal, sampling_rate: Decimal, steps: int) -> Decimal:
@@ -286,8 +286,8 @@ def _effective(sigma: Decimal, rate: Decimal, honest: int, bits: int) -> Decimal
 def _discreteness(release: GaussianShare) -> float:
     if release.dimension < 1:
         raise ValueError("a release has at least one coordinate")
-    variance = release.honest * 4.0**release.share_bits
-    return release.dimension / (691_200 * variance**4)
+    variance = release.shares * 4.0**release.share_bits
+    return release.compositions * release.dimension / (691_200 * variance**4)
 
 
 def _check_delta(delta: Decimal) -> float:

@@ -48,7 +48,7 @@ def main(home):
     shelf.cohort = lambda *_, **__: nobody
     pipeline.dimension = lambda announced, **_: announced.dimension
     pipeline.contribute = contribute
-    mask.rng.discrete_gaussian = noise
+    rng.discrete_gaussian = noise
 
     os.umask(0o077)
     stop, ready = threading.Event(), threading.Event()

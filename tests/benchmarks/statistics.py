@@ -140,7 +140,7 @@ def federated(held: Study, cohorts: list[Cohort]) -> tuple[dict[str, Any], dict[
     policy = Policy(
         epsilon_cap=Decimal(1), delta_cap=Decimal("1e-5"), hospitals_min=3, colluders_min=0, patients_min=20,
         exact_releases_max=2, cell_min=CELL_MIN, parameters_share_max=PARAMETERS_SHARE_MAX, share_max=SHARE_MAX,
-        site_aggregates=False, cluster_sums=False, allowed_studies=(),
+        site_aggregates=False, cluster_sums=False, local_steps_max=10, allowed_studies=(),
     )  # fmt: skip
     names = [f"h{at:02d}" for at in range(len(cohorts))]
     keys = {pair: np.random.default_rng(pair[0] * 1000 + pair[1]).bytes(32) for pair in np.ndindex(len(names), len(names))}

@@ -99,12 +99,15 @@ def policy(**changes):
         "share_max": config.SHARE_MAX,
         "site_aggregates": False,
         "cluster_sums": False,
+        "local_steps_max": config.LOCAL_STEPS_MAX,
         "allowed_studies": (),
     }
     return config.Policy(**(given | changes))
 
 
-@pytest.mark.parametrize("key", ["cell_min", "parameters_share_max", "share_max", "site_aggregates", "cluster_sums"])
+@pytest.mark.parametrize(
+    "key", ["cell_min", "parameters_share_max", "share_max", "site_aggregates", "cluster_sums", "local_steps_max"]
+)
 def test_a_disclosure_rule_has_no_default_but_what_init_writes(key, tmp_path):
     settings = {"epsilon_cap": Decimal(1), "delta_cap": Decimal("1e-5"), "hospitals_min": 3, "colluders_min": 0}
     made = config.create(

@@ -17,7 +17,7 @@ from tests import cohorts
 POLICY = Policy(
     epsilon_cap=Decimal(1), delta_cap=Decimal("1e-5"), hospitals_min=3, colluders_min=0, patients_min=5,
     exact_releases_max=9, cell_min=CELL_MIN, parameters_share_max=PARAMETERS_SHARE_MAX, share_max=SHARE_MAX,
-    site_aggregates=False, cluster_sums=True, allowed_studies=(),
+    site_aggregates=False, cluster_sums=True, local_steps_max=10, allowed_studies=(),
 )  # fmt: skip
 BOUNDS = {one["name"]: (float(one.get("lower", 0)), float(one.get("upper", 1))) for one in cohorts.VARIABLES}
 TIMES = tuple(np.linspace(0, 64, 9).tolist())

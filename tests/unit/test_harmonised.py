@@ -211,7 +211,7 @@ def test_two_honest_hospitals_do_not_add_scatters_within_which_would_show_their_
     rule = Policy(
         epsilon_cap=Decimal(1), delta_cap=Decimal("1e-5"), hospitals_min=3, colluders_min=0, patients_min=5,
         exact_releases_max=2, cell_min=CELL_MIN, parameters_share_max=PARAMETERS_SHARE_MAX, share_max=SHARE_MAX,
-        site_aggregates=False, cluster_sums=False, allowed_studies=(),
+        site_aggregates=False, cluster_sums=False, local_steps_max=10, allowed_studies=(),
     )  # fmt: skip
     disclosure.check_query(rule, asked=asked, rows=rows, seat=Seat(at=0, of=4, honest=3, shows=False))
     with pytest.raises(OutsidePolicy):

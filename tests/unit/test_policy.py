@@ -27,6 +27,7 @@ MINE = Policy(
     share_max=Decimal("0.6"),
     site_aggregates=False,
     cluster_sums=False,
+    local_steps_max=10,
     allowed_studies=(),
 )
 

@@ -25,6 +25,7 @@ POLICY = config.Policy(
     share_max=Decimal("0.6"),
     site_aggregates=False,
     cluster_sums=False,
+    local_steps_max=10,
     allowed_studies=(),
 )
 NOISY = {
