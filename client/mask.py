@@ -5,7 +5,6 @@ from typing import Final
 
 import numpy as np
 
-from common import rhythm
 from common.contribution import Contribution
 from common.crypto import encoding, masking, noise, ring
 from common.errors import InternalError
@@ -40,7 +39,7 @@ def _words(contribution: Contribution) -> ring.Words:
     if values.dtype != np.float64 or len(values) != mechanism.dimension:
         raise InternalError("A clipped sum has the wrong type or length.", action="Report this.")
     if isinstance(mechanism, LocalSteps):
-        return encoding.encode(values, encoding=rhythm.of(mechanism))
+        return encoding.encode(values, encoding=encoding.of(mechanism))
     words = ring.zeros(mechanism.dimension, bits=mechanism.ring_bits)
     for start in range(0, mechanism.dimension, AT_ONCE):
         drawn = noise.noised(values[start : start + AT_ONCE], mechanism=mechanism)

@@ -143,7 +143,6 @@ def local_steps(study: Study, *, hospital: str | None, hospitals: int, dimension
     privacy, training, local = study.privacy, study.training, study.training.local
     if local is None:
         raise ValueError("the study has no local steps")
-    encoding = rhythm.encoding(local.update_norm, hospitals=hospitals)
     return LocalSteps(
         noise_multiplier=privacy.noise_multiplier,
         clip_norm=privacy.clip_norm,
@@ -152,10 +151,10 @@ def local_steps(study: Study, *, hospital: str | None, hospitals: int, dimension
         colluders=privacy.colluders,
         dimension=dimension,
         share_bits=SHARE_BITS_MOST,
-        ring_bits=encoding.bits,
+        ring_bits=rhythm.RING_BITS,
         patients_per_step_max=training.patients_per_step_max,
         local_steps=local.local_steps,
-        scale_bits=encoding.scale_bits,
+        scale_bits=rhythm.scale_bits(local.update_norm, hospitals=hospitals),
     )
 
 

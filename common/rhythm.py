@@ -6,8 +6,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
-from common.crypto.encoding import Encoding
-from common.mechanism import LOCAL_STEPS_MOST, LocalSteps
+from common.mechanism import LOCAL_STEPS_MOST
 from common.part import Name, Part, Positive, Probability
 
 RING_BITS: Final = 32
@@ -50,16 +49,13 @@ class LocalRhythm(Part):
         return next((one.sampling_rate for one in self.own_rates if one.hospital == hospital), most)
 
 
-def encoding(update_norm: Decimal, *, hospitals: int) -> Encoding:
-    """Return the finest power-of-two grid on which no change of at most `update_norm` is cut off and no sum wraps."""
-    coarsest = Encoding(bits=RING_BITS, scale_bits=0, hospitals=hospitals)
-    ratio = Fraction(coarsest.limit) / Fraction(update_norm)
-    scale_bits = ratio.numerator.bit_length() - ratio.denominator.bit_length()
-    while Fraction(2) ** scale_bits > ratio:
-        scale_bits -= 1
-    return Encoding(bits=RING_BITS, scale_bits=scale_bits, hospitals=hospitals)
+def scale_bits(update_norm: Decimal, *, hospitals: int) -> int:
+    """Return the finest power of two by which changes of at most `update_norm` are multiplied: none is cut off, no sum wraps.
 
-
-def of(mechanism: LocalSteps) -> Encoding:
-    """Return the encoding of the changes that a mechanism releases."""
-    return Encoding(bits=mechanism.ring_bits, scale_bits=mechanism.scale_bits, hospitals=mechanism.hospitals)
+    Of the bits that a hospital's integers may use, one is left free for rounding. Source: reference secure-sum.md, section 7.
+    """
+    ratio = Fraction(2) ** (RING_BITS - 2 - (hospitals - 1).bit_length()) / Fraction(update_norm)
+    found = ratio.numerator.bit_length() - ratio.denominator.bit_length()
+    while Fraction(2) ** found > ratio:
+        found -= 1
+    return found

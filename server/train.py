@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common import files, model, rhythm
+from common import files, model
 from common.announcement import Announcement
 from common.crypto import encoding, ring
 from common.mechanism import LocalSteps, SampledStep
@@ -54,7 +54,7 @@ def _stepped(
 ) -> OptimiserState:
     mechanism = announced.mechanism
     if isinstance(mechanism, LocalSteps):
-        changes, _ = encoding.decode(words, encoding=rhythm.of(mechanism))
+        changes, _ = encoding.decode(words, encoding=encoding.of(mechanism))
         return step.step_of_changes(state, changes, hospitals=mechanism.hospitals, training=phase.training)
     if not isinstance(mechanism, SampledStep):
         raise TypeError("a training round has a Gaussian mechanism")

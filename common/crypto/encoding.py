@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.crypto import ring
+from common.mechanism import LocalSteps
 
 SCALE_BITS_MOST: Final = 64
 HOSPITALS_MOST: Final = 1 << 16
@@ -61,6 +62,11 @@ class Encoding:
     def error_most(self) -> float:
         """Return hospitals / (2 * scale), the largest rounding error of a sum of values that were not clipped."""
         return self.hospitals / (2 * self.scale)
+
+
+def of(mechanism: LocalSteps) -> Encoding:
+    """Return the encoding of the changes that local steps release: it cuts nothing off that is not longer than update_norm."""
+    return Encoding(bits=mechanism.ring_bits, scale_bits=mechanism.scale_bits, hospitals=mechanism.hospitals)
 
 
 def encode(values: NDArray[Any], *, encoding: Encoding) -> ring.Words:
