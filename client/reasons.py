@@ -16,6 +16,8 @@ MEANINGS: Final[dict[str, str]] = {
     "NOT_FINITE": "pixels become infinite or no number; export it again",
     "NO_GEOMETRY": "position, orientation or pixel spacing is absent or senseless; export it from the scanner",
     "NO_IDENTITY": "PatientID or a UID is absent or malformed; export it again",
+    "NO_TARGET": "contours, but none is called GTV, tumour, lesion or nodule; name the lesion so",
+    "CONTOUR_OFF_SLICE": "a contour lies in none of the slices; draw it on this series",
     "SEGMENTATION_TYPE": "a segmentation that is fractional or has not exactly one segment; export one binary segment",
     "CRASHED": "the decoder died on it; export it again, uncompressed",
     "TIMED_OUT": "the decoder took too long; export it again, uncompressed",

@@ -32,9 +32,11 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
+    RTStructureSetStorage,
     SegmentationStorage,
 )
 
+from client.imaging import structure
 from client.imaging.guard import ANSWER, DTYPES, REQUEST, Limits, Reason
 
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
@@ -90,6 +92,8 @@ def examine(data: bytes, *, with_pixels: bool, limits: Limits) -> Answer:
         ds = _parsed(data, with_pixels=with_pixels, limits=limits)
         if ds.get("SOPClassUID") == CTImageStorage:
             return _ct(ds, with_pixels=with_pixels, limits=limits)
+        if ds.get("SOPClassUID") == RTStructureSetStorage:
+            return _contours(ds, with_pixels=with_pixels, limits=limits)
         return _seg(ds, with_pixels=with_pixels, limits=limits)
     except Refused as refused:
         return {"reason": refused.reason}, {}
@@ -112,7 +116,7 @@ def _parsed(data: bytes, *, with_pixels: bool, limits: Limits) -> Dataset:
             raise Refused(Reason.TRUNCATED)
         data = _PLAIN_META + ExplicitVRLittleEndian.encode() + b"\0" + plain
     ds = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not with_pixels)
-    if ds.get("SOPClassUID") not in {CTImageStorage, SegmentationStorage}:
+    if ds.get("SOPClassUID") not in {CTImageStorage, RTStructureSetStorage, SegmentationStorage}:
         raise Refused(Reason.SOP_CLASS if "SOPClassUID" in ds else Reason.NOT_AN_IMAGE)
     return ds
 
@@ -234,6 +238,15 @@ def _seg(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
         "bits": np.packbits(planes[kept], bitorder="little"),
         "positions_mm": np.asarray(positions, np.float64)[kept],
     }
+
+
+def _contours(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
+    found = structure.target(ds, points_most=limits.contour_points)
+    if isinstance(found, Reason):
+        raise Refused(found)
+    ds.FrameOfReferenceUID = found.frame_of_reference  # a structure set has it a region of interest, not of its own
+    head = {"kind": "contours", "identity": _identity(ds), "of_series": _required(found.of_series)}
+    return head, {"points_mm": found.points_mm, "ends": found.ends} if with_pixels else {}
 
 
 def _group(shared: Dataset, frame: Dataset, name: str) -> Dataset:

@@ -42,7 +42,7 @@ class Reason(StrEnum):
     NOT_A_FILE = "NOT_A_FILE"  # a pipe, a device, or a file that cannot be opened
     NOT_DICOM = "NOT_DICOM"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
-    SOP_CLASS = "SOP_CLASS"  # neither CT Image Storage nor Segmentation Storage
+    SOP_CLASS = "SOP_CLASS"  # no CT Image, Segmentation or RT Structure Set Storage
     TRANSFER_SYNTAX = "TRANSFER_SYNTAX"
     TOO_LARGE = "TOO_LARGE"  # in the file, inflated, or in pixels
     TRUNCATED = "TRUNCATED"
@@ -51,6 +51,8 @@ class Reason(StrEnum):
     NOT_FINITE = "NOT_FINITE"
     NO_GEOMETRY = "NO_GEOMETRY"
     NO_IDENTITY = "NO_IDENTITY"  # PatientID or one of the UIDs is absent or malformed
+    NO_TARGET = "NO_TARGET"  # an RT Structure Set in which nothing is called a tumour
+    CONTOUR_OFF_SLICE = "CONTOUR_OFF_SLICE"  # a contour that lies in none of its series' slices
     SEGMENTATION_TYPE = "SEGMENTATION_TYPE"  # fractional, or not exactly one segment
     CRASHED = "CRASHED"  # the child died, or its answer makes no sense
     TIMED_OUT = "TIMED_OUT"
@@ -72,6 +74,7 @@ class Limits:
     pixels: int = 4096 * 4096  # of a CT slice
     region_voxels: int = 512 * 512 * 1024  # Rows x Columns x Frames of a segmentation
     frames: int = 4096
+    contour_points: int = 1 << 20  # of an RT Structure Set's lesion
     memory_bytes: int = 2 << 30
     cpu_s: int = 20
     wall_s: float = 60.0
@@ -116,10 +119,20 @@ class Segmentation:
     positions_mm: Float | None = field(repr=False)  # (plane, 3)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contours:
+    """A lesion as closed contours (RT Structure Set). Points and ends are None where only the header was asked for."""
+
+    identity: Identity
+    of_series: str = field(repr=False)
+    points_mm: Float | None = field(repr=False)  # (point, 3), LPS
+    ends: Float | None = field(repr=False)  # (contour, 2): how many points up to its end, number of the region of interest
+
+
 class Reader(Protocol):
     """Whoever reads files: a Guard, or one that knows what is not worth opening."""
 
-    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Reason:
+    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Contours | Reason:
         """Return what the file holds, or why it is not used."""
         ...
 
@@ -159,7 +172,7 @@ class Guard:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Reason:
+    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Contours | Reason:
         """Return what the file holds, or why it is not used. Never raises for anything that a file may hold.
 
         A link, a pipe or a file above `Limits.file_bytes` is refused before a byte is parsed. Raises InternalError when
@@ -294,11 +307,15 @@ def _number(pipe: Any) -> int:  # noqa: ANN401  (a pipe of subprocess, or None)
     return int(pipe.fileno())
 
 
-def _parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Slice | Segmentation | Reason:
+def _parse(
+    head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool
+) -> Slice | Segmentation | Contours | Reason:
     """Check the child's answer as if a stranger had written it."""
     if "reason" in head:
         return Reason(head["reason"])
     identity = Identity(**{name: _text(value) for name, value in head["identity"].items()})
+    if head["kind"] == "contours":
+        return _contours(identity, of_series=_text(head["of_series"]), arrays=arrays if with_pixels else None)
     orientation, spacing_mm = _numbers(head["orientation"], 6), _numbers(head["spacing_mm"], 2)
     if head["kind"] == "seg":
         planes: Mask | None = None
@@ -343,6 +360,17 @@ def _parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels
         spacing_mm=spacing_mm,
         pixels=pixels,
     )
+
+
+def _contours(identity: Identity, *, of_series: str, arrays: dict[str, NDArray[Any]] | None) -> Contours:
+    if arrays is None:
+        return Contours(identity=identity, of_series=of_series, points_mm=None, ends=None)
+    points, ends = arrays["points_mm"], arrays["ends"]
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all() or ends.ndim != 2 or ends.shape[1] != 2:
+        raise ValueError("contours")
+    if not len(ends) or not np.isfinite(ends).all() or np.diff(ends[:, 0], prepend=0).min() < 3 or ends[-1, 0] != len(points):
+        raise ValueError("ends")
+    return Contours(identity=identity, of_series=of_series, points_mm=points, ends=ends)
 
 
 def _text(value: object) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.imaging.guard import Identity, Reader, Reason, Segmentation, Slice
+from client.imaging import contours
+from client.imaging.guard import Contours, Identity, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
 from common.errors import NoScans
 
@@ -31,7 +32,7 @@ class _Found:
 @dataclass(slots=True)
 class _Series:
     images: list[_Found] = field(default_factory=list)
-    regions: list[tuple[Path, str, Segmentation]] = field(default_factory=list)
+    regions: list[tuple[Path, str, Segmentation | Contours]] = field(default_factory=list)
 
 
 def read_scans(
@@ -56,7 +57,7 @@ def read_scans(
 
     named = lru_cache(maxsize=None)(pseudonym)
     groups: dict[tuple[str, str], _Series] = {}
-    segmentations: list[tuple[Path, str, Segmentation]] = []
+    segmentations: list[tuple[Path, str, Segmentation | Contours]] = []
     kept = 0
     for path in paths:
         name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
@@ -67,6 +68,8 @@ def read_scans(
             continue
         if isinstance(found, Segmentation):
             segmentations.append((path, name, replace(found, planes=None, positions_mm=None)))
+        elif isinstance(found, Contours):
+            segmentations.append((path, name, contours.headless(found)))
         else:
             kept += found.pixels.nbytes if found.pixels is not None else 0
             groups.setdefault((found.identity.study, found.identity.series), _Series()).images.append(_Found(path, name, found))
@@ -94,7 +97,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _attached(
-    segmentations: list[tuple[Path, str, Segmentation]], *, groups: dict[tuple[str, str], _Series], step: Callable[[int], None]
+    segmentations: list[tuple[Path, str, Segmentation | Contours]],
+    *,
+    groups: dict[tuple[str, str], _Series],
+    step: Callable[[int], None],
 ) -> Iterator[SetAside]:
     for path, name, region in segmentations:
         group = groups.get((region.identity.study, region.of_series))
@@ -148,6 +154,8 @@ def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Reader) -> Iter
     region: Segmentation | None = None
     for path, name, _ in series.regions:
         answer = reader.read(path, with_pixels=True)
+        if isinstance(answer, Contours):
+            answer = contours.filled(answer, slices=slices)
         if not isinstance(answer, Segmentation):  # a scan without its region would be a different scan
             yield SetAside(name=name, reason=answer if isinstance(answer, Reason) else Reason.UNREADABLE)
             yield SetAside(name=first.name, reason=Reason.UNREADABLE)
