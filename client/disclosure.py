@@ -17,19 +17,13 @@ from client.kernels.rows import ALONE, Answer, Rows, Seat, linear
 from client.weights import few
 from common.errors import OutsidePolicy
 from common.query import Query
+from common.site_sums import HONEST_LEAST
 
 Float = NDArray[np.float64]
 
 COUNTS_ONLY: Final = frozenset({"table", "marginals", "rank_gram"})
 AGGREGATES: Final = frozenset({"mixed"})
 CLUSTERS: Final = frozenset({"lloyd", "mixture"})  # the query chooses who is in which
-# Sums that a few hospitals' own aggregates solve: honest hospitals (those that do not work with the coordinator) needed.
-HONEST_LEAST: Final = {
-    "absorbed": 3,  # with the Gram: the scatter of hospitals' means, which of two hospitals gives their difference
-    "within": 3,  # ComBat's, likewise
-    "meta": 3,  # four sums of w and b, two unknowns a hospital
-    "meta_random": 4,  # seven with the first round's
-}
 LEVELS_MOST: Final = 16  # a column of no more values is looked at value by value
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Final
 
 from client.config import Policy
-from common import analyses, announcement, noisy_moments, parameters
+from common import analyses, announcement, noisy_moments, parameters, permissions
 from common.analyses import Declared
 from common.audit.show import printable
 from common.canonical import decimal_text
@@ -50,6 +50,7 @@ def _lines(study: Study, policy: Policy) -> Iterator[str]:
     counted = len(study.statistics.analyses) + FIXED - (study.statistics.privacy is not None)
     too_few = "" if counted <= policy.exact_releases_max else ": too few, what comes last is refused"
     yield f"  These count as {counted} against exact_releases_max, which is {policy.exact_releases_max} here{too_few}."
+    yield from (f"  {line}" for line in _permitted(study, policy))
     yield "Leaves with noise (epsilon and delta per patient, each patient's whole contribution):"
     yield from (f"  {line}" for line in _noisy(study, policy))
     yield _held_out(study)
@@ -72,6 +73,20 @@ def _exact(study: Study) -> Iterator[str]:
     yield f"Score histograms of {models} models over the held-out patients, by class, in {study.training.score_bins} bins."
 
 
+def _permitted(study: Study, policy: Policy) -> Iterator[str]:
+    """Say what this hospital's policy does to analyses that are answered only where it opens them, for the fewest hospitals."""
+    allowed = {permissions.CLUSTER_SUMS: policy.cluster_sums, permissions.SITE_AGGREGATES: policy.site_aggregates}
+    least = max(study.hospitals_min, policy.hospitals_min)
+    first = study.harmonised is not None and f"analysis-{study.harmonised + 1}-combat"
+    for one in permissions.needed(study, honest=permissions.honest(study, hospitals=least)):
+        where = f"Over {_hospitals(least)}, the fewest: " if "honest" in one.why or "together" in one.why else ""
+        if allowed[one.key]:
+            yield f"Allowed here by {one.key}: {where}{one.statistic}: {one.why}."
+        else:
+            ends = ", and with it every sum of its features" if one.statistic == first else ""
+            yield f"Closed here ({one.key} is false): {where}{one.statistic} is {one.without}{ends}: {one.why}."
+
+
 def _read_from(study: Study) -> str:
     wanted = study.statistics
     regression = f"{wanted.regression.outcome} ~ {' + '.join(wanted.regression.predictors)}"
@@ -86,9 +101,11 @@ def _read_from(study: Study) -> str:
 def _what(one: Declared) -> str:
     """Return the variables of an analysis as the study spells them."""
     plain = one.model_dump(mode="json", exclude={"kind", "queries_max"}, exclude_none=True)
-    return ", ".join(
-        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in plain.items() if value
-    )
+    return ", ".join(f"{key} {_shown(value)}" for key, value in plain.items() if value)
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else str(value)
 
 
 def _noisy(study: Study, policy: Policy) -> Iterator[str]:

@@ -7,6 +7,7 @@ proof: fewer equations still bound a hospital's share, and sums of other studies
 
 from collections.abc import Sequence
 from itertools import combinations, combinations_with_replacement
+from typing import Final
 
 from common import analyses
 from common.analyses import Declared
@@ -15,7 +16,13 @@ from common.study import Study
 Told = tuple[Declared, tuple[str, ...]]
 
 KERNELS = frozenset({"absorbed", "within", "meta", "meta_random"})
-RANDOM_LEAST = 4  # honest hospitals for random effects: below, their sums do not leave (client/disclosure.py)
+# Sums that a few hospitals' own aggregates solve: honest hospitals (those that do not work with the coordinator) needed.
+HONEST_LEAST: Final = {
+    "absorbed": 3,  # with the Gram: the scatter of hospitals' means, which of two hospitals gives their difference
+    "within": 3,  # ComBat's, likewise
+    "meta": 3,  # four sums of w and b, two unknowns a hospital
+    "meta_random": 4,  # seven with the first round's
+}
 
 
 def solvable(study: Study, *, honest: int) -> bool:
@@ -43,7 +50,7 @@ def _equations(told: Sequence[Told], over: frozenset[str], *, honest: int, gram:
         if isinstance(one, analyses.Absorbed | analyses.Combat):
             scatter.update(combinations_with_replacement(sorted(names), 2))
         elif isinstance(one, analyses.Meta):
-            sums["meta", names[0], *sorted(names[1:])] = (7 if honest >= RANDOM_LEAST else 4) * p
+            sums["meta", names[0], *sorted(names[1:])] = (7 if honest >= HONEST_LEAST["meta_random"] else 4) * p
         else:
             sums["scores", names[0], *sorted(names[1:])] = _pairs(p + 1)
     means = max(0, _pairs(len(over)) + len(over) - honest * len(over)) if over.issubset(gram) else 0

@@ -6,17 +6,14 @@ from typing import Any
 
 from common import analyses, announcement, left_out, moments, noisy_moments, query
 from common.canonical import decimal_text
-from common.errors import ConfigError, NotEstimable, OutsidePolicy
+from common.errors import ConfigError
 from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.study import Study
-from server import advice
-from server.infer import declared
+from server import advice, plan_rules
 from server.infer.private import typical
 
 PATIENTS_MOST = moments.ROWS_MOST
-CELL_MIN = 5  # what `motet-hospital init` writes into a hospital's policy; a hospital may be stricter, and says so to nobody
-PARAMETERS_SHARE_MAX = Decimal("0.1")
 INFINITE = "infinite"
 
 
@@ -45,7 +42,7 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
         "patients": n,
         "hospitals": many,
         "rounds": _rounds(study, gram=gram, asked=asked, training=training),
-        "rules": _rules(study, gram=gram, asked=asked),
+        "rules": plan_rules.rules(study, hospitals=many, gram=gram, asked=asked),
         "gram": gram,
         "analyses": asked,
         "training": training,
@@ -158,19 +155,17 @@ def _term(study: Study, held: typical.Typical, *, text: str, at: int, n: int, si
 
 
 def _analysis(study: Study, position: int) -> dict[str, Any]:
-    """Return an analysis beyond the Gram: how many sums it may ask, how many numbers the first has and fits coefficients."""
+    """Return an analysis beyond the Gram: how many sums it may ask, how many numbers the longest has and fits coefficients."""
     one = study.statistics.analyses[position]
-    told = {
+    forms = study.asked(position).forms
+    return {
         "statistic": analyses.statistic(one, position=position),
         "kind": one.kind,
         "releases_most": analyses.queries_most(one),
         "epsilon": INFINITE,
+        "numbers": max(query.dimension(form.example()) for form in forms) + left_out.ENTRIES,
+        "coefficients": max(plan_rules.coefficients(form) for form in forms) or None,
     }
-    try:
-        first = next(declared.start(study, position=position))
-    except (NotEstimable, OutsidePolicy, StopIteration):
-        return {**told, "numbers": None, "coefficients": None}
-    return {**told, "numbers": query.dimension(first), "coefficients": first.length("coefficients") or None}
 
 
 def _training(study: Study, *, hospitals: int) -> dict[str, Any]:
@@ -197,10 +192,14 @@ def _training(study: Study, *, hospitals: int) -> dict[str, Any]:
 def _rounds(
     study: Study, *, gram: dict[str, Any], asked: list[dict[str, Any]], training: dict[str, Any]
 ) -> list[dict[str, Any]]:
+    """Return the sums in the order of a run: a ComBat that is applied comes before the Gram."""
     voids = study.statistics.privacy.rounds_void_allowed if study.statistics.privacy else 0
+    beyond = [_round(one["statistic"], None, one["releases_most"], one["numbers"], "none", INFINITE) for one in asked]
+    first = [] if study.harmonised is None else [beyond.pop(study.harmonised)]
     return [
+        *first,
         _round("gram", 1, 1 + voids, gram["numbers"], gram["mechanism"], gram["epsilon"]),
-        *(_round(one["statistic"], None, one["releases_most"], one["numbers"], "none", INFINITE) for one in asked),
+        *beyond,
         _round(
             "train",
             training["steps"],
@@ -215,24 +214,3 @@ def _rounds(
 
 def _round(task: str, rounds: int | None, most: int, numbers: int | None, mechanism: str, epsilon: str) -> dict[str, Any]:
     return {"task": task, "rounds": rounds, "rounds_most": most, "numbers": numbers, "mechanism": mechanism, "epsilon": epsilon}
-
-
-def _rules(study: Study, *, gram: dict[str, Any], asked: list[dict[str, Any]]) -> list[str]:
-    """Return which of a hospital's rules will be asked, with the floors that `motet-hospital init` writes."""
-    rules = [
-        f"every round: {study.hospitals_min} hospitals, all but {study.privacy.colluders} honest, each with its patients_min"
-    ]
-    if gram["mechanism"] == "none":
-        rules.append(f"gram: more than {gram['columns'] + 1} complete patients at each hospital, 0 or {CELL_MIN} in each level")
-    else:
-        rules.append(
-            f"gram: at most {gram['patients_max']} complete patients at each hospital; its epsilon below the cap there"
-        )
-    for one in asked:
-        if one["coefficients"]:
-            needed = math.ceil(one["coefficients"] / PARAMETERS_SHARE_MAX)
-            rules.append(f"{one['statistic']}: {one['coefficients']} coefficients need {needed} patients at each hospital")
-        else:
-            rules.append(f"{one['statistic']}: 0 or {CELL_MIN} patients in each cell at each hospital")
-    rules.append(f"training: at most {study.training.patients_per_step_max} training patients at each hospital")
-    return rules

@@ -8,7 +8,7 @@ from client.kernels.answer import answer
 from client.kernels.rows import Rows, Seat
 from common import query
 from common.crypto import ring
-from common.query import Analysis, Column, Result
+from common.query import Analysis, Column, Query, Result
 
 
 def rows_of(table: dict[str, np.ndarray], *, margin: float = 0.25) -> Rows:
@@ -40,8 +40,17 @@ def split(rows: Rows, *, hospitals: int = 4, seed: int = 0) -> list[Rows]:
     return [rows.part(of == h) for h in range(hospitals)]
 
 
-def drive(analysis: Analysis[Result], hospitals: Sequence[Rows], *, shows: Sequence[int] = ()) -> Result:
-    """Run `analysis` to its result; the hospitals at the positions `shows` show their own estimates."""
+def drive(
+    analysis: Analysis[Result],
+    hospitals: Sequence[Rows],
+    *,
+    shows: Sequence[int] = (),
+    counted: list[tuple[Query, int]] | None = None,
+) -> Result:
+    """Run `analysis` to its result; the hospitals at the positions `shows` show their own estimates.
+
+    `counted` gets every query with the coefficients that the first hospital counts for it.
+    """
     of = len(hospitals)
     seats = [Seat(at=at, of=of, honest=of, shows=at in shows) for at in range(of)]
     sums: list[int] | None = None
@@ -52,9 +61,9 @@ def drive(analysis: Analysis[Result], hospitals: Sequence[Rows], *, shows: Seque
             return end.value
         received = query.parse(asked.bytes())
         assert received == asked
-        vectors = [
-            ring.encode(answer(rows, query=received, seat=seat).values, bits=128)
-            for rows, seat in zip(hospitals, seats, strict=True)
-        ]
+        given = [answer(rows, query=received, seat=seat) for rows, seat in zip(hospitals, seats, strict=True)]
+        if counted is not None:
+            counted.append((received, given[0].parameters))
+        vectors = [ring.encode(one.values, bits=128) for one in given]
         total = ring.total(vectors, dimension=query.dimension(received), bits=128)
         sums = ring.decode(total, bits=128).tolist()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from client import config
-from common import announcement, noisy_moments
+from common import announcement, noisy_moments, query
 from common.errors import ConfigError, NotEstimable
 from common.ledger import accounting
 from common.noisy_moments import NoisyMoments
 from server import plan as plans
+from server import plan_rules
 from server.infer.private import least_squares, typical
-from tests import federation, tables
+from tests import cohorts, federation, tables
 from tests.tables import FACTORS, NUMBERS
 from tests.unit.test_coordinator_cli import STUDY_FILE, motet
 
@@ -135,10 +136,57 @@ def test_declared_analyses_stay_without_noise_and_are_counted() -> None:
     (one,) = said["analyses"]
     assert (one["epsilon"], one["releases_most"], one["coefficients"]) == ("infinite", 40, 2)
     assert any("2 coefficients need 20 patients" in rule for rule in said["rules"])
+    assert any("2 count against exact_releases_max" in rule for rule in said["rules"])  # the analysis and the histograms
+
+
+def test_numbers_are_those_of_the_longest_sum_with_who_is_left_out() -> None:
+    declared = [
+        {"kind": "ordinal", "formula": "grade ~ age", "queries_max": 40},
+        {"kind": "agreement", "readers": ["y", "age"]},
+    ]
+    study = tables.study(NUMBERS, factors=FACTORS, analyses=declared)
+    ordinal, agreement = plans.plan(study)["analyses"]
+    longest = max(query.dimension(form.example()) for form in study.asked(0).forms)
+    assert ordinal["numbers"] == longest + 2 > query.dimension(study.asked(0).forms[0].example()) + 2
+    assert agreement["numbers"] == 6 + 2  # 1, y, age and their products
+
+
+def test_a_harmonisation_that_is_applied_stands_before_the_gram() -> None:
+    said = plans.plan(cohorts.study({"kind": "combat", "features": ["x1", "x2"], "covariates": ["time"], "apply": True}))
+    assert [one["task"] for one in said["rounds"][:2]] == ["analysis-1-combat", "gram"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "hospitals", "rule"),
+    [
+        (
+            {"kind": "k-means", "variables": ["x1"], "sizes": [2], "queries_max": 9},
+            4,
+            "refused by a hospital without cluster_sums",
+        ),
+        ({"kind": "mixed", "formula": "x1 ~ x2", "queries_max": 9}, 4, "refused by a hospital without site_aggregates"),
+        ({"kind": "fixed-site", "formula": "x1 ~ x2"}, 3, "refused by a hospital without site_aggregates"),
+        ({"kind": "fixed-site", "formula": "x1 ~ x2"}, 4, ""),
+        ({"kind": "meta-analysis", "formula": "x1 ~ x2"}, 4, "answered without random effects by a hospital without"),
+        ({"kind": "meta-analysis", "formula": "x1 ~ x2"}, 5, ""),
+        ({"kind": "forest", "formula": "x1 ~ x2"}, 5, "answered with zeros in place of its own row by a hospital without"),
+    ],
+)
+def test_what_needs_a_hospitals_permission_is_said(declared: dict[str, Any], hospitals: int, rule: str) -> None:
+    said = [text for text in plans.plan(cohorts.study(declared), hospitals=hospitals)["rules"] if "= true in site.toml" in text]
+    assert len(said) == bool(rule)
+    assert all(rule in text for text in said)
+
+
+def test_analyses_that_together_show_hospitals_sums_are_said() -> None:
+    three = [{"kind": "meta-analysis", "formula": f"malignancy ~ {terms}"} for terms in ("x1 + x2", "x1", "x2")]
+    declared = [*three, {"kind": "fixed-site", "formula": "malignancy ~ x1 + x2"}]
+    rules = plans.plan(cohorts.study(*declared), hospitals=4)["rules"]
+    assert sum("the study's analyses together can show a hospital's own sums" in rule for rule in rules) == len(declared)
 
 
 def test_floors_are_those_that_a_hospital_starts_with() -> None:
-    assert (plans.CELL_MIN, plans.PARAMETERS_SHARE_MAX) == (config.CELL_MIN, config.PARAMETERS_SHARE_MAX)
+    assert (plan_rules.CELL_MIN, plan_rules.PARAMETERS_SHARE_MAX) == (config.CELL_MIN, config.PARAMETERS_SHARE_MAX)
 
 
 def test_equal_studies_have_equal_plans() -> None:

@@ -79,6 +79,34 @@ def test_each_declared_analysis_is_named_with_its_most_sums():
     assert "count as 3 against exact_releases_max, which is 2 here: too few, what comes last is refused." in text
 
 
+@pytest.mark.parametrize(
+    ("kind", "parts", "said_"),
+    [
+        (
+            "k-means",
+            {"variables": ["mean_hu"], "sizes": [2], "queries_max": 9},
+            "(cluster_sums is false): analysis-1-k-means is refused",
+        ),
+        (
+            "mixed",
+            {"formula": "malignancy ~ mean_hu", "queries_max": 9},
+            "(site_aggregates is false): analysis-1-mixed is refused",
+        ),
+        ("fixed-site", {"formula": "malignancy ~ mean_hu"}, "Over 3 hospitals, the fewest: analysis-1-fixed-site is refused"),
+        ("forest", {"formula": "malignancy ~ mean_hu"}, "analysis-1-forest is answered with zeros in place of its own row"),
+        ("robust", {"formula": "malignancy ~ mean_hu"}, ""),
+    ],
+)
+def test_what_the_policy_closes_or_opens_is_said_before_approval(kind, parts, said_):
+    wanted = federation.study(statistics={"analyses": [{"kind": kind, **parts}]})
+    closed = "\n".join(proposal.study(wanted, policy=POLICY))
+    opened = "\n".join(proposal.study(wanted, policy=POLICY.model_copy(update={"site_aggregates": True, "cluster_sums": True})))
+    assert said_ in closed
+    assert ("Closed here" in closed, "Allowed here" in opened) == (bool(said_), bool(said_))
+    assert "Allowed here" not in closed
+    assert "Closed here" not in opened
+
+
 def test_a_harmonised_study_says_so():
     one = {"kind": "combat", "features": ["longest_diameter_mm", "mean_hu"], "covariates": [], "apply": True}
     text = said(statistics={"analyses": [one]})

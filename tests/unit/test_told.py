@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from server import csvs, report
+from server import csvs, plan_rules, report
 from server.analyse import _plain
 from server.infer import declared
 from server.told import told
@@ -36,6 +36,9 @@ EVERY = (
 )
 
 
+COUNTED = {}  # by the analysis' place: its queries, and the coefficients that a hospital counts for each
+
+
 @pytest.fixture(scope="module")
 def analyses():
     """Results of every kind, as a run would have them."""
@@ -54,7 +57,15 @@ def analyses():
             "declared": one.model_dump(mode="json"),
             "sums": 3,
             "hospitals": list(dealt),
-            "result": json.loads(json.dumps(_plain(pooling.drive(declared.start(wanted, position=at), hospitals, shows=[1])))),
+            "result": json.loads(
+                json.dumps(
+                    _plain(
+                        pooling.drive(
+                            declared.start(wanted, position=at), hospitals, shows=[1], counted=COUNTED.setdefault(at, [])
+                        )
+                    )
+                )
+            ),
         }
         for at, one in enumerate(wanted.statistics.analyses)
     ]
@@ -93,6 +104,15 @@ def test_every_kind_of_analysis_has_tables_and_says_that_its_epsilon_is_infinite
         assert section["absent"] == ""
         assert "epsilon is infinite" in section["note"]
         assert section["title"].partition(":")[0] in section["method"]
+
+
+@pytest.mark.usefixtures("analyses")
+def test_a_plan_counts_the_coefficients_that_a_hospital_counts():
+    wanted = study(*EVERY)
+    for at in range(len(EVERY)):
+        for asked, parameters in COUNTED[at]:
+            (form,) = [one for one in wanted.asked(at).forms if one.admits(asked)]
+            assert plan_rules.coefficients(form) == parameters, (EVERY[at]["kind"], form.kernel)
 
 
 def test_figures_of_a_page_have_ids_of_their_own_and_draw_no_patient(analyses, tmp_path):
