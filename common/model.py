@@ -92,9 +92,12 @@ def initial(training: Training, *, channels: int, patch_voxels: int) -> bytes:
 
 
 def trainable_names(model: nn.Module, training: Training) -> tuple[str, ...]:
-    """Return the names of the parameters that the study trains, in the order in which they travel."""
+    """Return the names of the parameters that the study trains at any step, in the order in which they travel.
+
+    Those of one step: ask with the training of its phase (common/phases.py).
+    """
     names = tuple(name for name, _ in model.named_parameters())
-    return names if training.recipe == "full" else HEAD
+    return HEAD if training.recipe == "head" else names
 
 
 @lru_cache(maxsize=KEPT)
