@@ -26,6 +26,7 @@ from client.config import Home, Site
 from client.ledger import Ledger, Spent
 from client.origin import ledger_origin
 from client.relay import RelayHome
+from client.sources import cli as sources
 from common import commands, enrolment, files, findings
 from common import roster as rosters
 from common import study as studies
@@ -46,6 +47,8 @@ app = typer.Typer(
 commands.with_version(app)
 app.add_typer(attack.app, name="attack")
 app.command("scans")(scans_command.scans)
+app.command("receive")(sources.receive)
+app.add_typer(sources.pull, name="pull")
 out = Console(highlight=False)
 
 

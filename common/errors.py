@@ -187,6 +187,12 @@ class NoisyNotExact(DataError, AttributeError):
     exit_code, code = 36, "E-DATA-NOISY"
 
 
+class PullFailed(DataError):
+    """A PACS or a web server does not answer, or does not send what was asked."""
+
+    exit_code, code = 37, "E-DATA-PULL"
+
+
 class BadEnvelope(ProtocolError):
     """An envelope cannot be parsed, is too large, or its signature does not hold."""
 

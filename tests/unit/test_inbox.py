@@ -1,0 +1,141 @@
+"""Claims about the inbox: whole files only, named by content, nothing replaced; and about folders that are watched."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from client.sources.folder import Watch
+from client.sources.inbox import OBJECT_BYTES_MOST, Inbox, Put, Tally
+from client.sources.wanted import wanted
+from client.sources.web import parts
+from common.errors import ConfigError, PullFailed
+
+OBJECT = bytes(128) + b"DICM" + b"what a scanner wrote"
+
+
+def names(inbox: Inbox) -> list[str]:
+    return sorted(str(path.relative_to(inbox.scans)) for path in inbox.scans.rglob("*") if path.is_file())
+
+
+def test_an_object_appears_whole_once_and_under_a_name_that_it_did_not_choose(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    assert [inbox.put(OBJECT), inbox.put(OBJECT), inbox.put(OBJECT + b"2")] == [Put.STORED, Put.AGAIN, Put.STORED]
+    assert len(names(inbox)) == 2
+    for path in inbox.scans.rglob("*.dcm"):
+        assert path.read_bytes().startswith(OBJECT)
+        assert path.stat().st_mode & 0o007 == 0
+        assert len(path.stem) == 32
+    assert not list(inbox.unfinished.iterdir())
+
+
+def test_what_is_no_dicom_file_too_large_or_too_much_for_the_disk_is_not_kept(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    assert inbox.put(b"") == Put.NOT_DICOM
+    assert inbox.put(b"<html>" * 100) == Put.NOT_DICOM
+    assert inbox.put(OBJECT + bytes(OBJECT_BYTES_MOST)) == Put.TOO_LARGE
+    assert Inbox(tmp_path, free_bytes_least=1 << 60).put(OBJECT) == Put.DISK_FULL
+    assert names(inbox) == []
+
+
+def test_what_a_killed_receiver_left_unfinished_is_never_seen_and_cleared_away(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    (inbox.unfinished / "half").write_bytes(OBJECT[:140])
+    assert names(inbox) == []
+    assert list(Inbox(tmp_path).unfinished.iterdir()) == []
+
+
+def test_an_inbox_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    (tmp_path / "scans").write_text("a file")
+    with pytest.raises(ConfigError, match="inbox"):
+        Inbox(tmp_path)
+
+
+def test_two_threads_may_put_the_same_object(tmp_path: Path) -> None:
+    inbox, tally = Inbox(tmp_path), Tally.empty()
+    threads = [
+        threading.Thread(target=lambda n=n: [tally.add(inbox.put(OBJECT + bytes([i]))) for i in range(n, n + 20)])
+        for n in (0, 10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names(inbox)) == 30
+    assert sum(tally.counts.values()) == 40
+
+
+def test_a_watched_file_is_taken_once_when_it_has_settled_and_again_when_it_changes(tmp_path: Path) -> None:
+    source, inbox = tmp_path / "export", Inbox(tmp_path / "in")
+    (source / "study").mkdir(parents=True)
+    watch = Watch(source, inbox, settled_s=10)
+    growing = source / "study" / "a.dcm"
+    growing.write_bytes(OBJECT[:135])
+    watch.look(now=0)
+    growing.write_bytes(OBJECT)
+    watch.look(now=9)
+    watch.look(now=15)
+    assert watch.tally.counts == {}
+    watch.look(now=19)
+    watch.look(now=40)
+    assert watch.tally.counts == {"STORED": 1}
+    growing.write_bytes(OBJECT + b"more")
+    watch.look(now=50)
+    watch.look(now=61)
+    assert watch.tally.counts == {"STORED": 2}
+
+
+def test_links_pipes_and_other_files_of_a_watched_folder_do_no_harm(tmp_path: Path) -> None:
+    source, inbox = tmp_path / "export", Inbox(tmp_path / "in")
+    source.mkdir()
+    (tmp_path / "secret.dcm").write_bytes(OBJECT)
+    (source / "link.dcm").symlink_to(tmp_path / "secret.dcm")
+    (source / "up").symlink_to(tmp_path)
+    os.mkfifo(source / "pipe")
+    (source / "text").write_text("no scan")
+    watch = Watch(source, inbox, settled_s=0)
+    for now in range(3):
+        watch.look(now=now)
+    assert watch.tally.counts == {"NOT_DICOM": 1}
+    assert names(inbox) == []
+
+
+def body(*objects: bytes, boundary: bytes = b"mark", end: bytes = b"--\r\n") -> bytes:
+    head = b"\r\nContent-Type: application/dicom\r\n\r\n"
+    return b"".join(b"--" + boundary + head + one + b"\r\n" for one in objects) + b"--" + boundary + end
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
+@pytest.mark.parametrize("preamble", [b"", b"\r\n", b"ignored\r\n"])
+def test_a_multipart_answer_comes_apart_whatever_the_pieces(size: int, preamble: bytes) -> None:
+    objects = [OBJECT, b"", b"\r\n--mar" * 20, bytes(300)]
+    whole = preamble + body(*objects)
+    assert list(parts((whole[i : i + size] for i in range(0, len(whole), size)), boundary=b"mark")) == objects
+
+
+@pytest.mark.parametrize(
+    "spoiled", [b"", b"nothing", body(OBJECT, end=b""), body(OBJECT)[:100], b"--mark\r\nno head\r\n--mark--"]
+)
+def test_a_multipart_answer_that_is_cut_or_malformed_is_an_error(spoiled: bytes) -> None:
+    with pytest.raises(PullFailed):
+        list(parts(iter([spoiled]), boundary=b"mark"))
+
+
+def test_studies_come_from_a_file_or_from_dates_and_nothing_else(tmp_path: Path) -> None:
+    named = tmp_path / "studies.txt"
+    named.write_text("1.2.3\n\n1.2.4\n1.2.3\n")
+    assert wanted(studies=named, dates=None, modalities=["CT"]).studies == ("1.2.3", "1.2.4")
+    for spoiled in ("", "Doe^Jane\n", "1.2.3\n1..2\n", "../../etc\n"):
+        named.write_text(spoiled)
+        with pytest.raises(ConfigError) as error:
+            wanted(studies=named, dates=None, modalities=["CT"])
+        assert "Doe" not in str(error.value)
+    for studies, dates, modalities in (
+        (named, "20260101-20260102", ["CT"]),
+        (None, None, ["CT"]),
+        (None, "2026", ["CT"]),
+        (None, "20260101-20260102", ["*"]),
+    ):
+        with pytest.raises(ConfigError):
+            wanted(studies=studies, dates=dates, modalities=modalities)
