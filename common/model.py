@@ -175,7 +175,8 @@ def with_flat(model: nn.Module, names: tuple[str, ...], vector: NDArray[np.float
     parameters = dict(model.named_parameters())
     if vector.shape != (sum(parameters[name].numel() for name in names),):
         raise ValueError("the vector does not fit these parameters")
-    rounded = vector.astype(np.float32)
+    with np.errstate(over="ignore"):  # what leaves float32 is infinite, and refused
+        rounded = vector.astype(np.float32)
     if not np.isfinite(rounded).all():
         raise ValueError("a model's weight is not finite")
     start = 0

@@ -10,7 +10,7 @@ SIDE = 16
 
 
 def study(*, side=SIDE, edge=False, **changes):
-    """A study with one image and one clinical variable; `changes` go to [training] or [privacy], whichever has the key."""
+    """A study with one image and one clinical variable; `changes` go to [privacy] where it has the key, else to [training]."""
     training = {
         "model": "cnn2d",
         "recipe": "head",
@@ -39,7 +39,7 @@ def study(*, side=SIDE, edge=False, **changes):
         "rounds_void_allowed": 2,
     }
     for key, value in changes.items():
-        (training if key in training else privacy)[key] = value
+        (privacy if key in privacy else training)[key] = value
     return Study.model_validate(
         {
             "name": "test",
