@@ -9,6 +9,8 @@ from client.inside import Float, Mask, Volume
 from client.measure import region
 
 AIR_HU = -300.0
+_ROUNDING_MM = 1e-6
+_SOME = 50  # every so many points of the outline tell a first distance
 _IN_PLANE: NDArray[np.int64] = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros((3, 3))], np.int64)
 
 
@@ -26,16 +28,20 @@ def outside(volume: Volume) -> Mask:
 def nearest_mm(lesion: Mask, *, surface_mm: Float, spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
     """Return how far the lesion's outline and its centroid lie from the nearest point of a surface, mm.
 
-    `surface_mm` are points, (point, axis), at least one, in array axes. Only those that can be nearest are looked through: a
-    point nearest to any of the outline is no farther from the centroid than the nearest of all plus the lesion's radius.
+    `surface_mm` are points, (point, axis), at least one, in array axes. The nearest pair is no farther apart than any that is
+    known, and the tree looks no farther than that: most of a large lesion's outline then costs nothing.
     """
     outline = region.outline(np.pad(lesion, 1), spacing_mm=spacing_mm) - np.array(spacing_mm)
     centroid = np.argwhere(lesion).mean(axis=0) * np.array(spacing_mm)
     away = np.sqrt(((surface_mm - centroid) ** 2).sum(axis=1))
-    radius = float(np.sqrt(((outline - centroid) ** 2).sum(axis=1)).max())
-    near = surface_mm[away <= away.min() + radius + 1e-9]
-    distances, _ = cKDTree(near).query(outline)
-    return float(np.min(distances)), float(away.min())
+    radius = np.sqrt(((outline - centroid) ** 2).sum(axis=1)).max()
+    nearest = surface_mm[away.argmin()]
+    known = np.sqrt(((outline - nearest) ** 2).sum(axis=1)).min()
+    tree = cKDTree(surface_mm[away <= known + radius + _ROUNDING_MM])
+    some, _ = tree.query(outline[::_SOME], distance_upper_bound=known + _ROUNDING_MM)
+    known = min(known, some.min())
+    every, _ = tree.query(outline, distance_upper_bound=known + _ROUNDING_MM)
+    return float(every.min()), float(away.min())
 
 
 def largest(plane: Mask) -> tuple[slice, ...] | None:

@@ -18,7 +18,9 @@ class Chord:
 
     length_mm: float
     across_mm: float
-    plane: Mask  # (y, x)
+    plane: Mask  # (y, x), cropped
+    slice: int  # of the volume
+    ends: Float  # (end, 2): row and column in that slice, half voxels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,20 +95,27 @@ def longest_chord(volume: Volume) -> Chord | None:
     """
     if volume.region is None or not volume.region.any():
         return None
-    best, best_plane, best_corners = 0.0, None, np.empty((0, 2))
-    mask = cropped(volume.region)
-    for plane in mask[mask.any(axis=(1, 2))]:
-        corners = extreme(outline(plane, spacing_mm=volume.spacing_mm[1:]))
+    best, best_z, best_plane, best_corners = 0.0, 0, None, np.empty((0, 2))
+    mask, inner = cropped(volume.region), box(volume.region)
+    for z in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
+        corners = extreme(outline(mask[z], spacing_mm=volume.spacing_mm[1:]))
         length = float(pdist(corners).max())
         if length > best + 1e-9:
-            best, best_plane, best_corners = length, plane, corners
+            best, best_z, best_plane, best_corners = length, z, mask[z], corners
     if best_plane is None:
         return None
     distances = squareform(pdist(best_corners))
-    one, other = np.unravel_index(distances.argmax(), distances.shape)
-    along = (best_corners[other] - best_corners[one]) / best
+    ends = best_corners[list(np.unravel_index(distances.argmax(), distances.shape))]
+    along = (ends[1] - ends[0]) / best
     across = best_corners @ np.array([-along[1], along[0]])
-    return Chord(length_mm=best, across_mm=float(np.ptp(across)), plane=best_plane)
+    start = np.array([inner[1].start - 1, inner[2].start - 1])
+    return Chord(
+        length_mm=best,
+        across_mm=float(np.ptp(across)),
+        plane=best_plane,
+        slice=best_z + inner[0].start - 1,
+        ends=ends / np.array(volume.spacing_mm[1:]) + start,
+    )
 
 
 def principal_axes(mask: Mask | None, *, spacing_mm: tuple[float, ...]) -> Axes | None:

@@ -19,8 +19,8 @@ def measure(volume: Volume) -> dict[str, float]:
     """Return the least distance between the outlines of `volume.region` and of the lungs, mm; nan without a region or lungs.
 
     Lungs: air (< -400 HU) inside the body, opened by one voxel, of that the two largest connected parts of at least 100 cm3,
-    closed by 4 mm, holes in an axial slice filled: a nodule or vessel with lung all around is inside, one that touches the wall
-    is at it. Source: imaging.md section 4 of the house's reference, its lungs at a Dice of 0.961 to contoured ones.
+    closed by a box of 4 mm to every side, holes in an axial slice filled: a nodule with lung all around is inside, one
+    that touches the wall is at it. Source: imaging.md section 4 of the house's reference.
     """
     values = dict.fromkeys(NAMES, math.nan)
     if volume.region is None or not volume.region.any():
@@ -51,9 +51,9 @@ def organ(volume: Volume) -> Mask | None:
         return None
     wide = [math.ceil(CLOSED_MM / size) for size in volume.spacing_mm]
     found = np.pad(np.isin(parts, kept)[1:-1, 1:-1, 1:-1], [(more, more) for more in wide])
-    away = ndimage.distance_transform_edt(~found, sampling=volume.spacing_mm) > CLOSED_MM
-    closed = ndimage.distance_transform_edt(~away, sampling=volume.spacing_mm) > CLOSED_MM
+    size = [2 * more + 1 for more in wide]
+    closed = ndimage.minimum_filter(ndimage.maximum_filter(found, size), size, mode="constant")  # by a box: one axis at a time
     inner = tuple(slice(more, -more) for more in wide)
     lungs: Mask = np.zeros(volume.voxels.shape, np.bool_)
-    lungs[box] = np.stack([ndimage.binary_fill_holes(plane) for plane in (closed | found)[inner]])
+    lungs[box] = np.stack([ndimage.binary_fill_holes(plane) for plane in closed[inner]])
     return lungs

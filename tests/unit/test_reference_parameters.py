@@ -6,11 +6,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from client import pipeline
 from client.imaging.prepare import prepare
 from client.inside import Volume
-from client.measure import acquisition, angle, burden, depth, edges, histogram, intensity, length, position, shape, wall
+from client.measure import (
+    acquisition,
+    angle,
+    body,
+    burden,
+    depth,
+    edges,
+    histogram,
+    intensity,
+    length,
+    position,
+    region,
+    shape,
+    wall,
+)
 from common.codes import PARAMETERS
 from common.study import Recipe, Variable
 from tests.phantoms import Ellipsoid, affine_of, points_of, volume
@@ -183,6 +198,18 @@ def test_the_depth_of_a_long_lesion_is_that_of_its_nearest_end() -> None:
     points = points_of(image.affine, shape=image.voxels.shape)[image.region]
     known = 40 - np.hypot(points[:, 0], points[:, 1]).max()
     assert depth.measure(image)["depth_min_mm"] == pytest.approx(known, abs=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_nearest_distance_is_that_of_all_pairs(seed: int) -> None:
+    made = np.random.default_rng(seed)
+    lesion = made.random((9, 12, 14)) < 0.3
+    surface_mm = made.normal(0, 40, (300, 3)) + made.normal(0, 30, 3)
+    spacing_mm = (2.0, 1.0, 0.7)
+    outline = region.outline(np.pad(lesion, 1), spacing_mm=spacing_mm) - np.array(spacing_mm)
+    centroid = np.argwhere(lesion).mean(axis=0) * np.array(spacing_mm)
+    expected = cdist(outline, surface_mm).min(), cdist([centroid], surface_mm).min()
+    assert body.nearest_mm(lesion, surface_mm=surface_mm, spacing_mm=spacing_mm) == pytest.approx(expected)
 
 
 def test_a_variable_of_the_table_takes_its_unit_and_bounds_from_there() -> None:
