@@ -21,7 +21,7 @@ SLICES = 20
 def test_every_way_in_brings_the_same_scan(tmp_path: Path) -> None:
     if reason := run.missing():
         pytest.skip(reason)
-    image = volume(Ellipsoid(semi_axes_mm=(9, 6, 4), angle_deg=30), shape=(SLICES, 64, 64), body_radius_mm=28, noise_hu=8)
+    image = volume(Ellipsoid(semi_axes_mm=(9, 6, 4), angle_deg=30), shape=(SLICES, 64, 64), body_radius_mm=28, noise_hu=3)
     series = tmp_path / "series"
     write_series(
         series,

@@ -37,6 +37,9 @@ def calls(words):
 def check(program, command, rest):
     known = PROGRAMS[program].commands
     assert command in known, f"{program} {command}"
+    inner = getattr(known[command], "commands", {})
+    if rest and rest[0] in inner:
+        known, command, rest = inner, rest[0], rest[1:]
     options = {name: one for one in known[command].params for name in one.opts if name.startswith("--")}
     given = [word.partition("=")[0] for word in rest if word.startswith("--")]
     assert set(given) <= set(options), (program, command, given)
@@ -122,12 +125,20 @@ def test_the_units_stand_on_both_sides_of_the_wall():
     assert "ReadWritePaths" not in relay
 
 
+def test_the_receiver_fills_the_inbox_and_reaches_nothing_else():
+    receiver, vault = unit("motet-receiver"), unit("motet-vault")
+    assert receiver["User"] not in {vault["User"], unit("motet-relay")["User"]}
+    assert receiver["ReadWritePaths"].split() == ["/srv/motet/inbox"]
+    assert "/var/lib/motet-vault" in receiver["InaccessiblePaths"].split()
+    assert "--plain" not in receiver["ExecStart"]
+
+
 def test_the_users_and_folders_are_those_of_the_units():
     for role in ("hospital", "coordinator"):
         users = re.findall(r"^u (\S+)", (DEPLOY / "systemd" / f"motet-{role}.sysusers").read_text(), re.MULTILINE)
         owners = re.findall(r"^d \S+ \d+ (\S+)", (DEPLOY / "systemd" / f"motet-{role}.tmpfiles").read_text(), re.MULTILINE)
         assert set(owners) == set(users)
-    assert {unit(path.stem)["User"] for path in UNITS} == {"motet-vault", "motet-relay", "motet-coordinator"}
+    assert {unit(path.stem)["User"] for path in UNITS} == {"motet-vault", "motet-relay", "motet-receiver", "motet-coordinator"}
 
 
 @pytest.fixture
@@ -162,7 +173,7 @@ def test_every_container_is_read_only_without_privileges_and_calls_what_exists(c
                 check(*call)
             named = {volume["source"] if isinstance(volume, dict) else volume.split(":")[0] for volume in service["volumes"]}
             assert {name for name in named if "$" not in name} <= set(one["volumes"])
-    assert len(published) == 1
+    assert len(published) == 2  # the door and, where scans come from a PACS, the receiver
 
 
 @pytest.mark.parametrize("name", ["hospital", "coordinator"])
