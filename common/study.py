@@ -123,16 +123,27 @@ class Statistics(Part):
     complete_cases: Literal["analysis", "study"] = "analysis"
 
 
+class Filters(Part):
+    """What a recipe does beyond denoising: the correction of an MR's bias field, and by what edges become a channel.
+
+    Without this section there is no correction, and edges are the magnitude of the gradient.
+    """
+
+    bias_field: Literal["none", "n4"]
+    edges: Literal["gradient", "sobel", "canny"]
+
+
 class Recipe(Part):
     """Preprocessing, the same at every hospital: resample, filter, window, crop."""
 
     spacing_mm: Positive
-    denoise: Literal["none", "gaussian", "median"]
+    denoise: Literal["none", "gaussian", "median", "curvature-anisotropic"]
     denoise_mm: Number
     window_lower_hu: Number
     window_upper_hu: Number
     patch_voxels: Annotated[int, Field(ge=8, le=256)]
     edge_channel: bool
+    filters: Filters | None = None
 
 
 class Training(Part):

@@ -1,10 +1,16 @@
 """What the CNN sees of a lesion: one windowed axial patch, and its edges where the recipe asks for them."""
 
 import numpy as np
+from scipy import ndimage
+from skimage.feature import canny
 
-from client.inside import View, Volume
+from client.inside import Float, View, Volume
 from common.errors import ConfigError, GeometryRefused
 from common.study import Recipe
+
+_MARGIN = 4  # so that edges at the patch's rim see their neighbours
+_CANNY_HU_PER_MM = (10.0, 30.0)
+_SOBEL = 8.0  # what the Sobel operator makes of a slope of 1 per voxel
 
 
 def to_tensor(volume: Volume, *, recipe: Recipe) -> View:
@@ -12,7 +18,8 @@ def to_tensor(volume: Volume, *, recipe: Recipe) -> View:
 
     float32, (1 or 2, patch_voxels, patch_voxels), values in [0, 1]: the window maps linearly, outside the image counts as the
     window's lower end. Rows run along patient P, columns along L. Channel 2 is the gradient's magnitude per voxel (central
-    differences of channel 1). Raises GeometryRefused (NO_REGION) without a region, ConfigError where the window is empty.
+    differences of channel 1), or as the recipe says that by Sobel, or 1 on Canny's edges (10 and 30 HU/mm) and 0 elsewhere.
+    Raises GeometryRefused (NO_REGION) without a region, ConfigError where the window is empty.
     """
     lower, upper = float(recipe.window_lower_hu), float(recipe.window_upper_hu)
     if not lower < upper:
@@ -23,7 +30,7 @@ def to_tensor(volume: Volume, *, recipe: Recipe) -> View:
     z = int(volume.region.sum(axis=(1, 2)).argmax())
     rows, columns = np.nonzero(volume.region[z])
     top, left = (round(float(where.mean()) - (size - 1) / 2) for where in (rows, columns))
-    margin = 1  # so that the gradient at the patch's rim sees its neighbours
+    margin = _MARGIN
     patch = np.full((size + 2 * margin, size + 2 * margin), lower)
     y, x = (
         _overlap(top - margin, size + 2 * margin, volume.voxels.shape[1]),
@@ -33,9 +40,21 @@ def to_tensor(volume: Volume, *, recipe: Recipe) -> View:
     windowed = np.clip((patch - lower) / (upper - lower), 0.0, 1.0)
     channels = [windowed]
     if recipe.edge_channel:
-        channels.append(np.hypot(*np.gradient(windowed)))
+        channels.append(_edges(windowed, recipe=recipe))
     inner = slice(margin, -margin)
     return View(patient=volume.patient, pixels=np.stack(channels)[:, inner, inner].astype(np.float32))
+
+
+def _edges(windowed: Float, *, recipe: Recipe) -> Float:
+    kind = "gradient" if recipe.filters is None else recipe.filters.edges
+    if kind == "sobel":
+        return np.hypot(*(ndimage.sobel(windowed, axis=axis, mode="nearest") / _SOBEL for axis in (0, 1)))
+    if kind == "canny":
+        a_hu_per_mm = _SOBEL * float(recipe.spacing_mm) / float(recipe.window_upper_hu - recipe.window_lower_hu)
+        low, high = (threshold * a_hu_per_mm for threshold in _CANNY_HU_PER_MM)
+        drawn = canny(windowed, sigma=1.0, low_threshold=low, high_threshold=high, mode="nearest")  # type: ignore[no-untyped-call]
+        return np.asarray(drawn, np.float64)
+    return np.hypot(*np.gradient(windowed))
 
 
 def _overlap(start: int, size: int, extent: int) -> tuple[slice, slice]:

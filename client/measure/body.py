@@ -39,9 +39,9 @@ def nearest_mm(lesion: Mask, *, surface_mm: Float, spacing_mm: tuple[float, floa
     known = np.sqrt(((outline - nearest) ** 2).sum(axis=1)).min()
     tree = cKDTree(surface_mm[away <= known + radius + _ROUNDING_MM])
     some, _ = tree.query(outline[::_SOME], distance_upper_bound=known + _ROUNDING_MM)
-    known = min(known, some.min())
+    known = min(known, np.min(some))
     every, _ = tree.query(outline, distance_upper_bound=known + _ROUNDING_MM)
-    return float(every.min()), float(away.min())
+    return float(np.min(every)), float(away.min())
 
 
 def largest(plane: Mask) -> tuple[slice, ...] | None:
