@@ -77,7 +77,7 @@ def _one(rounds: Rounds, study: Study, position: int, *, coefficients: bytes) ->
     told = {
         "kind": one.kind,
         "statistic": analyses.statistic(one, position=position),
-        "declared": one.model_dump(mode="json"),
+        "declared": {**one.model_dump(mode="json"), **_levels(one, study)},
         "mechanism": "none",
         "epsilon": "infinite",
     }
@@ -96,6 +96,13 @@ def _one(rounds: Rounds, study: Study, position: int, *, coefficients: bytes) ->
     any_ = next(iter(opened.values()), None)  # every sum leaves out the same patients
     without = {"left_out": any_.left_out.plain()} if any_ else {}
     return {**told, "sums": len(opened), "hospitals": hospitals, **without, **found}, result
+
+
+def _levels(one: analyses.Declared, study: Study) -> dict[str, list[str]]:
+    """Return the names of the levels of an analysis' group, as its result counts them."""
+    if isinstance(one, analyses.KaplanMeier | analyses.Ranks) and one.group is not None:
+        return {"levels": list(study.variable(one.group).levels)}
+    return {}
 
 
 def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, Opened], *, coefficients: bytes) -> Any:  # noqa: ANN401

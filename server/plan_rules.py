@@ -7,6 +7,7 @@ from typing import Any, Final
 from common import permissions
 from common.forms import Form
 from common.study import Study
+from server.infer.private import not_offered
 
 CELL_MIN: Final = (
     5  # what `motet-hospital init` writes into a hospital's policy; a hospital may be stricter, and says so to nobody
@@ -24,6 +25,7 @@ def rules(study: Study, *, hospitals: int, gram: dict[str, Any], asked: list[dic
         _gram(gram),
         *(_fit(one) for one in asked),
         *_permissions(study, hospitals=hospitals),
+        *(_missing(study) if study.statistics.privacy else ()),
     ]
     return [*found, f"training: at most {study.training.patients_per_step_max} training patients at each hospital"]
 
@@ -53,12 +55,17 @@ def _gram(gram: dict[str, Any]) -> str:
     )
 
 
+def _missing(study: Study) -> list[str]:
+    return [f"gram: no {one['term']}, {one['diagnosis']}: {one['why']}" for one in not_offered.parts(study)]
+
+
 def _fit(one: dict[str, Any]) -> str:
     cells = f"none or at least {CELL_MIN} patients in each cell at each hospital"
     if not one["coefficients"]:
         return f"{one['statistic']}: {cells}"
     needed = math.ceil(one["coefficients"] / PARAMETERS_SHARE_MAX)
-    return f"{one['statistic']}: {one['coefficients']} coefficients need {needed} patients at each hospital; {cells}"
+    many = "coefficient needs" if one["coefficients"] == 1 else "coefficients need"
+    return f"{one['statistic']}: {one['coefficients']} {many} {needed} patients at each hospital; {cells}"
 
 
 def _permissions(study: Study, *, hospitals: int) -> list[str]:

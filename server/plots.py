@@ -52,7 +52,7 @@ def forest(
     """
     line, top, width = 28.0, 14.0, 920.0
     names = [str(row["name"]) for row in (*hospitals, *combined)]
-    left = label_width(names)
+    left = label_width(names) * 1.15  # the combined ones are bold
     ends = [0.0, *(row[end] for row in (*hospitals, *combined) if row["estimate"] is not None for end in ("low", "high"))]
     margin = (max(ends) - min(ends)) * 0.06 or 1.0
     at = Axis(min(ends) - margin, max(ends) + margin, left, width - 20)

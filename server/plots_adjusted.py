@@ -24,7 +24,8 @@ def adjusted(means: Sequence[Mapping[str, Any]], *, outcome: str, of: str, key: 
             f'stroke-width="2.4" stroke-linecap="round"/>'
         )
         parts.append(f'<circle cx="{at(one["mean"]):.1f}" cy="{y:.1f}" r="5" fill="{ACCENT}"/>')
-    parts.append(text((left + width - 20) / 2, bottom + 36, outcome, anchor="middle", size=12, fill=MUTED, most=110))
+    label = f"{outcome}, adjusted mean by {of}"
+    parts.append(text((left + width - 20) / 2, bottom + 36, label, anchor="middle", size=12, fill=MUTED, most=110))
     return svg(
         key,
         f"Adjusted means of {outcome} by {of}",

@@ -5,7 +5,8 @@ from typing import Any
 
 from server import figures
 from server.figures import number
-from server.sections import cell, section, table
+from server.sections import section
+from server.tables import cell, table
 
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 MARKS = ("mechanism", "epsilon")
@@ -52,8 +53,9 @@ def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     found += [_levels(one, title=one["formula"]) for one in part.get("ancova") or ()]
     if one := part.get("partial_correlation"):
         found.append(_correlation(one, title="Partial correlation", key=None))
-    if one := part.get("components"):
-        found.append(section("Principal components", [one], tables=[]))
+    for one in part.get("not_offered") or [part["components"]] if part.get("components") else ():
+        why = f" Because {one['why']}." if one.get("why") else ""
+        found.append(section(f"{one['term'][:1].upper()}{one['term'][1:]}", [one], tables=[], note=why.strip()))
     return found
 
 
@@ -84,7 +86,7 @@ def _correlation(one: Mapping[str, Any], *, title: str, key: str | None) -> dict
 def _regression(one: Mapping[str, Any], *, title: str, key: str) -> dict[str, Any]:
     if "diagnosis" in one:
         return section(title, [one], tables=[])
-    note = f"{_n(one)} R squared {cell(one['r_squared'])}, residual standard deviation {cell(one['sigma'])}."
+    note = f"{_n(one)} R\u00b2 {cell(one['r_squared'])}, residual standard deviation {cell(one['sigma'])}."
     made = section(title, [], tables=[table("Coefficients", COEFFICIENTS, one["rows"])], note=note)
     made["figures"] = _plot(one, key=key)
     return made

@@ -13,7 +13,7 @@ from scipy import stats
 from common import files
 from common.analyses import PREFIX
 from common.errors import ConfigError
-from server import figures, private_sections
+from server import figures, methods, private_sections
 from server.figures import number
 from server.sections import sections, without
 from server.told import told
@@ -60,6 +60,7 @@ def _page(result: Mapping[str, Any]) -> str:
         correlation=_correlation(result.get("correlation")),
         ols=_ols(result.get("ols")),
         linear=sections(result.get("linear")),
+        read=methods.of_linear(result.get("linear")),
         private=private_sections.sections(private),
         noise=dict(private.get("noise") or {}),
         spent=dict(result.get("privacy") or {}),

@@ -1,21 +1,29 @@
 """The linear family's results as sections of the report: titles, tables of cells, and why a part is absent."""
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from server.figures import number
 from server.plots_adjusted import adjusted
-
-Table = dict[str, Any]
+from server.tables import Table, cell, interval, table
 
 COEFFICIENTS = ("term", "estimate", "standard_error", "ci_low", "ci_high", "t", "p", "vif")
-EFFECTS = ("term", "df", "sum_of_squares", "f", "p", "eta_squared", "omega_squared", "ci_low", "ci_high")
-PAIRS = ("first", "second", "difference", "standard_error", "ci_low", "ci_high", "q", "df", "p", "hedges_g")
+EFFECTS = ("term", "df", "sum_of_squares", "f", "p", "eta_squared", "ci_low", "ci_high", "omega_squared")
+PAIRS = (
+    "first",
+    "second",
+    "difference",
+    "standard_error",
+    "ci_low",
+    "ci_high",
+    "q",
+    "df",
+    "p",
+    "hedges_g",
+    "hedges_g_low",
+    "hedges_g_high",
+)
 CONTRASTS = (
     "first",
     "second",
@@ -28,10 +36,16 @@ CONTRASTS = (
     "p_holm",
     "p_tukey",
     "standardised",
+    "standardised_low",
+    "standardised_high",
 )
 MEANS = ("level", "n", "mean", "sd", "ci_low", "ci_high")
 ADJUSTED = ("level", "mean", "standard_error", "ci_low", "ci_high")
-P_VALUES = frozenset({"p", "p_bh", "p_holm", "p_tukey"})
+COMPONENTS = "Of the correlation matrix; intervals are those of a normal population, an approximation for correlations."
+ETA = "partial \u03b7\u00b2"
+OMEGA = "\u03c9\u00b2"
+CORRELATION = ("pair", "r", "ci_low", "ci_high", "p", "p_bh", "p_holm")
+REGRESSION = (*COEFFICIENTS, "standardised")
 NUMBERS = ("name", "unit", "mean", "sd", "ci_low", "ci_high")
 SHARES = ("name", "level", "count", "share", "ci_low", "ci_high")
 
@@ -39,8 +53,7 @@ SHARES = ("name", "level", "count", "share", "ci_low", "ci_high")
 def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return {"title", "note", "absent", "tables", "figures"} per analysis of result["linear"]; none where there is none.
 
-    A table is {"caption", "columns", "rows", "csv"}, its cells text. Numbers have four significant digits; what is absent
-    is a dash.
+    Tables are those of server/tables.py; what is absent is a dash.
     """
     if not part:
         return []
@@ -54,11 +67,24 @@ def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     found += [_groups(one) for one in part.get("groups") or ()]
     found += [_ancova(one, key=f"ancova-{at}") for at, one in enumerate(part.get("ancova") or ())]
     if one := part.get("partial_correlation"):
-        note = "Each pair with all the other variables held fixed; q after Benjamini and Hochberg."
-        tables = [] if "diagnosis" in one else [table("Pairs", ("pair", "r", "ci_low", "ci_high", "p", "q"), _pairs(one))]
+        note = "Each pair with all the other variables held fixed; q after Benjamini and Hochberg, p also adjusted after Holm."
+        tables = [] if "diagnosis" in one else [table("Pairs", CORRELATION, _pairs(one))]
         found.append(section("Partial correlation", [one], tables=tables, note=note))
     if one := part.get("components"):
-        found.append(section("Principal components", [one], tables=_components(one), note="Of the correlation matrix."))
+        found.append(section("Principal components", [one], tables=_components(one), note=COMPONENTS))
+    return found
+
+
+def first_sections(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the correlation and the regression of a result as `sections` does; the page has a form of its own for them."""
+    found = []
+    if one := result.get("correlation"):
+        if "p_bh" not in one:
+            one = {**one, **{name: [[None] * len(one["names"])] * len(one["names"]) for name in ("p_bh", "p_holm")}}
+        found.append(section("Correlation", [], tables=[table("Pairs", CORRELATION, _pairs(one))]))
+    if one := result.get("ols"):
+        rows = one.get("rows") or ()
+        found.append(section(f"Regression of {one.get('outcome')}", [], tables=[table("Coefficients", REGRESSION, rows)]))
     return found
 
 
@@ -76,18 +102,19 @@ def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     tables = [] if "diagnosis" in fit else [table("Coefficients", COEFFICIENTS, fit["rows"])]
     for kind, made in kinds.items():
         if "diagnosis" not in made:
-            caption = (
-                f"Analysis of variance, type {kind}; residual degrees of freedom {made['df']}; interval of the share explained"
-            )
+            caption = f"Analysis of variance, type {kind}; residual degrees of freedom {made['df']}; intervals of {ETA}"
             tables.append(table(caption, EFFECTS, made["rows"]))
     drawn = []
     for at, made in enumerate(made for made in means if "diagnosis" not in made):
         tables.append(table(f"Adjusted means of {made['term']}", ADJUSTED, made["means"]))
         tables.append(table(f"Contrasts of {made['term']}", CONTRASTS, made["contrasts"]))
         drawn.append(adjusted(made["means"], outcome=fit["outcome"], of=made["term"], key=f"{key}-{at}"))
-    note = "" if "diagnosis" in fit else f"n = {fit['n']}, R squared {cell(fit['r_squared'])}, sigma {cell(fit['sigma'])}."
+    note = "" if "diagnosis" in fit else f"n = {fit['n']}, R\u00b2 {cell(fit['r_squared'])}, residual SD {cell(fit['sigma'])}."
     if drawn:
-        note += " Adjusted means weigh the levels of other factors equally, with covariates at their means."
+        note += (
+            " Adjusted means weigh the levels of other factors equally, with covariates at their means. Standardised contrasts "
+            "are in residual SDs."
+        )
     return section(one["formula"], [fit, *kinds.values(), *means], tables=tables, note=note, drawn=drawn)
 
 
@@ -100,10 +127,10 @@ def _groups(one: Mapping[str, Any]) -> dict[str, Any]:
         table("All pairs, unequal variances (Games-Howell)", PAIRS, one["games_howell"]),
         table("All pairs, equal variances (Tukey-Kramer)", PAIRS, one["tukey"]),
     ]
-    low, high = cell(one["omega_squared_low"]), cell(one["omega_squared_high"])
+    ends = interval(one["omega_squared_low"], one["omega_squared_high"])
     note = (
         f"Welch's F({one['df_between']}, {cell(one['df_within'])}) = {cell(one['f'])}, p = {cell(one['p'], p_value=True)}, "
-        f"omega squared {cell(one['omega_squared'])} ({low} to {high})."
+        f"{OMEGA} {cell(one['omega_squared'])} ({ends}); n = {one['n']}."
     )
     return section(title, [one], tables=tables, note=note)
 
@@ -118,7 +145,7 @@ def _ancova(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
         table("Contrasts of adjusted means", CONTRASTS, one["contrasts"]),
     ]
     told = f"p = {cell(slopes['p'], p_value=True)}" if slopes else f"not estimable ({one['slopes_diagnosis']})"
-    note = f"Adjusted means hold where slopes are equal between groups; test of equal slopes: {told}."
+    note = f"n = {one['n']}. Adjusted means hold where slopes are equal between groups; test of equal slopes: {told}."
     title = f"{one['outcome']} by {one['factor']}, adjusted for {', '.join(one['covariate_means'])}"
     drawn = [adjusted(one["means"], outcome=one["outcome"], of=one["factor"], key=key)]
     return section(title, [one], tables=tables, note=note, drawn=drawn)
@@ -129,8 +156,7 @@ def _pairs(one: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "pair": f"{names[j]}, {names[i]}",
-            "q": one["p_bh"][i][j],
-            **{key: one[key][i][j] for key in ("r", "ci_low", "ci_high", "p")},
+            **{key: one[key][i][j] for key in ("r", "ci_low", "ci_high", "p", "p_bh", "p_holm")},
         }
         for i in range(len(names))
         for j in range(i)
@@ -163,41 +189,3 @@ def section(
     why = dict.fromkeys(f"{part['term']}: {part['diagnosis']}" for part in parts if "diagnosis" in part)
     shown = [table for table in tables if table["rows"]]
     return {"title": title, "note": note, "absent": "; ".join(why), "tables": shown, "figures": list(drawn)}
-
-
-def table(caption: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table of cells, and the same as `csv`: every digit, the columns' own names, a line per row."""
-    heads = [column.replace("_", " ").replace("ci low", "95 % from").replace("ci high", "to") for column in columns]
-    return {
-        "caption": caption,
-        "columns": heads,
-        "rows": [[cell(row.get(column), p_value=column in P_VALUES) for column in columns] for row in rows],
-        "csv": _csv(columns, rows),
-    }
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[_value(row.get(column)) for column in columns] for row in rows])
-    return text.getvalue()
-
-
-def _value(found: Any) -> str:  # noqa: ANN401
-    """Write a value of a CSV; text that a spreadsheet would take for a formula gets an apostrophe."""
-    if isinstance(found, str):
-        return f"'{found}" if found[:1] in {"=", "+", "-", "@"} else found
-    return "" if found is None or (isinstance(found, float) and not math.isfinite(found)) else repr(found)
-
-
-def cell(value: Any, *, p_value: bool = False) -> str:  # noqa: ANN401
-    """Write a cell: text as it is, a whole number in full, another with four digits, nothing as a dash."""
-    if isinstance(value, str):
-        return value
-    found = number(value)
-    if found is None:
-        return "\u2013"
-    if p_value and found < 1e-300:  # it underflowed
-        return "< 1e\u2212300"
-    return str(value) if isinstance(value, int) else f"{found:.4g}".replace("-", "\u2212")

@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from server import figures, plots
-from server.sections import Table, cell, table
+from server.tables import Table, cell, interval, table
 
 ROBUST = ("term", "estimate", "standard_error", "ci_low", "ci_high", "t", "df", "p", "vif")
 STANDARDISED = ("term", "standardised", "standardised_low", "standardised_high")
@@ -51,7 +51,7 @@ def robust(found: Found, _: Found, key: str) -> Parts:
         table("Residuals", TESTS, [{**test, "df": df} for test, df in zip(tests, degrees, strict=True)]),
         table("Shape of the residuals (0 and 3 for a normal distribution)", SHAPE, [found]),
     ]
-    note = f"R squared {cell(found['r_squared'])}, sigma {cell(found['sigma'])}."
+    note = f"R\u00b2 {cell(found['r_squared'])}, residual SD {cell(found['sigma'])}."
     if not found["clustered"]:
         note += (
             " No errors clustered by hospital: they need more hospitals than coefficients, and three that do not work with "
@@ -69,7 +69,7 @@ def absorbed(found: Found, _: Found, key: str) -> Parts:
         table("Share that a term explains of what the others leave", SHARES, found["rows"]),
     ]
     note = (
-        f"{found['hospitals']} hospitals, each with an intercept that never left it; within them R squared "
+        f"{found['hospitals']} hospitals, each with an intercept that never left it; within them R\u00b2 "
         f"{cell(found['r_squared'])}, F = {cell(found['f'])}, p = {cell(found['f_p'], p_value=True)}."
     )
     return tables, _drawn(found["rows"], key), note
@@ -81,12 +81,15 @@ def meta(found: Found, declared: Found, key: str) -> Parts:
     terms = [row["term"] for row in found["heterogeneity"]]
     forest = declared["kind"] == "forest"
     listed = _listed(found["by_hospital"], asked=asked, terms=terms) if forest else []
-    tables = [table("Combined over hospitals", COMBINED, found["rows"]), table("Heterogeneity", SPREAD, found["heterogeneity"])]
+    tables = [
+        table("Combined over hospitals", COMBINED, found["rows"]),
+        table("Heterogeneity", SPREAD, found["heterogeneity"], heads={"q": "Q"}),
+    ]
     if listed:
         tables.append(table("Hospitals that show their estimates, as sent", HOSPITALS, listed))
     drawn = [_forest(row, listed, found["rows"], key=f"{key}-{at + 1}") for at, row in enumerate(found["heterogeneity"])]
     spread = "; ".join(
-        f"{row['term']}: I squared {cell(row['i_squared'])} ({cell(row['i_squared_low'])} to {cell(row['i_squared_high'])}), "
+        f"{row['term']}: I\u00b2 {cell(row['i_squared'])} ({interval(row['i_squared_low'], row['i_squared_high'])}), "
         f"Q({row['df']}) = {cell(row['q'])}, p = {cell(row['p'], p_value=True)}"
         for row in found["heterogeneity"]
     )

@@ -1,5 +1,6 @@
 """Rank statistics from histograms on a public grid: midranks, Mann-Whitney, Kruskal-Wallis."""
 
+import itertools
 import math
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -12,6 +13,7 @@ from scipy import stats
 from common import fixed_point
 from common.errors import ConfigError, NotEstimable
 from common.query import Analysis, ask
+from server import evaluate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,17 @@ class MannWhitney:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Superiority:
+    """P(second > first) + P(tie) / 2 of two groups by position, with DeLong's 95 % interval; None where there is none."""
+
+    first: int
+    second: int
+    superiority: float
+    superiority_low: float | None
+    superiority_high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
     """Kruskal and Wallis' H with ties corrected, and for two groups Mann-Whitney; `epsilon_squared` is H / (n - 1).
 
@@ -52,6 +65,7 @@ class Ranks:
     p: float
     epsilon_squared: float
     mann_whitney: MannWhitney | None
+    pairs: tuple[Superiority, ...]
     outside: int
 
     def plain(self) -> dict[str, Any]:
@@ -63,7 +77,7 @@ def fit(spec: Spec) -> Analysis[Ranks]:
     """Ask once for the histogram per group. Statistics are formed in exact integers; p are normal and chi-square upper tails.
 
     Mann-Whitney's p has the continuity correction. Patients of one bin are ties: exact where the grid tells values apart.
-    Raises NotEstimable "empty group" or "constant". Source: Mann, Whitney 1947; Kruskal, Wallis 1952.
+    Raises NotEstimable "empty group" or "constant". Source: Mann, Whitney 1947; Kruskal, Wallis 1952; DeLong et al. 1988.
     """
     numbers = {"grid.0": [level - 0.5 for level in range(spec.levels + 1)], "grid.1": spec.grid}
     counts = fixed_point.counts((yield ask("table", responses=[spec.group, spec.response], numbers=numbers)))
@@ -88,8 +102,17 @@ def fit(spec: Spec) -> Analysis[Ranks]:
         p=float(stats.chi2.sf(h, spec.levels - 1)),
         epsilon_squared=h / (n - 1),
         mann_whitney=_mann_whitney(sums, sizes, ties=ties) if spec.levels == 2 else None,
+        pairs=tuple(_superiority(table, i, j) for i, j in itertools.combinations(range(spec.levels), 2)),
         outside=int(counts[-1]),
     )
+
+
+def _superiority(table: NDArray[np.int64], first: int, second: int) -> Superiority:
+    found = evaluate.from_histogram(table[[first, second]])
+    if found.auc is None:
+        raise NotEstimable("empty group", term="rank test", action="Leave out levels that nobody has.")
+    low, high = found.auc_interval or (None, None)
+    return Superiority(first=first, second=second, superiority=found.auc, superiority_low=low, superiority_high=high)
 
 
 def doubled_midranks(histogram: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from server import csvs, plan_rules, report
+from server import csvs, plan_rules, report, tables
 from server.analyse import _plain
 from server.infer import declared
 from server.told import told
 from tests import cohorts, pooling
-from tests.cohorts import BINS, study
+from tests.cohorts import BINS, PATIENTS, study
 
 EVERY = (
     {"kind": "logistic", "formula": "y ~ x1 + sex", "queries_max": 12},
@@ -137,14 +137,14 @@ def test_a_forest_names_who_does_not_show_an_estimate(analyses):
     ]
     assert forest["figures"][0].count("not shown") == 3
     assert forest["figures"][0].count("<polygon") == 3  # equal effects, random effects twice
-    assert "I squared" in forest["note"]
+    assert "I² " in forest["note"]
     assert "I² " in forest["figures"][0]
 
 
 def test_adjusted_p_values_have_a_table_of_their_own(analyses):
     rows = [{"term": name, "method": "", "p": 0.01, "p_holm": 0.02, "p_bh": 0.01} for name in ("x1", "sex[m]")]
     (section,) = told([{**analyses[0], "adjusted": rows}])
-    assert section["tables"][-1]["columns"] == ["term", "p", "p holm", "p bh"]
+    assert section["tables"][-1]["columns"] == ["term", "p", "p (Holm)", "q"]
     assert section["tables"][-1]["rows"][0] == ["x1", "0.01", "0.02", "0.01"]
 
 
@@ -169,6 +169,60 @@ def test_csv_files_hold_every_digit(analyses, tmp_path):
     assert len(names) == len(set(names)) == sum(len(section["tables"]) for section in told(analyses))
     rows = list(csv.DictReader(io.StringIO((tmp_path / "tables" / names[0]).read_text())))
     assert [float(row["estimate"]) for row in rows] == [row["estimate"] for row in analyses[0]["result"]["rows"]]
+
+
+def test_every_row_of_a_csv_says_whom_it_is_about_and_what_it_cost(analyses, tmp_path):
+    told_ = [{**one, "left_out": {"patients": 9, "untold": 1}} for one in analyses]
+    for name in csvs.write(result(told_), folder=tmp_path / "tables"):
+        for row in csv.DictReader(io.StringIO((tmp_path / "tables" / name).read_text())):
+            assert (row["missing"], row["untold_hospitals"], row["mechanism"], row["epsilon"]) == ("9", "1", "none", "infinite")
+
+
+def test_how_many_patients_an_analysis_is_about_is_known_for_every_kind(analyses):
+    assert [section["marks"]["n"] for section in told(analyses)] == [4 * PATIENTS] * len(EVERY)
+
+
+def test_groups_have_their_levels_names_where_the_result_holds_them(analyses):
+    named = {at: {**analyses[at]["declared"], "levels": ["f", "m"]} for at in (8, 10)}
+    survival, ranks = told([{**analyses[at], "declared": declared} for at, declared in named.items()])
+    assert [row[0] for row in survival["tables"][0]["rows"]] == ["f", "m"]
+    assert survival["tables"][1]["rows"][0][:2] == ["f", "m"]
+    assert ranks["tables"][1]["columns"] == ["first", "second", "P(second > first)", "95 % interval"]
+    assert ranks["tables"][1]["rows"][0][:2] == ["f", "m"]
+
+
+def test_a_roc_shows_youdens_point_and_the_calibration_of_a_probability(analyses):
+    (roc,) = told([analyses[9]])
+    captions = [table["caption"] for table in roc["tables"]]
+    assert captions[0].endswith("(Youden)")
+    assert captions[2:] == ["Calibration: logit of the outcome on the logit of the score", "Patients by predicted risk"]
+    assert "Hosmer and Lemeshow" in roc["note"]
+
+
+def test_the_methods_say_the_way_that_was_gone(analyses):
+    firth = {**analyses[0], "result": {**analyses[0]["result"], "method": "firth"}}
+    plain, penalised = told([analyses[0], firth])
+    assert "Firth" not in plain["method"]
+    assert "profile likelihood ratio" in penalised["method"]
+    robust = analyses[2]
+    alone = {**robust, "result": {**robust["result"], "clustered": []}}
+    assert ["clustered by hospital" in section["method"] for section in told([robust, alone])] == [True, False]
+    assert f"on {BINS} equal bins" in told([analyses[8]])[0]["method"]
+
+
+@pytest.mark.parametrize(
+    ("row", "shown_"),
+    [
+        ({"x": 1.5, "x_low": 1.0, "x_high": 2.0}, ["1.5", "1 to 2"]),
+        ({"x": 1.5, "x_low": None, "x_high": 2.0}, ["1.5", "\u2013 to 2"]),
+        ({"x": None}, ["\u2013", "\u2013"]),
+    ],
+)
+def test_an_interval_is_one_column_of_the_page_and_two_of_the_csv(row, shown_):
+    made = tables.table("t", ("x", "x_low", "x_high"), [row])
+    assert made["columns"] == ["x", "95 % interval"]
+    assert made["rows"] == [shown_]
+    assert made["csv"].partition("\n")[0] == "x,x_low,x_high"
 
 
 def test_text_that_a_spreadsheet_would_run_is_disarmed(analyses):

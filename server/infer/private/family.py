@@ -7,17 +7,17 @@ from typing import Any
 from common.errors import ConfigError, NotEstimable
 from common.noisy_moments import NoisyMoments
 from common.study import Ancova, Grouping, Study
-from server.infer.private import anova, bootstrap, correlation, groups, regression, resolved, table_one
+from server.infer.private import anova, bootstrap, correlation, groups, not_offered, regression, resolved, table_one
 
 MECHANISM = "gaussian"
-NOT_OFFERED = "not offered under differential privacy"
 
 
 def read(noisy: NoisyMoments, *, study: Study) -> dict[str, Any]:
     """Return the analyses of `study.statistics` as JSON can hold them.
 
     Keys: patients (noisy, rounded; None where it is all noise), noise, correlation, ols, table_one, partial_correlation,
-    components, models, groups, ancova. Each analysis, and every row in it, has mechanism "gaussian" and the release's epsilon.
+    components, not_offered (what a noisy Gram does not answer, with the reason), models, groups, ancova. Each analysis, and
+    every row in it, has mechanism "gaussian" and the release's epsilon.
     A part that is not estimable is {"diagnosis", "term"} in its place; nothing is filled in. All of it reads one release:
     nothing here costs epsilon. Equal noisy moments give equal results. Raises ConfigError when they are of another study.
     """
@@ -25,6 +25,7 @@ def read(noisy: NoisyMoments, *, study: Study) -> dict[str, Any]:
         raise ConfigError("The noisy Gram is not of this study's columns.", action="Read each study's sum with that study.")
     wanted = study.statistics
     numbers = [name for name in wanted.correlation if not study.variable(name).levels]
+    missing = not_offered.parts(study)
     told = {
         "correlation": _or_why(lambda: correlation.correlate(noisy, names=wanted.correlation)),
         "ols": {
@@ -37,7 +38,8 @@ def read(noisy: NoisyMoments, *, study: Study) -> dict[str, Any]:
         if wanted.descriptive
         else None,
         "partial_correlation": _or_why(lambda: correlation.partial(noisy, names=numbers)),
-        "components": {"diagnosis": NOT_OFFERED, "term": "principal components"},
+        "components": missing[0],
+        "not_offered": missing,
         "models": [_model(noisy, study=study, text=text) for text in wanted.models],
         "groups": [
             {"outcome": one.outcome, "factor": one.factor, **_or_why(partial(_groups, noisy, study=study, one=one))}
