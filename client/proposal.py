@@ -13,7 +13,7 @@ from common.errors import ConfigError
 from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.roster import Roster, in_groups
-from common.study import Study
+from common.study import Study, Training
 
 HONEST_LEAST: Final = 2  # the vault answers no round with fewer
 DIMENSION_MOST: Final = 1 << 28  # no announced vector is longer: an upper bound that needs no network built
@@ -122,7 +122,7 @@ def _noisy(study: Study, policy: Policy) -> Iterator[str]:
     steps = [one] * (training.steps + privacy.rounds_void_allowed)
     yield (
         f"Training ({training.model}) on {training.label} above {decimal_text(training.positive_above)}, "
-        f"{training.steps} steps and at most {privacy.rounds_void_allowed} more for void rounds: "
+        f"{_steps(training)} and at most {privacy.rounds_void_allowed} more for void rounds: "
         f"{_spent(steps, privacy.delta)}; {_noise(one)}; "
         f"each patient is in a step with probability {decimal_text(privacy.sampling_rate)}."
     )
@@ -130,6 +130,12 @@ def _noisy(study: Study, policy: Policy) -> Iterator[str]:
         f"Together: {_spent([*released, *steps], privacy.delta)} for a run; another run costs it again. Your epsilon_cap is "
         f"{decimal_text(policy.epsilon_cap)} over all studies, your delta_cap {decimal_text(policy.delta_cap)}."
     )
+
+
+def _steps(training: Training) -> str:
+    if training.local is None:
+        return f"{training.steps} steps, each a sum with noise that the hospitals share,"
+    return f"{training.steps} sums of {training.local.local_steps} private steps here each, every step with the whole noise,"
 
 
 def _mechanism(study: Study, *, task: str, dimension: int) -> GaussianShare:

@@ -17,6 +17,7 @@ from common import commands, enrolment, files, findings, parameters, roster
 from common import study as studies
 from common.errors import AlreadyExists, ConfigError, NotSetUp
 from common.locks import held, hold
+from common.mechanism import LOCAL_STEPS_MOST
 from common.study import Study
 from server import (
     certificates,
@@ -28,6 +29,7 @@ from server import (
     keeper,
     nodes,
     page,
+    plan_rhythms,
     plan_shown,
     report,
     revoking,
@@ -202,14 +204,23 @@ def plan(
         int | None, typer.Option(help="Patients complete in all columns, over all hospitals.", min=2, max=plans.PATIENTS_MOST)
     ] = None,
     hospitals: Annotated[int | None, typer.Option(help="Hospitals; hospitals_min where left out.", min=2, max=64)] = None,
+    link_mbit_s: Annotated[float | None, typer.Option(help="Link of the slowest hospital, for the time of training.")] = None,
+    round_s: Annotated[float | None, typer.Option(help="Measured seconds of one sum; goes before the link.")] = None,
+    step_s: Annotated[float, typer.Option(help="Seconds that one step computes at the slowest hospital.")] = 0.0,
+    local_steps: Annotated[
+        int, typer.Option(help="Of the local rhythm that is shown beside a study without one.", min=2, max=LOCAL_STEPS_MOST)
+    ] = plan_rhythms.LOCAL_STEPS,
     as_json: AsJson = False,
 ) -> None:
     """Say what a study would send, cost and be able to show; nothing is sent or spent, and no folder is needed."""
-    made = plans.plan(studies.read_toml(study_file), patients=patients, hospitals=hospitals)
+    study, link = studies.read_toml(study_file), plan_rhythms.Link(mbit_per_s=link_mbit_s, round_s=round_s, step_s=step_s)
+    made = plans.plan(study, patients=patients, hospitals=hospitals)
+    made["training"] |= plan_rhythms.compare(study, hospitals=made["hospitals"], link=link, local_steps=local_steps)
     if as_json:
         out.print_json(json.dumps(made, allow_nan=False))
         return
     plan_shown.show(made, console=out)
+    plan_rhythms.show(made["training"], console=out)
 
 
 @app.command()

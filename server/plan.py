@@ -80,7 +80,7 @@ def _released(study: Study, *, task: str, hospitals: int, voids: bool = False) -
         size = noisy_moments.packed_size(len(study.columns()))
         one = _mechanism(study, task=task, hospitals=hospitals, dimension=size)
         return [one] * (1 + voids * privacy.rounds_void_allowed)
-    one = _mechanism(study, task=task, hospitals=hospitals, dimension=_trainable(study))
+    one = _mechanism(study, task=task, hospitals=hospitals, dimension=_trainable(study) + (study.training.local is not None))
     return [one] * (study.training.steps + voids * study.privacy.rounds_void_allowed)
 
 

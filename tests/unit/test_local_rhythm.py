@@ -13,7 +13,6 @@ from common import wire
 from common.audit import bundle, verify
 from common.errors import HospitalMissing
 from server import messages
-from tests import carriers
 from tests.federation import HOSPITALS, kind, study
 
 LOCAL = {
@@ -75,13 +74,7 @@ def parts(blob, *, head):
     return {name: array for name, array in load(blob).items() if name.startswith("head.") == head}
 
 
-@pytest.mark.parametrize("carrying", carriers.KINDS)
-def test_each_hospital_is_charged_its_own_local_steps(make_federation, monkeypatch, carrying):
-    monkeypatch.setattr(messages, "POLL_S", 0.01)
-    one = make_federation()
-    one.carrying = carrying
-    one.approve(wanted())
-    result = one.run(wanted())
+def has_the_charges_of(one, result):
     assert [event["state"] for event in result["rounds"]] == ["opened"] * 4
     for name, rate in zip(HOSPITALS, (0.5, 0.25, 0.5, 0.5), strict=True):
         assert [(mech["name"], mech["steps"], float(mech["sampling_rate"])) for mech in charges(one, name)] == [
@@ -91,10 +84,20 @@ def test_each_hospital_is_charged_its_own_local_steps(make_federation, monkeypat
     assert spent["hosp-b"] < spent["hosp-a"] == spent["hosp-c"] == Decimal(result["training"]["epsilon"])
 
 
+@pytest.mark.parametrize("carrying", ["stream", pytest.param("message", marks=pytest.mark.long)])
+def test_the_local_rhythm_is_the_same_whatever_carries_it(make_federation, monkeypatch, carrying):
+    monkeypatch.setattr(messages, "POLL_S", 0.01)
+    one = make_federation()
+    one.carrying = carrying
+    one.approve(wanted())
+    has_the_charges_of(one, one.run(wanted()))
+
+
 def test_the_charge_is_what_the_library_says_of_so_many_sampled_gaussians_and_the_auditor_agrees(make_federation, tmp_path):
     one = make_federation()
     one.approve(wanted())
     result = one.run(wanted())
+    has_the_charges_of(one, result)
     for name, rate in (("hosp-a", 0.5), ("hosp-b", 0.25)):
         verdict, expected = verified(one, name, wanted(), folder=tmp_path), composed(rate=rate, steps=6)
         assert float(verdict.epsilon_pld) == pytest.approx(expected, abs=2e-5)
@@ -134,8 +137,9 @@ def test_a_killed_coordinator_ends_with_the_same_bytes_and_no_charge_more(make_f
     assert [len(charges(one, name)) for name in HOSPITALS] == [2] * 4
 
 
-def test_a_head_is_trained_first_on_frozen_features_and_then_the_whole_network(make_federation):
-    plan = wanted(recipe="finetune", finetune={"head_steps": 1, "head_learning_rate": Decimal(1)})
+@pytest.mark.parametrize("local", [None, pytest.param(LOCAL, marks=pytest.mark.long)])
+def test_a_head_is_trained_first_on_frozen_features_and_then_the_whole_network(make_federation, local):
+    plan = wanted(recipe="finetune", finetune={"head_steps": 1, "head_learning_rate": Decimal(1)}, local=local)
     one = make_federation()
     one.approve(plan)
     seen = {}
