@@ -43,14 +43,17 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=Path(__file__).parent / "study.toml", help="the study to run")
     parser.add_argument("--patients", type=int, default=65, help="patients per hospital")
     parser.add_argument("--seed", type=int, default=1, help="of the rendered scans; nothing private is ever seeded")
+    parser.add_argument(
+        "--door", action="store_true", help="hospitals reach the coordinator by nginx alone, as in deploy/README.md"
+    )
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the children as Ctrl-C does
     with locks.hold(options.out.parent / f"{options.out.name}.lock", busy="A demo runs here already."):
-        demo(options.out.absolute(), study_file=options.study, patients=options.patients, seed=options.seed)
+        demo(options.out.absolute(), study_file=options.study, patients=options.patients, seed=options.seed, door=options.door)
 
 
-def demo(folder: Path, *, study_file: Path, patients: int, seed: int) -> None:
+def demo(folder: Path, *, study_file: Path, patients: int, seed: int, door: bool) -> None:
     """Run everything into `folder`; an earlier result there is moved aside, not overwritten."""
     started = time.monotonic()
     study = studies.read_toml(study_file)
@@ -68,10 +71,15 @@ def demo(folder: Path, *, study_file: Path, patients: int, seed: int) -> None:
             _render(scans, patients=patients, seed=seed, progress=progress)
         with _stage("2 of 6  enrolment, approvals", total=5) as progress:
             coordinator = folder / "coordinator"
-            address, lane = (f"127.0.0.1:{ports.free()}" for _ in range(2))
-            study_hash = _enrol(coordinator, scans, study, study_file=study_file, address=address, lane=lane, progress=progress)
+            address, lane, superlink = (f"127.0.0.1:{ports.free()}" for _ in range(3))
+            behind = ("--superlink", superlink) if door else ()
+            study_hash = _enrol(
+                coordinator, scans, study, study_file=study_file, address=address, lane=lane, behind=behind, progress=progress
+            )
         with _stage("3 of 6  vaults read the scans, SuperNodes", total=100) as progress:
-            _start(running, coordinator, address=address, lane=lane, progress=progress)
+            if door:
+                running.start("door", "motet-coordinator", "door", "--home", coordinator)
+            _start(running, coordinator, address=address, lane=address if door else lane, progress=progress)
         out.print("4 of 6  the study: pair keys, statistics, training, evaluation")
         _run(coordinator, study_hash)
         with _stage("5 of 6  bundles, report", total=5) as progress:
@@ -110,11 +118,21 @@ def _render(scans: Path, *, patients: int, seed: int, progress: _Bar) -> None:
         cohort.write_cohort(scans, hospitals=HOSPITALS, patients_per_hospital=patients, seed=seed, progress=progress)
 
 
-def _enrol(coordinator: Path, scans: Path, study: Study, *, study_file: Path, address: str, lane: str, progress: _Bar) -> str:
+def _enrol(
+    coordinator: Path,
+    scans: Path,
+    study: Study,
+    *,
+    study_file: Path,
+    address: str,
+    lane: str,
+    behind: tuple[str, ...] = (),
+    progress: _Bar,
+) -> str:
     folder, privacy = coordinator.parent, study.privacy
     command(
         "motet-coordinator", "init", "--home", coordinator, "--name", "coordinator", "--federation", "lidc-demo",
-        "--address", address, "--lane", lane,
+        "--address", address, "--lane", lane, *behind,
     )  # fmt: skip
     progress(1, 5)
     together([
