@@ -19,6 +19,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from client import config, doctor, proposal, supernode
+from client import parameters as parameters_command
 from client import relay as relays
 from client import scans as scans_command
 from client.attack import cli as attack
@@ -47,6 +48,7 @@ app = typer.Typer(
 commands.with_version(app)
 app.add_typer(attack.app, name="attack")
 app.command("scans")(scans_command.scans)
+app.command("parameters")(parameters_command.parameters)
 app.command("receive")(sources.receive)
 app.add_typer(sources.pull, name="pull")
 out = Console(highlight=False)

@@ -4,9 +4,10 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,13 +36,14 @@ def cohort(
     if path.exists():
         return load(path)
     fresh = pipeline.read_cohort(scans=site.scans, clinical=site.clinical, study=study, pseudonym=pseudonym, progress=progress)
-    save(path, fresh)
+    save(path, fresh, provenance=_provenance(study))
     return fresh
 
 
-def save(path: Path, kept: Cohort) -> None:
-    """Write a cohort in one step, 0600."""
+def save(path: Path, kept: Cohort, *, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write a cohort in one step, 0600, and with it where its numbers come from."""
     names = {
+        "provenance": dict(provenance or {}),
         "patients": kept.patients,
         "columns": kept.columns,
         "bags": kept.bags,
@@ -65,6 +67,25 @@ def load(path: Path) -> Cohort:
             bags=tuple(tuple(bag) for bag in names["bags"]),
             set_aside=tuple(SetAside(name=name, reason=reason) for name, reason in names["set_aside"]),
         )
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """Return where a kept cohort's numbers come from: hashes of study, recipe and code, the version, the levels of factors.
+
+    Empty for a cohort that an older version kept.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(json.loads(arrays["names"].tobytes()).get("provenance", {}))
+
+
+def _provenance(study: Study) -> dict[str, Any]:
+    return {
+        "study": study.hash(),
+        "recipe": canonical.digest(study.recipe.model_dump(mode="python")),
+        "code": _code(Path(__file__).parent),
+        "version": metadata.version("motet"),
+        "levels": {one.name: list(one.levels) for one in study.variables if one.levels},
+    }
 
 
 def _fingerprint(site: Site, study: Study) -> str:

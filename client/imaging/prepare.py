@@ -78,7 +78,7 @@ def _unbiased(volume: Volume, *, recipe: Recipe) -> Float32:
     image = sitk.GetImageFromArray(volume.voxels - np.float32(lowest))
     image.SetSpacing([float(s) for s in volume.spacing_mm[::-1]])  # type: ignore[no-untyped-call]
     small = sitk.Shrink(image, [max(1, min(_N4_SHRINK, size // 4)) for size in image.GetSize()])  # type: ignore[no-untyped-call]
-    fit = sitk.N4BiasFieldCorrectionImageFilter()
+    fit = sitk.N4BiasFieldCorrectionImageFilter()  # type: ignore[no-untyped-call]
     fit.Execute(small, sitk.OtsuThreshold(small, 0, 1))  # type: ignore[no-untyped-call]
     field = sitk.GetArrayFromImage(fit.GetLogBiasFieldAsImage(image))  # type: ignore[no-untyped-call]
     corrected: Float32 = ((volume.voxels - np.float32(lowest)) / np.exp(field) + np.float32(lowest)).astype(np.float32)

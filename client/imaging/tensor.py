@@ -48,13 +48,16 @@ def to_tensor(volume: Volume, *, recipe: Recipe) -> View:
 def _edges(windowed: Float, *, recipe: Recipe) -> Float:
     kind = "gradient" if recipe.filters is None else recipe.filters.edges
     if kind == "sobel":
-        return np.hypot(*(ndimage.sobel(windowed, axis=axis, mode="nearest") / _SOBEL for axis in (0, 1)))
+        down, right = (ndimage.sobel(windowed, axis=axis, mode="nearest") / _SOBEL for axis in (0, 1))
+        steep: Float = np.hypot(down, right)
+        return steep
     if kind == "canny":
         a_hu_per_mm = _SOBEL * float(recipe.spacing_mm) / float(recipe.window_upper_hu - recipe.window_lower_hu)
         low, high = (threshold * a_hu_per_mm for threshold in _CANNY_HU_PER_MM)
         drawn = canny(windowed, sigma=1.0, low_threshold=low, high_threshold=high, mode="nearest")  # type: ignore[no-untyped-call]
         return np.asarray(drawn, np.float64)
-    return np.hypot(*np.gradient(windowed))
+    slope: Float = np.hypot(*np.gradient(windowed))
+    return slope
 
 
 def _overlap(start: int, size: int, extent: int) -> tuple[slice, slice]:

@@ -1,0 +1,123 @@
+"""motet-hospital parameters: how the measured parameters and clinical columns are distributed here; no row, no small cell."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from client.config import Home, read_site
+from common import files
+from common.codes import PARAMETERS
+from common.errors import NotSetUp
+
+if TYPE_CHECKING:
+    from client.distribution import Cell, Distribution
+    from client.inside import Cohort
+
+_BAR = 24
+out = Console(highlight=False)
+
+
+def parameters(
+    home: Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")],
+    table_to: Annotated[
+        Path | None,
+        typer.Option("--table-to", help="Also write the newest table, one row a patient, to this new CSV file, 0600."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,  # noqa: FBT002  (a flag)
+) -> None:
+    """Show the distribution of each measured column: no row, no patient's value, no cell below the policy's minimum.
+
+    Edges of cells are round numbers, outer cells are open, and neighbours are put together until each has enough patients.
+    """
+    from client import shelf  # noqa: PLC0415  (pulls numpy and the steps in)
+
+    made = Home(home)
+    cell_min = read_site(made).policy.cell_min
+    kept = sorted(made.cohorts.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+    if not kept:
+        raise NotSetUp("Nothing is measured yet.", action="Approve a study and start `motet-hospital vault`.")
+    if table_to is not None:
+        _write(table_to, shelf.load(kept[-1]), provenance=shelf.provenance(kept[-1]))
+    found = [(path.stem[:8], shelf.provenance(path), shelf.load(path)) for path in kept]
+    if as_json:
+        shown = [
+            {"cohort": name, "provenance": origin, "columns": _columns(cohort, origin=origin, cell_min=cell_min)}
+            for name, origin, cohort in found
+        ]
+        out.print_json(json.dumps({"cell_min": cell_min, "cohorts": shown}))
+        return
+    for name, origin, cohort in found:
+        _show(name, origin, _columns(cohort, origin=origin, cell_min=cell_min))
+
+
+def _columns(cohort: "Cohort", *, origin: dict[str, Any], cell_min: int) -> list[dict[str, Any]]:
+    from client import distribution  # noqa: PLC0415
+
+    levels = origin.get("levels", {})
+    made = []
+    for at, name in enumerate(cohort.columns):
+        column = distribution.of(cohort.table[:, at], cell_min=cell_min, levels=tuple(levels.get(name, ())))
+        made.append(_typed(name, column))
+    return made
+
+
+def _typed(name: str, column: "Distribution") -> dict[str, Any]:
+    known = PARAMETERS.get(name)
+    return {
+        "name": name,
+        "code": f"{known.scheme} {known.code}" if known else None,
+        "unit": known.unit if known else None,
+        "missing": column.missing,
+        "cells": [
+            {"patients": cell.patients, "at_least": cell.at_least, "cell": _said(cell), "from": cell.lower, "below": cell.upper}
+            for cell in column.cells
+        ],
+    }
+
+
+def _said(cell: "Cell") -> str:
+    if cell.level is not None:
+        return cell.level
+    if cell.lower is None and cell.upper is None:
+        return "all"
+    if cell.lower is None:
+        return f"< {cell.upper:g}"
+    return f">= {cell.lower:g}" if cell.upper is None else f"{cell.lower:g} to < {cell.upper:g}"
+
+
+def _show(name: str, origin: dict[str, Any], columns: list[dict[str, Any]]) -> None:
+    said = ", ".join(f"{key} {str(origin[key])[:12]}" for key in ("study", "recipe", "code", "version") if key in origin)
+    table = Table("column", "cell", "patients", "", title=f"cohort {name} ({said or 'of an older version'})", show_lines=False)
+    for column in columns:
+        first = column["name"] + (f" [{column['unit']}]" if column["unit"] else "")
+        most = max((cell["patients"] or 0 for cell in column["cells"]), default=0)
+        for cell in column["cells"]:
+            count = "too few" if cell["patients"] is None else f"{'>= ' if cell['at_least'] else ''}{cell['patients']}"
+            table.add_row(_plain(first), cell["cell"], count, "#" * round(_BAR * (cell["patients"] or 0) / max(1, most)))
+            first = ""
+        missing = "some, too few" if column["missing"] is None else str(column["missing"])
+        if missing != "0" or not column["cells"]:
+            table.add_row(_plain(first), "missing", missing if column["cells"] else "nearly all or all", "")
+    out.print(table)
+
+
+def _plain(text: str) -> str:
+    """Return text that rich prints as it is."""
+    return text.replace("[", "\\[")
+
+
+def _write(path: Path, cohort: "Cohort", *, provenance: dict[str, Any]) -> None:
+    """Write the table with its provenance in the first line; pseudonyms, never identifiers."""
+    text = io.StringIO()
+    text.write(f"# {json.dumps(provenance, sort_keys=True)}\n")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["patient", *cohort.columns])
+    for patient, values in zip(cohort.patients, cohort.table.tolist(), strict=True):
+        rows.writerow([patient, *("" if value != value else repr(value) for value in values)])  # noqa: PLR0124  (nan)
+    files.write_new(path, text.getvalue().encode(), private=True)
