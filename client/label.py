@@ -1,4 +1,4 @@
-"""The class of each patient: one column of the cohort against the study's threshold."""
+"""What the network learns of each patient: one column of the cohort, as the study's head takes it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +9,23 @@ from common.study import Study
 
 
 def labels(cohort: Cohort, *, study: Study) -> NDArray[np.float64]:
-    """Return 1.0 (above the study's threshold), 0.0 or nan (missing) per patient, shape (patient,).
+    """Return the target of each patient, shape (patient,), nan where the label is missing.
 
-    Raises ClinicalTableWrong when the cohort lacks the column.
+    binary: 1.0 above the study's threshold, 0.0 else; classes and ordinal: the number of the class, from 0; regression: the
+    value, scaled by its declared bounds to [0, 1]. Raises ClinicalTableWrong when the cohort lacks the column.
     """
-    if study.training.label not in cohort.columns:
-        raise ClinicalTableWrong(f"The column {study.training.label} is missing.", action="Add it to the clinical table.")
-    values = cohort.table[:, cohort.columns.index(study.training.label)]
-    return np.where(np.isnan(values), np.nan, (values > float(study.training.positive_above)).astype(np.float64))
+    training = study.training
+    if training.label not in cohort.columns:
+        raise ClinicalTableWrong(f"The column {training.label} is missing.", action="Add it to the clinical table.")
+    values = cohort.table[:, cohort.columns.index(training.label)]
+    if training.head == "regression":
+        lower, upper = study.declared_bounds(training.label)
+        return np.asarray((values - lower) / (upper - lower))
+    if training.head != "binary" and not training.thresholds:
+        return values.copy()  # the position of a level
+    above = training.thresholds if training.positive_above is None else (training.positive_above,)
+    passed = (values[:, None] > np.array([float(one) for one in above])).sum(axis=1)
+    return np.where(np.isnan(values), np.nan, passed.astype(np.float64))
 
 
 def labelled_rows(cohort: Cohort, study: Study) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from client.kernels.rows import Answer, Rows, Seat
 from client.measure import acquisition, angle, burden, depth, edges, histogram, intensity, length, position, shape, wall
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from client.quarantine import Reading
-from common import analyses, canonical, left_out, logs, model, moments, phases, query, wire
+from common import analyses, canonical, left_out, logs, model, moments, phases, query, scores, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import GeometryRefused, MotetError, NoScans
@@ -117,7 +117,7 @@ def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:
         exact = study.statistics.privacy is None
         return (left_out.dimension if exact else moments.size)(len(study.columns()))
     if announcement.task == "evaluate":
-        return announcement.index * 2 * study.training.score_bins
+        return scores.dimension(study)
     training, recipe = phases.of_step(study, announcement.index).training, study.recipe
     size = model.trainable_size(training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
     return size + (training.local is not None)
@@ -178,9 +178,16 @@ def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: C
     _, rows = training_rows(cohort, study=study)
     label = cohort.columns.index(study.training.label)
     views = [view for row in rows for view in cohort.bags[row][: study.training.views_per_patient_max]]
-    scored = {"scores": study.training.model_dump(mode="python"), "recipe": prepared}
-    seen = cohort.table[rows, label].tobytes() + cohort.views[views].tobytes()
+    apart = [cohort.columns.index(one.variable) for one in study.evaluation.subgroups]
+    scored = {"scores": study.training.model_dump(mode="python"), "recipe": prepared, "evaluation": _apart(study)}
+    seen = cohort.table[rows, label].tobytes() + cohort.table[rows][:, apart].tobytes() + cohort.views[views].tobytes()
     return Entering(patients=tuple(cohort.patients[row] for row in rows), questions={canonical.digest(scored): seen})
+
+
+def _apart(study: Study) -> list[Any]:
+    """Return what an evaluation asks beside the scores: the definition of each subgroup, and whether hospitals stand apart."""
+    groups = [[study.question(one.variable), list(one.cuts)] for one in study.evaluation.subgroups]
+    return [*groups, study.evaluation.by_hospital]
 
 
 def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Entering:
@@ -278,8 +285,8 @@ def seat(announcement: Announcement, *, study: Study, me: str, shows: bool) -> S
 
     As many work with the coordinator as the more careful part of the study assumes: an assumption about hospitals, not sums.
     """
-    of, noisy = len(announcement.hospitals), study.statistics.privacy
-    colluders = max(study.privacy.colluders, noisy.colluders if noisy else 0)
+    of, noisy = len(announcement.hospitals), (study.statistics.privacy, study.evaluation.privacy)
+    colluders = max(study.privacy.colluders, *(one.colluders if one else 0 for one in noisy))
     return Seat(at=announcement.hospitals.index(me), of=of, honest=of - colluders, shows=shows)
 
 
@@ -296,12 +303,19 @@ def with_left_out(made: Contribution, *, patients: int, cell_min: int) -> Contri
 
 
 def contribute(
-    announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort, mechanism: Mechanism, cell_min: int
+    announcement: Announcement,
+    *,
+    blob: bytes,
+    study: Study,
+    cohort: Cohort,
+    mechanism: Mechanism,
+    cell_min: int,
+    seat: Seat,
 ) -> Contribution:
     """Cohort -> Contribution: the same thing for statistics, training and evaluation, a vector with a mechanism.
 
-    `mechanism` is what the hospital is charged. `cell_min` is the smallest number of incomplete patients that it tells, beside
-    none.
+    `mechanism` is what the hospital is charged. `cell_min` is the smallest number of patients that it tells where it tells a
+    number, beside none.
     """
     if isinstance(mechanism, NoisyGram):
         return summarise.summarise_privately(cohort, study=study, mechanism=mechanism)
@@ -318,4 +332,12 @@ def contribute(
     if isinstance(mechanism, SampledStep):
         phase = phases.of_step(study, announcement.index)
         return train.contribution(blob, study=phase, cohort=cohort, training_rows=train_on, mechanism=mechanism)
-    return score.histograms(wire.unpack(blob, count=announcement.index), study=study, cohort=cohort, held_out_rows=held_out)
+    return score.contribution(
+        wire.unpack(blob, count=announcement.index),
+        study=study,
+        cohort=cohort,
+        held_out_rows=held_out,
+        mechanism=mechanism,
+        seat=seat,
+        cell_min=cell_min,
+    )

@@ -3,7 +3,7 @@
 import hashlib
 
 from client.config import Policy
-from common import analyses, site_sums
+from common import analyses, scores, site_sums
 from common.announcement import Announcement, mechanism_for
 from common.errors import OutsidePolicy, RosterNotApproved, RosterTooSmall, TooFewPatients
 from common.mechanism import Exact, GaussianShare
@@ -18,7 +18,7 @@ COLLUDERS_BESIDE = 2  # honest hospitals that must remain in a sum
 
 def check_study(policy: Policy, *, study: Study, roster: Roster) -> None:
     """Refuse a study that assumes less than the policy demands; the hash was approved already."""
-    private = [part for part in (study.privacy, study.statistics.privacy) if part is not None]
+    private = [part for part in (study.privacy, study.statistics.privacy, study.evaluation.privacy) if part is not None]
     if any(part.delta > policy.delta_cap for part in private):
         raise OutsidePolicy("The study's delta is above this hospital's cap.", action="Ask for a smaller delta.")
     if any(part.colluders < policy.colluders_min for part in private):
@@ -45,7 +45,7 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise RosterNotApproved("The round names hospitals outside the approved roster.", action="Check the roster.")
     if len(named) < max(policy.hospitals_min, study.hospitals_min):
         raise RosterTooSmall("The round names too few hospitals.", action="Wait until more hospitals are back.")
-    assumed = study.statistics.privacy if announcement.task == "gram" else None
+    assumed = {"gram": study.statistics.privacy, "evaluate": study.evaluation.privacy}.get(announcement.task)
     if len(named) - (assumed or study.privacy).colluders < COLLUDERS_BESIDE:
         raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
     beside = announcement.blob_sha256 != NOTHING_SHA256 and not study.harmonises(task="gram", index=0)
@@ -95,8 +95,8 @@ def check_site_sums(policy: Policy, *, asked: Query, study: Study, honest: int) 
 
 
 def models_scored(study: Study) -> int:
-    """Return how many models an evaluation scores: before the first step, after every step, and the final average."""
-    return study.training.steps + 2
+    """Return how many models an evaluation scores: before the first step, after every step, and the final average; or that."""
+    return scores.models(study)
 
 
 def check_models(study: Study, *, seen: tuple[str, ...], scored: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Final
 
 from client.config import Policy
-from common import analyses, announcement, noisy_moments, parameters, permissions
+from common import analyses, announcement, noisy_moments, parameters, permissions, scores
 from common.analyses import Declared
 from common.audit.show import printable
 from common.canonical import decimal_text
@@ -47,7 +47,8 @@ def _lines(study: Study, policy: Policy) -> Iterator[str]:
         yield f"Variables from {shown}: {', '.join(names) or 'none'}."
     yield "Leaves exactly (no noise, epsilon infinite; each number is a sum over all hospitals of the round):"
     yield from (f"  {line}" for line in _exact(study))
-    counted = len(study.statistics.analyses) + FIXED - (study.statistics.privacy is not None)
+    noisy = (study.statistics.privacy, study.evaluation.privacy)
+    counted = len(study.statistics.analyses) + FIXED - sum(part is not None for part in noisy)
     too_few = "" if counted <= policy.exact_releases_max else ": too few, what comes last is refused"
     yield f"  These count as {counted} against exact_releases_max, which is {policy.exact_releases_max} here{too_few}."
     yield from (f"  {line}" for line in _permitted(study, policy))
@@ -69,8 +70,28 @@ def _exact(study: Study) -> Iterator[str]:
         most = analyses.queries_most(one)
         shown = f"at most {most} different sums" if most > 1 else "one sum"
         yield f"{analyses.statistic(one, position=position)}: {_what(one)}; {shown} about the same patients."
-    models = study.training.steps + 2
-    yield f"Score histograms of {models} models over the held-out patients, by class, in {study.training.score_bins} bins."
+    if study.evaluation.privacy is None:
+        yield f"Scores of {scores.models(study)} models over the held-out patients: {_scored(study)}."
+
+
+def _scored(study: Study) -> str:
+    """Return which tables an evaluation holds, and what stands apart in them."""
+    training, wanted = study.training, study.evaluation
+    told = "sums of errors, values and their products"
+    if training.head != "regression":
+        told = f"histograms by class, in {training.score_bins} bins"
+    if training.head in {"classes", "ordinal"}:
+        told += ", and which class is taken for which"
+    if wanted.subgroups:
+        told += f"; of the last model apart by {', '.join(one.variable for one in wanted.subgroups)}"
+    return told + ("; your own apart, where site_aggregates allows it" if wanted.by_hospital else "")
+
+
+def _learned(study: Study) -> str:
+    training = study.training
+    if training.positive_above is not None:
+        return f"{training.label} above {decimal_text(training.positive_above)}"
+    return f"{training.label} ({', '.join(training.classes) or 'its value'})"
 
 
 def _permitted(study: Study, policy: Policy) -> Iterator[str]:
@@ -121,11 +142,20 @@ def _noisy(study: Study, policy: Policy) -> Iterator[str]:
     one = _mechanism(study, task="train", dimension=DIMENSION_MOST)
     steps = [one] * (training.steps + privacy.rounds_void_allowed)
     yield (
-        f"Training ({training.model}) on {training.label} above {decimal_text(training.positive_above)}, "
+        f"Training ({training.model}) on {_learned(study)}, "
         f"{_steps(training)} and at most {privacy.rounds_void_allowed} more for void rounds: "
         f"{_spent(steps, privacy.delta)}; {_noise(one)}; "
         f"each patient is in a step with probability {decimal_text(privacy.sampling_rate)}."
     )
+    evaluated = study.evaluation.privacy
+    if evaluated is not None:
+        one = _mechanism(study, task="evaluate", dimension=scores.dimension(study))
+        again = [one] * (1 + evaluated.rounds_void_allowed)
+        released += again
+        yield (
+            f"Scores of the final model over the held-out patients, once: {_spent(again, evaluated.delta)}; {_noise(one)}; "
+            f"at most {evaluated.patients_max} scored patients here; {_scored(study)}."
+        )
     yield (
         f"Together: {_spent([*released, *steps], privacy.delta)} for a run; another run costs it again. Your epsilon_cap is "
         f"{decimal_text(policy.epsilon_cap)} over all studies, your delta_cap {decimal_text(policy.delta_cap)}."
@@ -139,7 +169,7 @@ def _steps(training: Training) -> str:
 
 
 def _mechanism(study: Study, *, task: str, dimension: int) -> GaussianShare:
-    privacy = study.statistics.privacy if task == "gram" and study.statistics.privacy is not None else study.privacy
+    privacy = {"gram": study.statistics.privacy, "evaluate": study.evaluation.privacy}.get(task) or study.privacy
     many = max(study.hospitals_min, privacy.colluders + HONEST_LEAST)
     try:
         found = announcement.mechanism_for(study, task=task, hospitals=many, dimension=dimension)

@@ -34,6 +34,7 @@ class Session:
     last_round: int = 0
     noisy_rounds: int = 0  # of training
     noisy_grams: int = 0
+    noisy_scores: int = 0
     requests: dict[str, str] = field(default_factory=dict)  # round -> SHA-256 of the announcement envelope
     models: tuple[str, ...] = ()  # SHA-256 of the models that were trained on here, in order
 
@@ -127,6 +128,7 @@ class Session:
             "last_round": self.last_round,
             "noisy_rounds": self.noisy_rounds,
             "noisy_grams": self.noisy_grams,
+            "noisy_scores": self.noisy_scores,
             "requests": self.requests,
             "models": list(self.models),
         }
@@ -154,6 +156,7 @@ def load(folder: Path, *, run: str) -> Session:
             last_round=plain["last_round"],
             noisy_rounds=plain["noisy_rounds"],
             noisy_grams=plain["noisy_grams"],
+            noisy_scores=plain["noisy_scores"],
             requests=plain["requests"],
             models=tuple(plain["models"]),
         )

@@ -22,6 +22,8 @@ from common.contribution import Contribution
 from common.crypto import rng
 from common.errors import InternalError, OutsidePolicy
 from common.mechanism import SampledStep
+from common.networks import heads
+from common.networks.heads import Head
 from common.networks.network import Network
 from common.study import Study
 
@@ -63,10 +65,10 @@ def clipped_sum(
 ) -> Vector:
     """Return the sum of the sampled patients' clipped gradients, shape (d,), float64.
 
-    A patient's gradient is that of the mean cross-entropy of the first views_per_patient_max views and their augmentations; its
-    L2 norm is clipped to clip_norm once. `sampled` has one flag per training row. Patients without label or views contribute
-    zero; so does a patient whose gradient is not finite, and an empty sample. Raises ProtocolError or BadEnvelope when `blob`
-    is not this study's model, InternalError when the arguments do not belong together.
+    A patient's gradient is that of the mean loss (common/networks/heads.py) of the first views_per_patient_max views and their
+    augmentations; its L2 norm is clipped to clip_norm once. `sampled` has one flag per training row. Patients without label or
+    views contribute zero; so does a patient whose gradient is not finite, and an empty sample. Raises ProtocolError or
+    BadEnvelope when `blob` is not this study's model, InternalError when the arguments do not belong together.
     """
     if sampled.shape != training_rows.shape or len(np.unique(training_rows)) != len(training_rows):
         raise InternalError("The sample does not belong to the training rows.", action="Report this.")
@@ -77,7 +79,7 @@ def clipped_sum(
     if study.training.recipe == "head":
         network.refuse_other_features(model, study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
         views, bags = augment.augmented(cohort.views, bags=bags, number=study.training.augmentations)
-        gradients = _head_gradients(model, views=views, bags=bags)
+        gradients = _head_gradients(model, head=heads.of(study.training), views=views, bags=bags)
         total: Vector = clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
         return total
     if not bags:
@@ -110,18 +112,21 @@ def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]
     return [(label, bag) for label, bag in bags if bag and not np.isnan(label)]
 
 
-def _head_gradients(model: Network, *, views: NDArray[np.float32], bags: Sequence[Bag]) -> Vector:
+def _head_gradients(model: Network, *, head: Head, views: NDArray[np.float32], bags: Sequence[Bag]) -> Vector:
     """Return the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
     weights = network.flat(model, network.HEAD)
     if not bags:
         return np.zeros((0, len(weights)))
     embedded = _embed(model, views=views)
-    inputs = np.concatenate([embedded, np.ones((len(embedded), 1))], axis=1)  # weight, then bias, as in network.HEAD
-    gradients = np.empty((len(bags), inputs.shape[1]))
+    inputs = np.concatenate([embedded, np.ones((len(embedded), 1))], axis=1)
+    size = head.outputs * embedded.shape[1]  # weights of all outputs, then biases, as in network.HEAD
+    both = np.concatenate([weights[:size].reshape(head.outputs, -1), weights[size:, None]], axis=1)
+    gradients = np.empty((len(bags), len(weights)))
     with np.errstate(over="ignore", invalid="ignore"):  # a row that is not finite becomes zero in clip
         for row, (label, bag) in enumerate(bags):
-            residuals = 0.5 * (1 + np.tanh(0.5 * (inputs[list(bag)] @ weights))) - label
-            gradients[row] = residuals @ inputs[list(bag)] / len(bag)
+            seen = inputs[list(bag)]
+            slopes = head.residuals(seen @ both.T, target=label).T @ seen / len(bag)
+            gradients[row] = np.concatenate([slopes[:, :-1].ravel(), slopes[:, -1]])
     return gradients
 
 
@@ -152,16 +157,13 @@ def _full_sum(model: Network, *, names: tuple[str, ...], cohort: Cohort, bags: S
     number = study.training.augmentations
     most = study.training.views_per_patient_max * (1 + number)
     sizes = [1 << power for power in range((most - 1).bit_length() + 1)]
-    rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=model.rows_at_once, loss=_loss)
+    loss = heads.of(study.training).loss
+    rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=model.rows_at_once, loss=loss)
     views, bags = augment.gathered(cohort.views, bags=bags)
     views, bags = augment.augmented(views, bags=bags, number=number)
     batches = packed(views, bags=bags, rows_at_once=rows)
-    total = engine_sum(model, batches, loss=_loss, clip_norm=float(study.privacy.clip_norm))
+    total = engine_sum(model, batches, loss=loss, clip_norm=float(study.privacy.clip_norm))
     return np.concatenate([total[name].numpy().ravel() for name in names])
-
-
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def _tensor(views: NDArray[np.float32]) -> torch.Tensor:

@@ -201,6 +201,7 @@ class Vault:
             checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
         with refusals.computing():
+            seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
             contribution = (checked and checked.contribution) or pipeline.contribute(
                 announced,
                 blob=request.blob,
@@ -208,6 +209,7 @@ class Vault:
                 cohort=cohort,
                 mechanism=announcements.charged(study, announced.mechanism, hospital=self.name),
                 cell_min=site.policy.cell_min,
+                seat=seat,
             )
         receipt = self._reserve(announced, study, site)  # a request that cannot be answered costs nothing
         ctx = masking.context(state.transcript, announcement=announced.bytes())

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common import analyses, canonical, mechanism, rhythm
+from common import analyses, canonical, mechanism, rhythm, scores
 from common.errors import BadEnvelope, OutsidePolicy
-from common.mechanism import SHARE_BITS_MOST, Exact, LocalSteps, Mechanism, NoisyGram, SampledStep
-from common.privacy import GramPrivacy, Privacy
+from common.mechanism import SHARE_BITS_MOST, Exact, LocalSteps, Mechanism, NoisyGram, NoisyScores, SampledStep
+from common.privacy import GramPrivacy, Privacy, ScoresPrivacy
 from common.study import Study
 
 TASKS: Final = ("gram", "query", "train", "evaluate")
@@ -92,8 +92,9 @@ def _integer(value: object) -> int:
 
 
 def is_exact(study: Study, *, task: str) -> bool:
-    """Tell whether a task's sum leaves without noise: all but training, and a Gram that the study wants with noise."""
-    return task != "train" and not (task == "gram" and study.statistics.privacy is not None)
+    """Tell whether a task's sum leaves without noise: all but training, and a Gram or scores that a study wants so."""
+    private = {"gram": study.statistics.privacy, "evaluate": study.evaluation.privacy}
+    return task != "train" and private.get(task) is None
 
 
 def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, index: int = 0) -> Mechanism:
@@ -111,7 +112,9 @@ def mechanism_for(study: Study, *, task: str, hospitals: int, dimension: int, in
             raise OutsidePolicy("The study declares no such analysis.", action="Check the coordinator's version.")
         return Exact(statistic=analyses.statistic(declared[position], position=position), ring_bits=128)
     if task == "evaluate":
-        return Exact(statistic="score-histogram", ring_bits=64)
+        noisy = study.evaluation.privacy
+        exact = Exact(statistic="score-histogram", ring_bits=64)
+        return exact if noisy is None else _noisy_scores(noisy, hospitals, dimension, entries=scores.entries(study))
     privacy, training = study.privacy, study.training
     if training.local is not None:
         return local_steps(study, hospital=None, hospitals=hospitals, dimension=dimension - 1)  # the last word counts cut-offs
@@ -171,7 +174,20 @@ def _noisy_gram(privacy: GramPrivacy, hospitals: int, dimension: int) -> NoisyGr
     )
 
 
-def _share_bits(privacy: Privacy | GramPrivacy, *, hospitals: int, patients: int, ring_bits: int) -> int:
+def _noisy_scores(privacy: ScoresPrivacy, hospitals: int, dimension: int, *, entries: int) -> NoisyScores:
+    return NoisyScores(
+        noise_multiplier=privacy.noise_multiplier,
+        hospitals=hospitals,
+        colluders=privacy.colluders,
+        dimension=dimension,
+        entries=entries,
+        patients_max=privacy.patients_max,
+        share_bits=_share_bits(privacy, hospitals=hospitals, patients=privacy.patients_max, ring_bits=64),
+        ring_bits=64,
+    )
+
+
+def _share_bits(privacy: Privacy | GramPrivacy | ScoresPrivacy, *, hospitals: int, patients: int, ring_bits: int) -> int:
     return mechanism.largest_share_bits(
         noise_multiplier=privacy.noise_multiplier,
         hospitals=hospitals,

@@ -246,6 +246,51 @@ class NoisyGram(GaussianShare):
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisyScores(GaussianShare):
+    """The tables of an evaluation released once, without sampling: one patient adds at most sqrt(entries) in L2 norm.
+
+    Of counts, `entries` is how many a patient is in. What a patient adds is a multiple of 2**-30 (common/scores.py), so that
+    sums are exact until they are divided by the grid.
+    """
+
+    clip_norm: Decimal = field(default=Decimal(1), init=False)
+    sampling_rate: Decimal = field(default=Decimal(1), init=False)
+    entries: int
+    patients_max: int
+
+    @property
+    @override
+    def clipped_norm(self) -> float:
+        """Return sqrt(entries), the largest norm of what one patient adds."""
+        return math.sqrt(self.entries)
+
+    @property
+    @override
+    def numerical_slack(self) -> float:
+        """Return eta, what dividing by the grid may add: each number is rounded once, by 2**-53 of at most patients_max."""
+        return 1e-9 + self.patients_max * 2.0**-51
+
+    @property
+    @override
+    def patients_most(self) -> int:
+        """Return the bound on a hospital's scored patients."""
+        return self.patients_max
+
+    @override
+    def entry(self) -> dict[str, Any]:
+        """Return the mechanism as a ledger entry spells it; decimals as strings."""
+        return {
+            "name": "gaussian",
+            "statistic": "scores",
+            **self._noise(),
+            "clip_scope": "per-patient-entry",
+            "sampling": "none",
+            "entries": self.entries,
+            "patients_max": self.patients_max,
+        }
+
+
 Mechanism = Exact | GaussianShare
 
 _LOCAL = (("local_steps", "steps"), ("scale_bits", "scale_bits"))
@@ -266,6 +311,13 @@ def from_entry(entry: dict[str, Any]) -> Mechanism:
                 patients_per_step_max=int(entry["patients_per_step_max"]),
                 **{key: int(entry[key]) for key in _WHOLE},
                 **local,
+            )
+        elif entry["name"] == "gaussian" and entry["statistic"] == "scores":
+            mechanism = NoisyScores(
+                noise_multiplier=Decimal(entry["noise_multiplier"]),
+                entries=int(entry["entries"]),
+                patients_max=int(entry["patients_max"]),
+                **{key: int(entry[key]) for key in _WHOLE},
             )
         elif entry["name"] == "gaussian":
             mechanism = NoisyGram(

@@ -18,7 +18,7 @@ from safetensors.torch import save as write_tensors
 from torch import nn
 
 from common.errors import BadEnvelope, ConfigError, ProtocolError
-from common.networks import weights
+from common.networks import heads, weights
 from common.networks.cnn2d import Cnn2d
 from common.networks.network import Network
 from common.networks.resnet18 import ResNet18
@@ -31,8 +31,11 @@ PRIOR_FILE = "prior_cnn2d.safetensors"
 NETWORKS: Mapping[str, type[Network]] = {"cnn2d": Cnn2d, "resnet18": ResNet18}
 
 
-def build(training: Training, *, channels: int, patch_voxels: int) -> Network:
-    """Return the study's network, all weights zero, ready for `load`; raises ConfigError when the images do not fit it."""
+def build(training: Training, *, channels: int, patch_voxels: int, outputs: int | None = None) -> Network:
+    """Return the study's network, all weights zero, ready for `load`, with the study's head or one of so many `outputs`.
+
+    Raises ConfigError when the images do not fit it.
+    """
     kind, name = NETWORKS.get(training.model), training.model
     if kind is None:
         raise ConfigError(f"The network {name} is not known.", action=f"Write model = {' or '.join(NETWORKS)}.")
@@ -41,7 +44,7 @@ def build(training: Training, *, channels: int, patch_voxels: int) -> Network:
     if patch_voxels < kind.patch_voxels_least:
         raise ConfigError(f"{name} needs {kind.patch_voxels_least} voxels or more.", action="Raise patch_voxels.")
     with torch.device("meta"):  # no weights are drawn: no generator is touched
-        model = kind(channels=channels)
+        model = kind(channels=channels, outputs=heads.of(training).outputs if outputs is None else outputs)
     model = model.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -79,14 +82,14 @@ def initial(training: Training, *, channels: int, patch_voxels: int) -> bytes:
             "The prior of this installation is not the one that the study names.",
             action="Install the version of Motet that the study was written with, or correct prior_sha256.",
         )
-    wide = build(training, channels=Network.channels[-1], patch_voxels=patch_voxels)
+    wide = build(training, channels=Network.channels[-1], patch_voxels=patch_voxels, outputs=1)
     load(wide, shipped)
     model = build(training, channels=channels, patch_voxels=patch_voxels)
     state = wide.state_dict()
     first = next(iter(state))
     state[first] = state[first][:, :channels]
     for name in HEAD:
-        state[name] = torch.zeros_like(state[name])
+        state[name] = torch.zeros_like(model.state_dict()[name])
     model.load_state_dict(state)
     return dump(model)
 

@@ -1,4 +1,4 @@
-"""The privacy parameters of a study: of its training, and of its Gram where that leaves with noise. None has a default."""
+"""The privacy parameters of a study: of its training, and of what else leaves with noise: Gram, scores. None has a default."""
 
 from decimal import Decimal
 from typing import Annotated
@@ -40,6 +40,23 @@ class GramPrivacy(Part):
 
     noise_multiplier: Annotated[Decimal, Field(ge=Decimal("0.1"), le=10_000, max_digits=24)]
     clip_norm: Annotated[Decimal, Field(ge=1, le=1_000_000, max_digits=24)]
+    delta: Delta
+    patients_max: Annotated[int, Field(ge=1, le=1 << 22)]
+    colluders: Colluders
+    rounds_void_allowed: Voids
+
+
+class ScoresPrivacy(Part):
+    """The privacy parameters of an evaluation that leaves once with Gaussian noise. A study without them has an exact one.
+
+    Unit: patient. Adjacency: add or remove one. A patient who is scored is counted in a few tables, once in each (how often:
+    the mechanism's `entries`, which follow from the study); the sensitivity is the square root of that. `noise_multiplier` is
+    relative to it, as faced by the coordinator together with `colluders` hospitals. `patients_max` is public: a hospital that
+    scores more patients does not answer. A release that is lost is made afresh, with a charge of its own, at most
+    `rounds_void_allowed` times.
+    """
+
+    noise_multiplier: Annotated[Decimal, Field(ge=Decimal("0.1"), le=10_000, max_digits=24)]
     delta: Delta
     patients_max: Annotated[int, Field(ge=1, le=1 << 22)]
     colluders: Colluders

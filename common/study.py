@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from common import analyses, canonical, codes, forms, formula, harmonisation, terms
 from common.analyses import ANALYSES_MOST, Combat, Declared
 from common.errors import BadQuery, ConfigError
+from common.evaluation import Evaluation, HeadKind, check_head
 from common.forms import Asked
 from common.optimisation import Average, Finetune, Optimiser, Schedule, WarmUpCosine
 from common.part import Level, Name, Number, Part, Positive, Text
@@ -153,13 +154,18 @@ class Training(Part):
 
     A bag holds a patient's views, and of each view its first `augmentations` mirrored or turned copies (client/augment.py).
     The final model is the result unless its held-out AUC is more than `auc_drop_max` below the best that training passed.
+    `head` says what is learned of `label` (common/networks/heads.py): binary, whether it is above `positive_above`; classes,
+    its level; ordinal, likewise, with levels or between rising `thresholds`; regression, its value.
     """
 
     model: Literal["cnn2d"]
     recipe: Literal["head", "finetune", "full"]
     prior_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     label: Name
-    positive_above: Number
+    head: HeadKind = "binary"
+    positive_above: Number | None = None
+    classes: Annotated[tuple[Level, ...], Field(max_length=16)] = ()
+    thresholds: Annotated[tuple[Number, ...], Field(max_length=15)] = ()
     steps: Annotated[int, Field(ge=1, le=100_000)]
     learning_rate: Positive
     optimiser: Optimiser
@@ -186,6 +192,11 @@ class Training(Part):
             raise ValueError("the schedule's warm_up_steps must be below steps")
         return self
 
+    @model_validator(mode="after")
+    def _head_is_whole(self) -> Self:
+        check_head(self.head, positive_above=self.positive_above, classes=self.classes, thresholds=self.thresholds)
+        return self
+
 
 class Study(Part):
     """Everything that a study does. Its hash is what a hospital approves.
@@ -206,6 +217,7 @@ class Study(Part):
     recipe: Recipe
     privacy: Privacy
     training: Training
+    evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -236,8 +248,7 @@ class Study(Part):
                 raise ValueError(f"{name} has levels; name it in a formula, or as a factor")
             if name in factors and not declared[name].levels:
                 raise ValueError(f"{name} has no levels and cannot be a factor")
-        if declared[self.training.label].levels:
-            raise ValueError("the label of training has levels")
+        self._check_learned(declared)
         try:
             count = len(self.design())
         except ConfigError as error:
@@ -245,6 +256,19 @@ class Study(Part):
         if count > terms.COLUMNS_MOST:
             raise ValueError(f"the statistics need {count} columns; at most {terms.COLUMNS_MOST} fit one Gram")
         self._check_declared()
+
+    def _check_learned(self, declared: dict[str, Variable]) -> None:
+        training, wanted = self.training, self.evaluation
+        by_level = training.head in {"classes", "ordinal"} and not training.thresholds
+        if declared[training.label].levels != (training.classes if by_level else ()):
+            raise ValueError(f"the label of training has other levels than the head {training.head} names")
+        for one in wanted.subgroups:
+            if one.variable not in declared:
+                raise ValueError(f"{one.variable} is not among the variables")
+            if bool(one.cuts) == bool(declared[one.variable].levels):
+                raise ValueError(f"subgroups of {one.variable}: a variable with levels has no cuts, one without has some")
+        if (wanted.privacy is not None or training.head != "binary") and training.auc_drop_max != 1:
+            raise ValueError("only exact scores of a binary head can bring an earlier model back: auc_drop_max must be 1")
 
     def _check_declared(self) -> None:
         wanted = self.statistics

@@ -60,7 +60,7 @@ def from_histogram(counts: NDArray[np.int64]) -> Evaluation:
     elif n_negative == 0:
         diagnosis = "no negative patients"
     else:
-        auc, variance = _delong(negative, positive)
+        auc, variance, _, _ = auc_and_influence(negative, positive)
         if min(n_positive, n_negative) == 1:
             diagnosis = "one patient in a class"
         elif variance <= 0:
@@ -80,8 +80,14 @@ def from_histogram(counts: NDArray[np.int64]) -> Evaluation:
     )
 
 
-def _delong(negative: NDArray[np.float64], positive: NDArray[np.float64]) -> tuple[float, float]:
-    """Return AUC and its variance; nan-free: the variance is 0 when a class has one patient."""
+def auc_and_influence(
+    negative: NDArray[np.float64], positive: NDArray[np.float64]
+) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64]]:
+    """Return AUC, its variance by DeLong, and per bin by how much a negative, or a positive, there is above or below it.
+
+    The counts of bins need not be whole, nor positive. Both classes have patients. Nan-free: the variance is 0 when a class has
+    one patient.
+    """
     m, n = positive.sum(), negative.sum()
     won_by_positive = (np.cumsum(negative) - 0.5 * negative) / n  # per bin: share of negatives below, ties half
     lost_by_negative = (m - np.cumsum(positive) + 0.5 * positive) / m
@@ -91,7 +97,7 @@ def _delong(negative: NDArray[np.float64], positive: NDArray[np.float64]) -> tup
         of_positive = positive @ (won_by_positive - auc) ** 2 / (m - 1)
         of_negative = negative @ (lost_by_negative - auc) ** 2 / (n - 1)
         variance = float(of_positive / m + of_negative / n)
-    return auc, variance
+    return auc, variance, lost_by_negative - auc, won_by_positive - auc
 
 
 def _logit_interval(auc: float, error: float) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from common import analyses, announcement, left_out, moments, noisy_moments, query
+from common import analyses, announcement, left_out, moments, noisy_moments, query, scores
 from common.canonical import decimal_text
 from common.errors import ConfigError
 from common.ledger import accounting
@@ -35,7 +35,7 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
         raise ConfigError("A plan is for hospitals_min to 64 hospitals.", action="Give another --hospitals.")
     gram, training = _gram(study, n=n, hospitals=many), _training(study, hospitals=many)
     asked = [_analysis(study, position) for position in range(len(study.statistics.analyses))]
-    noisy = [*_released(study, task="gram", hospitals=many), *_released(study, task="train", hospitals=many)]
+    noisy = [one for task in ("gram", "train", "evaluate") for one in _released(study, task=task, hospitals=many)]
     return {
         "study": study.name,
         "hash": study.hash(),
@@ -80,6 +80,12 @@ def _released(study: Study, *, task: str, hospitals: int, voids: bool = False) -
         size = noisy_moments.packed_size(len(study.columns()))
         one = _mechanism(study, task=task, hospitals=hospitals, dimension=size)
         return [one] * (1 + voids * privacy.rounds_void_allowed)
+    if task == "evaluate":
+        scored = study.evaluation.privacy
+        if scored is None:
+            return []
+        one = _mechanism(study, task=task, hospitals=hospitals, dimension=scores.dimension(study))
+        return [one] * (1 + voids * scored.rounds_void_allowed)
     one = _mechanism(study, task=task, hospitals=hospitals, dimension=_trainable(study) + (study.training.local is not None))
     return [one] * (study.training.steps + voids * study.privacy.rounds_void_allowed)
 
@@ -170,6 +176,7 @@ def _analysis(study: Study, position: int) -> dict[str, Any]:
 
 def _training(study: Study, *, hospitals: int) -> dict[str, Any]:
     training, privacy = study.training, study.privacy
+    scored, charged = _released(study, task="evaluate", hospitals=hospitals), study.evaluation.privacy
     steps = _released(study, task="train", hospitals=hospitals)
     one = steps[0]
     batch = float(privacy.sampling_rate) * training.patients_declared
@@ -185,7 +192,8 @@ def _training(study: Study, *, hospitals: int) -> dict[str, Any]:
         "noise_over_clip": deviation,
         "noise_over_clip_per_patient": deviation / batch,
         "noise_norm_over_clip_per_patient": deviation / batch * math.sqrt(one.dimension),
-        "scores": 2 * training.score_bins * (training.steps + 2),
+        "scores": scores.dimension(study),
+        "scored": ["gaussian", _epsilons(scored, delta=charged.delta)["epsilon"]] if charged else ["none", INFINITE],
     }
 
 
@@ -196,6 +204,7 @@ def _rounds(
     voids = study.statistics.privacy.rounds_void_allowed if study.statistics.privacy else 0
     beyond = [_round(one["statistic"], None, one["releases_most"], one["numbers"], "none", INFINITE) for one in asked]
     first = [] if study.harmonised is None else [beyond.pop(study.harmonised)]
+    scored_again = study.evaluation.privacy.rounds_void_allowed if study.evaluation.privacy else 0
     return [
         *first,
         _round("gram", 1, 1 + voids, gram["numbers"], gram["mechanism"], gram["epsilon"]),
@@ -208,7 +217,7 @@ def _rounds(
             "gaussian",
             training["epsilon"],
         ),
-        _round("evaluate", 1, 1, training["scores"], "none", INFINITE),
+        _round("evaluate", 1, 1 + scored_again, training["scores"], *training["scored"]),
     ]
 
 

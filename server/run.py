@@ -4,7 +4,6 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import announcement, files, harmonisation, left_out, mechanism, moments, noisy_moments, wire
+from common import announcement, files, harmonisation, left_out, mechanism, moments, noisy_moments
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import HospitalMissing, NotEstimable
@@ -22,7 +21,7 @@ from common.noisy_moments import NoisyMoments
 from common.privacy import GramPrivacy
 from common.roster import Roster
 from common.study import Study
-from server import accept, analyse, csvs, evaluate, report
+from server import analyse, csvs, evaluation, report
 from server.analyse import Harmonised
 from server.exchange import Carrier, Exchange
 from server.infer import correlation, family, regression
@@ -31,14 +30,6 @@ from server.journal import Journal
 from server.rounds import Rounds
 from server.setup import set_up
 from server.train import train
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """What the evaluation said, and which of the models it made the result."""
-
-    told: dict[str, Any]
-    accepted: int
 
 
 def run_study(
@@ -63,7 +54,7 @@ def run_study(
         "analyses": analyse.analyse(rounds, study=study, harmonised=harmonised),
     }
     trained = train(rounds, study=study, folder=folder)
-    evaluation = _evaluate(rounds, study, trained)
+    scored = evaluation.run(rounds, study, trained)
     checkpoints = rounds.close()
     for name, text in checkpoints.items():
         files.write(folder / f"{name}.checkpoint", text.encode())
@@ -74,11 +65,11 @@ def run_study(
         "run": run,
         "hospitals": list(rounds.members),
         **statistics_part,
-        "training": {**_privacy(study, journal), **evaluation.told},
+        "training": {**_privacy(study, journal), **scored.told},
         **_told(study, journal),
         "seconds": _seconds(journal, total=time.monotonic() - started),
     }
-    files.write(folder / "model.safetensors", trained[evaluation.accepted])
+    files.write(folder / "model.safetensors", trained[scored.accepted])
     files.write(folder / "result.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False).encode())
     report.render(result, out=folder / "report.html")
     csvs.write(result, folder=folder / "tables")
@@ -128,40 +119,6 @@ def _noisy_gram(rounds: Rounds, study: Study, privacy: GramPrivacy) -> NoisyMome
         mechanism=announced.mechanism,
         epsilon=rounded_up(accounting.epsilon_pld([announced.mechanism], delta=privacy.delta)),
     )
-
-
-def _evaluate(rounds: Rounds, study: Study, checkpoints: Sequence[bytes]) -> Scored:
-    count, bins = len(checkpoints), study.training.score_bins
-    try:
-        announced, words = rounds.secure_sum(
-            task="evaluate", index=count, dimension=count * 2 * bins, blob=wire.pack(checkpoints), attempts=1
-        )
-    except HospitalMissing as error:  # the model is there all the same
-        nothing: dict[str, Any] = {
-            "steps": study.training.steps,
-            "auc": None,
-            "auc_ci": None,
-            "curve": [],
-            "diagnosis": error.what,
-        }
-        return Scored(told=nothing, accepted=count - 1)
-    counts = ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.int64).reshape(count, 2, bins)
-    scored = [evaluate.from_histogram(histogram) for histogram in counts]
-    at = accept.accepted(scored, auc_drop_max=study.training.auc_drop_max)
-    last = scored[at]
-    told: dict[str, Any] = {
-        "steps": study.training.steps,
-        "rolled_back_to_step": None if at == count - 1 else at,
-        "auc": last.auc,
-        "auc_ci": None if last.auc_interval is None else list(last.auc_interval),
-        "accuracy": last.accuracy,
-        "log_loss": last.log_loss,
-        "held_out_patients": last.n_positive + last.n_negative,
-        "diagnosis": last.diagnosis,
-        "curve": [{"step": step_, "auc": one.auc, "log_loss": one.log_loss} for step_, one in enumerate(scored[:-1])],
-        "histogram": counts[at].tolist(),
-    }
-    return Scored(told=told, accepted=at)
 
 
 def _uploads(study: Study, journal: Journal) -> dict[str, list[mechanism.Mechanism]]:

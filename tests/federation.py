@@ -84,6 +84,7 @@ STUDY: dict[str, Any] = {
         "score_bins": 16,
         "auc_drop_max": Decimal(1),
     },
+    "evaluation": {},
 }
 
 

@@ -1,11 +1,12 @@
 """Verify one hospital's bundle without trusting anybody: signatures, tree, state machine, plan, caps, two accountants."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from common import analyses, announcement, noisy_moments
+from common import analyses, announcement, noisy_moments, scores
 from common import roster as rosters
 from common import study as studies
 from common.audit import recompute
@@ -16,7 +17,7 @@ from common.ledger import accounting, events, merkle, note
 from common.ledger.accounting import Tally
 from common.ledger.events import Kind
 from common.ledger.state import Reservation, Stage, State
-from common.mechanism import Exact, GaussianShare, LocalSteps, Mechanism, NoisyGram, SampledStep
+from common.mechanism import Exact, GaussianShare, LocalSteps, Mechanism, NoisyGram, NoisyScores, SampledStep
 from common.roster import Roster
 from common.study import Study
 
@@ -246,6 +247,16 @@ def _agreed(reserved: Reservation, study: Study, hospital: str) -> bool:
             and spent.honest >= 1
             and spent == announcement.mechanism_for(study, task="gram", hospitals=len(reserved.roster), dimension=size)
         )
+    if isinstance(spent, NoisyScores):
+        wanted, many = study.evaluation.privacy, len(reserved.roster)
+        size = scores.dimension(study)
+        return (
+            wanted is not None
+            and reserved.delta == wanted.delta
+            and (spent.hospitals, spent.colluders) == (many, wanted.colluders)
+            and spent.honest >= 1
+            and spent == announcement.mechanism_for(study, task="evaluate", hospitals=many, dimension=size)
+        )
     if isinstance(spent, LocalSteps) or study.training.local is not None:
         return (
             isinstance(spent, LocalSteps)
@@ -303,11 +314,11 @@ def _off_plan(run: _Run, plans: Mapping[str, Study]) -> str | None:
         if run.planned[study_hash] > first:
             return "a study was planned after another's first private release"
         study = plans[study_hash]
-        charged = [isinstance(reserved.mechanism, NoisyGram) for reserved in private if reserved.study == study_hash]
-        gram = study.statistics.privacy
-        grams = 0 if gram is None else 1 + gram.rounds_void_allowed
+        charged = Counter(type(reserved.mechanism) for reserved in private if reserved.study == study_hash)
+        once = {NoisyGram: study.statistics.privacy, NoisyScores: study.evaluation.privacy}
+        planned: dict[type, int] = {kind: 1 + one.rounds_void_allowed if one else 0 for kind, one in once.items()}
         steps = study.training.steps + study.privacy.rounds_void_allowed
-        if sum(charged) > grams or len(charged) - sum(charged) > steps:
+        if any(count > planned.get(kind, steps) for kind, count in charged.items()):
             return "a study has more private releases than it planned"
     return None
 

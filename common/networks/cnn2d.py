@@ -22,7 +22,7 @@ class Cnn2d(Network):
     patch_voxels_least: ClassVar[int] = 8
     rows_at_once: ClassVar[int] = 32
 
-    def __init__(self, *, channels: int) -> None:
+    def __init__(self, *, channels: int, outputs: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
@@ -30,7 +30,7 @@ class Cnn2d(Network):
         self.conv3 = nn.Conv2d(32, 32, 3, padding=1)
         self.norm3 = nn.GroupNorm(8, 32)
         self.embedding = nn.Linear(16 + 32 + 32 + 32, EMBEDDING)
-        self.head = nn.Linear(EMBEDDING, 1)
+        self.head = nn.Linear(EMBEDDING, outputs)
 
     @override
     def embed(self, views: Tensor) -> Tensor:

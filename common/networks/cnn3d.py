@@ -17,12 +17,12 @@ class Cnn3d(Network):
     patch_voxels_least: ClassVar[int] = 8
     rows_at_once: ClassVar[int] = 8
 
-    def __init__(self, *, channels: int) -> None:
+    def __init__(self, *, channels: int, outputs: int = 1) -> None:
         super().__init__()
         self.conv1, self.norm1 = nn.Conv3d(channels, 16, 3, padding=1), nn.GroupNorm(8, 16)
         self.conv2, self.norm2 = nn.Conv3d(16, 32, 3, padding=1), nn.GroupNorm(8, 32)
         self.conv3, self.norm3 = nn.Conv3d(32, 64, 3, padding=1), nn.GroupNorm(8, 64)
-        self.head = nn.Linear(64, 1)
+        self.head = nn.Linear(64, outputs)
 
     @override
     def embed(self, views: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every network of a study has: one logit per view, an embedding before a linear head, and rows that never mix."""
+"""What every network of a study has: an embedding of each view, a linear head after it, and rows that never mix."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -23,6 +23,6 @@ class Network(nn.Module, ABC):
 
     @override
     def forward(self, views: Tensor) -> Tensor:
-        """Return one logit per view, (view,)."""
-        logit: Tensor = self.head(self.embed(views)).squeeze(1)
-        return logit
+        """Return the head's outputs of each view, (view, outputs), or (view,) where it has one."""
+        outputs: Tensor = self.head(self.embed(views))
+        return outputs.squeeze(1) if self.head.out_features == 1 else outputs

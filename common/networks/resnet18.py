@@ -45,7 +45,7 @@ class ResNet18(Network):
     patch_voxels_least: ClassVar[int] = 32
     rows_at_once: ClassVar[int] = 32
 
-    def __init__(self, *, channels: int) -> None:
+    def __init__(self, *, channels: int, outputs: int = 1) -> None:
         super().__init__()
         self.conv = StandardisedConv2d(channels, WIDTHS[0], 7, stride=2, padding=3, bias=False)
         self.norm = nn.GroupNorm(GROUPS, WIDTHS[0])
@@ -54,7 +54,7 @@ class ResNet18(Network):
             blocks += [Block(incoming, width, stride=1 if depth == 0 else 2), Block(width, width, stride=1)]
             incoming = width
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(WIDTHS[-1], 1)
+        self.head = nn.Linear(WIDTHS[-1], outputs)
 
     @override
     def embed(self, views: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import pytest
 from dp_accounting import pld
 
 from client import score, train
+from client.kernels.rows import ALONE
 from common import model
 from common.crypto import rng
-from common.mechanism import SampledStep, largest_share_bits
+from common.mechanism import Exact, SampledStep, largest_share_bits
 from server import evaluate
 from server import step as optimiser
 from tests import learning
@@ -56,7 +57,15 @@ def shared_noise_run(cohorts, *, noisy=True):
         model.with_flat(network, model.HEAD, state.position)
     model.with_flat(network, model.HEAD, optimiser.final(state, training=training))
     counts = sum(
-        score.histograms([model.dump(network)], study=STUDY, cohort=cohort, held_out_rows=np.flatnonzero(out)).values
+        score.contribution(
+            [model.dump(network)],
+            study=STUDY,
+            cohort=cohort,
+            held_out_rows=np.flatnonzero(out),
+            mechanism=Exact(statistic="score-histogram", ring_bits=64),
+            seat=ALONE,
+            cell_min=5,
+        ).values
         for cohort, out in zip(cohorts, held, strict=True)
     )
     return evaluate.from_histogram(counts.reshape(2, -1))

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from client import score
-from common import model
+from client.kernels.rows import ALONE
+from common import model, scores
+from common.announcement import mechanism_for
 from common.errors import BadEnvelope, InternalError
 from common.mechanism import Exact
 from tests import learning
@@ -45,9 +47,12 @@ def test_nobody_is_an_empty_choice_and_a_wrong_fraction_is_refused():
             held_out(fraction=fraction)
 
 
-def histograms(blobs, study, cohort, rows=None):
+def histograms(blobs, study, cohort, rows=None, *, seat=ALONE, cell_min=5):
     chosen = np.arange(len(cohort.patients)) if rows is None else np.array(rows, np.int64)
-    return score.histograms(blobs, study=study, cohort=cohort, held_out_rows=chosen)
+    given = mechanism_for(study, task="evaluate", hospitals=4, dimension=scores.dimension(study))
+    return score.contribution(
+        blobs, study=study, cohort=cohort, held_out_rows=chosen, mechanism=given, seat=seat, cell_min=cell_min
+    )
 
 
 def with_head(study, vector):
