@@ -40,7 +40,8 @@ class Logistic:
     """A fit: odds ratios are `ratio` of each row. `method` says whether Firth's penalty was needed and what its p values are.
 
     likelihood: rows' p is Wald's, `chi2` the likelihood ratio against the intercept alone. firth: rows' p is the penalised
-    profile likelihood ratio, intervals are Wald's, `log_likelihood` is penalised, `chi2` compares with all slopes at zero.
+    profile likelihood ratio, intervals are Wald's, `chi2` compares with all slopes at zero; `log_likelihood` is penalised, so
+    that it depends on the columns' units, and there is no `pseudo_r_squared`.
     """
 
     outcome: str
@@ -52,7 +53,7 @@ class Logistic:
     chi2: float
     chi2_df: int
     chi2_p: float
-    pseudo_r_squared: float
+    pseudo_r_squared: float | None
     queries: int
 
     def plain(self) -> dict[str, Any]:
@@ -110,6 +111,7 @@ def firth(spec: Spec) -> Analysis[Logistic]:
     slopes = np.eye(size)[1:]
     null = yield from _climb(spec, constraints=slopes, start=np.zeros(size), step_small=PROFILE_STEP_SMALL)
     estimates, covariance = transform @ full.at, transform @ full.covariance @ transform.T
+    units = float(np.linalg.slogdet(transform)[1])  # the penalty is that of the columns as they are declared, not as scaled
     return _result(
         spec,
         method="firth",
@@ -118,8 +120,8 @@ def firth(spec: Spec) -> Analysis[Logistic]:
             for i, name in enumerate(names)
         ),
         counts=(full.counts[0], full.counts[1]),
-        likelihood=full.penalised,
-        null=null.penalised,
+        likelihood=full.penalised - units,
+        null=null.penalised - units,
         queries=asked + null.asked,
     )
 
@@ -229,6 +231,6 @@ def _result(
         chi2=chi2,
         chi2_df=len(spec.predictors),
         chi2_p=float(stats.chi2.sf(chi2, len(spec.predictors))),
-        pseudo_r_squared=1 - likelihood / null,
+        pseudo_r_squared=None if method == "firth" else 1 - likelihood / null,
         queries=queries,
     )

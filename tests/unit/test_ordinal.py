@@ -69,6 +69,14 @@ def test_proportional_odds_equal_forty_digit_arithmetic() -> None:
     assert np.allclose([r.standard_error for r in every], errors, rtol=1e-10, atol=0)
     assert np.isclose(result.log_likelihood, likelihood, rtol=1e-12, atol=0)
     assert sum(result.level_counts) == result.n == len(table["grade"])
+    with mp.workdps(40):
+        z = [mp.mpf(b) / mp.mpf(e) for b, e in zip(parameters, errors, strict=True)]
+        null = mp.fsum(n * mp.log(mp.mpf(n) / result.n) for n in result.level_counts)
+        chi2 = 2 * (mp.mpf(likelihood) - null)
+        tails = [float(mp.erfc(abs(v) / mp.sqrt(2))) for v in z]
+        chi2_p = float(mp.exp(-chi2 / 2))  # two degrees of freedom
+    assert np.allclose([r.p for r in every], tails, rtol=1e-10, atol=0)
+    assert np.allclose([result.chi2, result.chi2_p], [float(chi2), chi2_p], rtol=1e-10, atol=0)
 
 
 def test_proportional_odds_agree_with_statsmodels_optimiser() -> None:
