@@ -7,11 +7,12 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from client import fhir
 from client.inside import Cohort, Float32, Measured, SetAside, View
 from common.errors import ClinicalTableWrong, DataError
 from common.study import Study, Variable
@@ -20,6 +21,7 @@ PATIENT = "patient_id"
 BYTES_MOST = 64 * 2**20
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 NO_CLINICAL_ROW, NO_SCANS = "NO_CLINICAL_ROW", "NO_SCANS"
+UNKNOWN_LEVEL, NOT_A_NUMBER, OUT_OF_BOUNDS = "UNKNOWN_LEVEL", "NOT_A_NUMBER", "OUT_OF_BOUNDS"  # of a clinical cell
 
 Row = Mapping[str, str]
 
@@ -43,6 +45,8 @@ def join(
     |---|---|
     | value missing, not a plain decimal number, or outside its declared bounds | nan (a series outside is left out) |
     | clinical variable with levels: a level's name, spelled as declared; anything else | its position; nan |
+    | a clinical cell that is not empty and still nan | set aside under its variable's name, the patient stays |
+    | `clinical` ends in .json | a FHIR bundle (client/fhir.py), what is doubtful in it set aside as well |
     | patient without a clinical row | set aside, NO_CLINICAL_ROW |
     | clinical row without a scan | set aside, NO_SCANS |
     | nobody has both | an empty cohort |
@@ -58,7 +62,7 @@ def join(
     bags: dict[str, list[View]] = defaultdict(list)
     for view in views:
         bags[view.patient].append(view)
-    rows = _clinical_rows(clinical, study=study, pseudonym=pseudonym)
+    rows, doubtful = _clinical_rows(clinical, study=study, pseudonym=pseudonym)
     scanned = set(images) | set(bags)
     patients = tuple(sorted(scanned & set(rows)))
 
@@ -82,6 +86,8 @@ def join(
             *set_aside,
             *(SetAside(name=patient[:12], reason=NO_CLINICAL_ROW) for patient in sorted(scanned - set(rows))),
             *(SetAside(name=patient[:12], reason=NO_SCANS) for patient in sorted(set(rows) - scanned)),
+            *doubtful,
+            *_doubtful_cells([rows[patient] for patient in patients], study=study),
         ),
     )
 
@@ -91,8 +97,13 @@ def check_clinical(path: Path, *, study: Study) -> None:
     _clinical_rows(path, study=study, pseudonym=lambda _kind, raw: raw)
 
 
-def _clinical_rows(path: Path, *, study: Study, pseudonym: Callable[[str, str], str]) -> dict[str, Row]:
-    """Return the clinical rows by pseudonym; only the study's columns are kept."""
+def _clinical_rows(
+    path: Path, *, study: Study, pseudonym: Callable[[str, str], str]
+) -> tuple[dict[str, Row], tuple[SetAside, ...]]:
+    """Return the clinical rows by pseudonym, only the study's columns, and what was doubtful before there were cells."""
+    if path.suffix == ".json":
+        bundle = fhir.read(_text(path), study=study, pseudonym=pseudonym)
+        return dict(bundle.rows), bundle.doubtful
     wanted = [variable.name for variable in study.variables if variable.source == "clinical"]
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -116,7 +127,7 @@ def _clinical_rows(path: Path, *, study: Study, pseudonym: Callable[[str, str], 
         raise _wrong(f"it is not CSV near line {reader.line_num}", "Export it again: commas, quotes doubled.") from None
     if not rows:
         raise _wrong("it has no rows", "Put one row per patient under the header.")
-    return rows
+    return rows, ()
 
 
 def _text(path: Path) -> str:
@@ -157,6 +168,16 @@ def _clinical_value(text: str, variable: Variable) -> float:
         level = text.strip()
         return float(variable.levels.index(level)) if level in variable.levels else math.nan
     return _within(_number(text), variable)
+
+
+def _doubtful_cells(rows: Sequence[Row], *, study: Study) -> Iterator[SetAside]:
+    """Yield, under its variable's name, each cell that says something and still counts as missing."""
+    for variable in (one for one in study.variables if one.source == "clinical"):
+        for row in rows:
+            text = row[variable.name].strip()
+            if text and math.isnan(_clinical_value(text, variable)):
+                outside = NOT_A_NUMBER if math.isnan(_number(text)) else OUT_OF_BOUNDS
+                yield SetAside(name=variable.name, reason=UNKNOWN_LEVEL if variable.levels else outside)
 
 
 def _within(value: float, variable: Variable) -> float:

@@ -116,6 +116,8 @@ def _study(home: Home, site: Site, *, study_hash: str, approved: roster.Roster) 
 
 def _patient_column(site: Site) -> Finding:
     mend = "Give it a header with a column patient_id."
+    if site.clinical.suffix == ".json":
+        return well("clinical", "A FHIR bundle; each approved study says whether it can be used.")
     try:
         with site.clinical.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file), [])

@@ -18,7 +18,7 @@ from common import canonical, files
 from common.errors import ClinicalTableWrong, NoScans
 from common.study import Study
 
-STEPS = ("cohort.py", "pipeline.py", "imaging/**/*.py", "measure/**/*.py")  # of this package, what makes a cohort
+STEPS = ("cohort.py", "fhir.py", "pipeline.py", "imaging/**/*.py", "measure/**/*.py")  # of this package, what makes a cohort
 LIBRARIES = (  # whose numbers are in it
     *("numpy", "scipy", "scikit-image", "SimpleITK", "pydicom", "highdicom"),
     *("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),

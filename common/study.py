@@ -19,6 +19,8 @@ from common.part import Level, Name, Number, Part, Positive, Text
 from common.privacy import GramPrivacy, Privacy
 from common.rhythm import LocalRhythm
 
+FHIR = r"^((patient:(gender|birth-year)|(observation|condition):[^|\s]{1,128}\|[^|\s]{1,64}))?$"
+
 
 class Variable(Part):
     """A column of the study: where it comes from, its unit and its declared bounds.
@@ -27,7 +29,8 @@ class Variable(Part):
     the clinical table. Bounds are public constants of the dictionary; a value outside is missing, never clipped.
     A variable with `levels` is a factor: its value is the position of a level, the first level is the reference, and its
     bounds are 0 and the last position. An image variable of the reference has its unit, and its bounds where it does not say
-    others (common/codes.py). `transforms` are the transformations under which a formula may name it.
+    others (common/codes.py). `transforms` are the transformations under which a formula may name it. `fhir` says where a FHIR
+    bundle has a clinical variable (client/fhir.py): `patient:gender`, `observation:http://loinc.org|CODE`.
     """
 
     name: Name
@@ -37,6 +40,7 @@ class Variable(Part):
     upper: Number
     levels: Annotated[tuple[Level, ...], Field(max_length=32)] = ()
     transforms: Annotated[tuple[Literal["log", "log1p", "sqrt", "square"], ...], Field(max_length=4)] = ()
+    fhir: Annotated[str, Field(pattern=FHIR)] = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,6 +66,8 @@ class Variable(Part):
             raise ValueError(f"{self.name} is {what}")
         if self.levels and (self.transforms or self.lower != 0 or self.upper != len(self.levels) - 1):
             raise ValueError("a variable with levels has no transforms, and the bounds 0 and the last position")
+        if self.fhir and (self.source != "clinical" or (self.fhir.startswith("condition:") and len(self.levels) != 2)):
+            raise ValueError("fhir is for clinical variables, and a condition has two levels: absent, present")
         ends = float(self.lower), float(self.upper)
         for transform in self.transforms:
             try:
