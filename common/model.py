@@ -52,7 +52,7 @@ def build(training: Training, *, channels: int, patch_voxels: int, outputs: int 
     return model
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def prior_bytes(name: str = "cnn2d") -> bytes:
     """Return what a network starts from, with two channels; no real image among what made it.
 

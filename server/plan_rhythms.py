@@ -16,6 +16,7 @@ from common.ledger import accounting
 from common.mechanism import LOCAL_STEPS_MOST, GaussianShare
 from common.rhythm import LocalRhythm
 from common.study import Study
+from server import scorable
 
 __all__ = ["LOCAL_STEPS", "Link", "compare", "show"]
 
@@ -50,8 +51,9 @@ def compare(study: Study, *, hospitals: int, link: Link, local_steps: int = LOCA
     noise_std of each step's mean gradient per parameter, noise_std_of_update of what one sum opens before the optimiser,
     numbers, bytes_up and bytes_down per hospital over all sums, seconds or None where neither link nor round_s is known) and
     dropouts. Beside a study without a local rhythm, one of `local_steps` at the study's learning rate is shown.
-    Raises ConfigError where the noise cannot be made, or `local_steps` is out of range.
+    Raises ConfigError where the noise cannot be made, the models could not be scored, or `local_steps` is out of range.
     """
+    scorable.check(study)
     if not 2 <= local_steps <= LOCAL_STEPS_MOST:
         raise ConfigError(f"A local rhythm has 2 to {LOCAL_STEPS_MOST} steps.", action="Give another --local-steps.")
     local = study.training.local

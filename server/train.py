@@ -8,7 +8,7 @@ from common.crypto import encoding, ring
 from common.mechanism import LocalSteps, SampledStep
 from common.phases import Phase, phases
 from common.study import Study
-from server import step
+from server import scorable, step
 from server.rounds import Rounds
 from server.step import OptimiserState
 
@@ -19,8 +19,10 @@ def train(rounds: Rounds, *, study: Study, folder: Path) -> tuple[bytes, ...]:
     """Return the model before and after every step, and the final one last; the optimiser's state is written to `folder`.
 
     A phase begins where the average of the one before ended. All rounds share the study's allowance of void ones.
-    Raises HospitalMissing when it is used up or too few hospitals are left.
+    Raises ConfigError where so many models could not be scored, HospitalMissing when the allowance is used up or too few
+    hospitals are left.
     """
+    scorable.check(study)
     recipe = study.recipe
     channels = 1 + recipe.edge_channel
     network = model.build(study.training, channels=channels, patch_voxels=recipe.patch_voxels)

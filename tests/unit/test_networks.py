@@ -16,7 +16,8 @@ from common.networks import standardised, weights
 from common.networks.cnn2d import Cnn2d
 from common.networks.cnn3d import Cnn3d
 from common.networks.resnet18 import ResNet18
-from tests import engine, learning
+from server import plan_rhythms, scorable
+from tests import engine, federation, learning
 
 NETWORKS = {
     "cnn2d": (Cnn2d, (2, 24, 24), 15_689),
@@ -111,6 +112,33 @@ def test_resnet18_is_built_dumped_and_loaded_by_name():
     assert model.dump(network) == blob
     assert model.trainable_size(resnet(), channels=1, patch_voxels=32) == 11_170_753
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2,)
+
+
+def study_of_resnet(**changes):
+    return federation.study(
+        training={"model": "resnet18", "recipe": "full", "prior_sha256": model.prior_sha256("resnet18"), "steps": 1, **changes}
+    )
+
+
+def test_models_that_no_envelope_could_carry_to_the_evaluation_are_refused_before_the_first_step():
+    scorable.check(study_of_resnet(steps=20))
+    with pytest.raises(ConfigError, match="102 models") as caught:
+        scorable.check(study_of_resnet(steps=100))
+    assert "at most 22 steps" in caught.value.action
+    scorable.check(federation.study(training={"steps": 10_000}))
+    with pytest.raises(ConfigError, match="do not fit"):
+        scorable.check(federation.study(training={"steps": 100_000}))
+    with pytest.raises(ConfigError, match="do not fit"):
+        plan_rhythms.compare(study_of_resnet(steps=100), hospitals=3, link=plan_rhythms.Link())
+
+
+@pytest.mark.long  # eleven million numbers with noise and masks at each of four hospitals
+def test_a_study_names_resnet18_and_trains_all_of_it(make_federation):
+    one, wanted = make_federation(), study_of_resnet()
+    one.approve(wanted)
+    result = one.run(wanted)
+    assert [event["state"] for event in result["rounds"]] == ["opened"] * 3
+    assert result["training"]["releases"] == 1
 
 
 @pytest.mark.parametrize(("channels", "patch_voxels"), [(1, 31), (3, 32)])
