@@ -8,6 +8,7 @@ import pytest
 import statsmodels.formula.api as smf
 
 from common.study import Ancova, Grouping
+from server import methods
 from server.infer import family
 from server.sections import sections
 from tests import federation, tables
@@ -32,6 +33,19 @@ def test_every_declared_analysis_is_read_from_the_one_gram_as_json() -> None:
     assert len(part["ancova"][0]["means"]) == 3
     assert part["table_one"]["n"] == 400
     assert len(part["components"]["eigenvalues"]) == 3
+
+
+def test_methods_name_every_formula_that_was_read_and_nothing_else() -> None:
+    held = tables.study(NUMBERS, factors=FACTORS, **WANTED)
+    part = family.read(tables.pooled(tables.synthetic().assign(sex="f", x=2.0), held=held), study=held)
+    said = methods.of_linear(part)
+    assert any(text.startswith("y ~ log(age): least squares, analysis of variance of type I, II and III") for text in said)
+    assert any("(no answer: x: constant)" in text for text in said)
+    assert any("Welch's F (1951)" in text for text in said)
+    (bare,) = methods.of_linear({"table_one": None, "components": {"diagnosis": "constant", "term": "x"}})
+    assert bare.startswith("Principal components")
+    assert bare.endswith("(no answer: x: constant)")
+    assert methods.of_linear(None) == []
 
 
 def test_part_without_an_answer_says_why_and_the_others_are_given() -> None:

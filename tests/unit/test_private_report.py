@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server import csvs, private_sections
+from common.study import Grouping
+from server import csvs, plan, private_sections
+from server.infer.private import not_offered
 from server.infer.private.family import read
 from tests import noisy, tables
+from tests.unit.test_plan import PRIVACY
 from tests.unit.test_private_inference import FRAME, STUDY
 from tests.unit.test_report import HOSTILE, Page, render, sample, strings
 
@@ -44,6 +47,32 @@ def test_page_shows_noise_aware_figures_and_says_what_was_run(tmp_path: Path) ->
     assert made["private_gram"]["noise"]["delta"] in text
     assert "52 bits" not in text
     assert "None" not in text
+
+
+def test_what_noise_does_not_allow_is_refused_by_its_name_with_the_reason(tmp_path: Path) -> None:
+    held = tables.study(
+        {"y": (-50, 50), "age": (18, 100)},
+        factors=tables.FACTORS,
+        groups=[Grouping(outcome="y", factor="grade")],
+        privacy=PRIVACY,
+    )
+    parts = not_offered.parts(held)
+    assert [one["term"] for one in parts] == [
+        "principal components",
+        "Welch's test and Games and Howell's pairs of y by grade",
+        "Tukey and Kramer's pairs of y by grade",
+    ]
+    assert {one["diagnosis"] for one in parts} == {"not offered under differential privacy"}
+    made = result()
+    made["private_gram"]["not_offered"] = parts
+    text = " ".join(Page(render(made, tmp_path)).text.split())
+    for one in parts:
+        assert f"Not given: {one['term']}: not offered under differential privacy." in text
+        assert f"Because {one['why']}." in text
+    rules = plan.plan(held, patients=4000)["rules"]
+    assert [rule for rule in rules if "not offered" in rule] == [
+        f"gram: no {one['term']}, {one['diagnosis']}: {one['why']}" for one in parts
+    ]
 
 
 def test_page_is_well_formed_with_unique_ids_and_a_table_beside_every_figure(tmp_path: Path) -> None:

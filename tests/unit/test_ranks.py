@@ -47,6 +47,20 @@ def test_mann_whitney_equals_scipy() -> None:
     assert np.allclose([result.mann_whitney.u, result.mann_whitney.p], [oracle.statistic, oracle.pvalue], rtol=1e-10)
 
 
+def test_superiority_of_every_pair_has_delongs_interval() -> None:
+    data = table()
+    result = drive(ranks.fit(ranks.Spec(response="grade", grid=whole(8), group="arm", levels=3)), split(rows_of(data)))
+    assert [(pair.first, pair.second) for pair in result.pairs] == [(0, 1), (0, 2), (1, 2)]
+    for pair in result.pairs:
+        low, high = (data["grade"][data["arm"] == group] for group in (pair.first, pair.second))
+        above = (high[:, None] > low[None, :]) + (high[:, None] == low[None, :]) / 2
+        auc = above.mean()
+        error = np.sqrt(above.mean(axis=1).var(ddof=1) / len(high) + above.mean(axis=0).var(ddof=1) / len(low))
+        reach = stats.norm.isf(0.025) * error / (auc * (1 - auc))  # symmetric on the logit scale
+        ends = [1 / (1 + np.exp(-(np.log(auc / (1 - auc)) + way * reach))) for way in (-1, 1)]
+        assert np.allclose([pair.superiority, pair.superiority_low, pair.superiority_high], [auc, *ends], rtol=1e-10)
+
+
 def test_spearman_equals_scipy_and_is_the_same_for_any_split() -> None:
     data = table()
     names, grids = ("grade", "size", "noise"), (whole(8), whole(600), whole(30))

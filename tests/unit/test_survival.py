@@ -106,11 +106,31 @@ def test_kaplan_meier_and_log_rank_equal_statsmodels() -> None:
     assert np.allclose([result.chi2, result.p], [chi2, p], rtol=1e-10)
 
 
+def test_hazard_ratios_of_pairs_are_those_of_the_log_rank_sums() -> None:
+    data = cohort()
+    asked = kaplan_meier.Spec(time="days", event="died", grid=GRID, group="arm", levels=3)
+    result = drive(kaplan_meier.fit(asked), split(rows_of(data)))
+    assert [(one.first, one.second) for one in result.ratios] == [(0, 1), (0, 2), (1, 2)]
+    for one in result.ratios:
+        here = np.isin(data["arm"], [one.first, one.second])
+        days, died, arm = data["days"][here], data["died"][here], data["arm"][here]
+        off = variance = 0.0
+        for day in np.unique(days[died == 1]):
+            risk = days >= day
+            n, m, d = risk.sum(), (risk & (arm == one.second)).sum(), ((days == day) & (died == 1)).sum()
+            off += ((days == day) & (died == 1) & (arm == one.second)).sum() - d * m / n
+            variance += d * (m / n) * (1 - m / n) * (n - d) / (n - 1) if n > 1 else 0.0
+        assert np.isclose(off**2 / variance, survdiff(days, died, arm)[0], rtol=1e-10)
+        logs = off / variance + np.array([0, -1, 1]) * 1.959963984540054 / np.sqrt(variance)
+        assert np.allclose([one.hazard_ratio, one.hazard_ratio_low, one.hazard_ratio_high], np.exp(logs), rtol=1e-10)
+
+
 def test_one_curve_needs_no_group_and_no_events_is_named() -> None:
     data = cohort()
     one = drive(kaplan_meier.fit(kaplan_meier.Spec(time="days", event="died", grid=GRID)), split(rows_of(data)))
     assert len(one.curves) == 1
     assert one.chi2 is None
+    assert one.ratios == ()
     for changed, asked, diagnosis in (
         (data | {"died": np.zeros(300)}, {}, "no events"),
         (data, {"group": "arm", "levels": 4}, "empty group"),
