@@ -53,8 +53,7 @@ def check_group(policy: Policy, *, values: Float, names: tuple[str, ...]) -> Non
         return
     if n <= p + 1:
         raise few("there are not more patients than columns")
-    two = [(name, np.unique(column)) for name, column in zip(names, values.T, strict=True)]
-    _cells([(name, values[:, at] == found[0]) for at, (name, found) in enumerate(two) if len(found) <= 2], k=policy.cell_min)
+    check_cells(policy, values=values, names=names)
     for name, column in zip(names, values.T, strict=True):
         if "[" in name and 0 < int(np.count_nonzero(column)) < policy.cell_min:
             raise few(f"{name} is other than zero for too few")
@@ -67,6 +66,12 @@ def check_group(policy: Policy, *, values: Float, names: tuple[str, ...]) -> Non
     flags = np.concatenate([alike, span.above(values, most=LEVELS_MOST)], axis=1)
     told = span.shown(flags, rows=rows) > span.TELLS_LEAST
     _cells([("a group", flag) for flag in flags[:, told].T], k=policy.cell_min)
+
+
+def check_cells(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
+    """Refuse a column of two values, or a pair of such, with a cell of 1 to k - 1 patients."""
+    two = [(name, np.unique(column)) for name, column in zip(names, values.T, strict=True)]
+    _cells([(name, values[:, at] == found[0]) for at, (name, found) in enumerate(two) if len(found) <= 2], k=policy.cell_min)
 
 
 def leverage_most(policy: Policy) -> float:
@@ -82,9 +87,10 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE)
 
     Rows are those complete in every column of the analysis. Beside the rules of check_columns, and those of check_group for
     every group whose products it shows: weights that a query gives to patients (client/weights.py) of which one patient holds
-    more than the policy's share, or a combination of them and the columns more than `leverage_most`; numbers that choose
-    patients by themselves; components of a mixture with fewer than k patients, more than none; where the policy does not allow
-    it, clusters, a kernel that shows hospitals' own aggregates, or one whose sums so few honest hospitals cannot hide (`seat`).
+    more than the policy's share, or fewer than k most; a combination of them and the columns of which one holds more than
+    `leverage_most`; numbers that choose patients by themselves; components of a mixture with fewer than k patients, more than
+    none; where the policy does not allow it, clusters, a kernel that shows hospitals' own aggregates, or one whose sums so few
+    honest hospitals cannot hide (`seat`).
     """
     _check_allowed(policy, asked, seat)
     if asked.kernel not in COUNTS_ONLY:
@@ -92,8 +98,10 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE)
     if asked.kernel in {"cox", "ordinal"} and asked.predictors:
         _check_groups(policy, asked, rows)
     found = weights.of(asked, rows, share_max=float(policy.share_max))
-    if any(_share(single) > float(policy.share_max) for single in found.single):
+    if any(_share(single) > float(policy.share_max) for single in (*found.single, *found.chosen)):
         raise few("one patient dominates the weights of a query")
+    if any(0 < _many(chosen) < policy.cell_min for chosen in found.chosen):
+        raise few("a few patients hold the weights of a query")
     for columns in found.spans:
         if bool(np.any(span.leverage(columns) > leverage_most(policy))):
             raise few("a combination of the weights of a query is nearly zero but for one patient")
@@ -160,6 +168,13 @@ def _check_hazards(policy: Policy, asked: Query, rows: Rows, *, group: Float) ->
     for one in np.unique(group[group >= 0]):
         if _share(np.exp(eta[group == one] - eta[group == one].max())) > leverage_most(policy):
             raise few("one patient dominates the hazards of an interval")
+
+
+def _many(weights: Float) -> float:
+    """Return as how many equal ones weights count, (sum w)^2 / sum w^2; none where all are zero. Source: Kish 1965."""
+    top = float(weights.max())
+    parts = weights / top if top > 0 else weights
+    return float(parts.sum()) ** 2 / float((parts * parts).sum()) if top > 0 else 0.0
 
 
 def _share(parts: Float) -> float:

@@ -1,5 +1,6 @@
 """The hospital side on one page: scans to cohort, cohort to contribution. The only file that composes the steps."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from client.quarantine import Reading
 from common import analyses, canonical, left_out, logs, model, moments, phases, query, scores, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
-from common.errors import GeometryRefused, MotetError, NoScans
+from common.errors import ConfigError, GeometryRefused, MotetError, NoScans
 from common.mechanism import LocalSteps, Mechanism, NoisyGram, SampledStep
 from common.query import Query
 from common.study import Study
@@ -123,6 +124,17 @@ def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:
     return size + (training.local is not None)
 
 
+def blob_bytes_most(study: Study) -> int:
+    """Return how many bytes a request of the study holds at most beside its head: models, or a query and coefficients."""
+    recipe, models = study.recipe, 0
+    whole = study.training.model_copy(update={"recipe": "full", "finetune": None})
+    with contextlib.suppress(ConfigError):  # a network that cannot be built is not trained either
+        size = model.trainable_size(whole, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+        one = len(wire.pack([b""])) + model.HEADER_BYTES_MOST + np.dtype(np.float32).itemsize * size
+        models = scores.models(study) * one
+    return max(2 * query.BYTES_MOST, models)
+
+
 def training_rows(cohort: Cohort, *, study: Study) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows for training and the rows held out; patients without a label are in neither."""
     labelled = train.labelled_rows(cohort, study)
@@ -135,13 +147,16 @@ class Entering:
     """What enters an exact sum: which patients, and per question their data as bytes, to be hashed and nothing else.
 
     `variables` are those of the dictionary behind the columns, `rows` what a query is answered from; a Gram's `rows` are its
-    columns. An evaluation has neither: its sums are of scores, which no other sum holds.
+    columns. An evaluation has neither: its sums are of scores, which no other sum holds. `grids`: on which edges variables are
+    counted.
     """
 
     patients: tuple[str, ...]
     questions: dict[str, bytes]
     variables: frozenset[str] = frozenset()
     rows: Rows | None = None
+    kernel: str = "gram"
+    grids: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
 def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Entering:
@@ -220,15 +235,31 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
         },
         variables=frozenset(name for name in bound.variables if name in dictionary),
         rows=rows,
+        kernel=asked.kernel,
+        grids=_counted(asked),
     )
 
 
-def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[str, tuple[float, float]]) -> dict[str, bytes]:
-    """Return the variance between hospitals that a meta-analysis is told: of one model a hospital takes one, ever.
+def _counted(asked: Query) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Return the edges on which a query counts its responses; none of a kernel that shows no counts of cells."""
+    numbers = dict(asked.numbers) if asked.kernel in {"table", "marginals", "cox"} else {}
+    found = {name: numbers.get(f"grid.{at}") for at, name in enumerate(asked.responses)}
+    return tuple(sorted((name, edges) for name, edges in found.items() if edges))
 
-    Each other one would be three more equations about hospitals' own estimates. Named by the columns in any order, without
-    their bounds, since in other units it is another one as well.
+
+def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[str, tuple[float, float]]) -> dict[str, bytes]:
+    """Return what a query is told of which a hospital takes one, ever: each other one would be more equations.
+
+    The variance between hospitals of one model of a meta-analysis: three more about hospitals' own estimates. Named by the
+    columns in any order, without their bounds, since in other units it is another one as well. The scores of ranks of variables
+    on their grids: one more about each table of two.
     """
+    if asked.kernel == "rank_gram":
+        numbers = dict(asked.numbers)
+        of = sorted((name, f"grid.{at}", f"score.{at}") for at, name in enumerate(asked.responses))
+        ranked = {"taken once": "scores", "recipe": question["recipe"], "harmonised": question.get("harmonised", {})}
+        ranked["of"] = [[name, [edge.hex() for edge in numbers[grid]]] for name, grid, _ in of]
+        return {canonical.digest(ranked): canonical.encode([[at.hex() for at in numbers[score]] for _, _, score in of])}
     if asked.kernel != "meta_random":
         return {}
     named = {"responses": asked.responses, "predictors": sorted(asked.predictors), "recipe": question["recipe"]}
@@ -239,21 +270,30 @@ def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[st
     return {canonical.digest({"taken once": named}): canonical.encode(told)}
 
 
-def counting(announcement: Announcement, *, blob: bytes, study: Study) -> tuple[str, int]:
-    """Return under what name a query counts, and how many different ones of that name are answered, ever.
+def counting(announcement: Announcement, *, blob: bytes, study: Study) -> tuple[str, int, str]:
+    """Return under what name a query counts, how many different ones of that name are answered, ever, and its form.
 
     An iterated analysis counts all queries of its kind about its columns together, of whatever study, against this study's cap;
-    any other asks each form once a study.
+    any other asks each form once a study, however often the study declares it.
     """
     if announcement.task != "query":
-        return "", 0
-    position, _ = analyses.place(announcement.index)
+        return "", 0, ""
+    asked, (position, _) = query.parse(blob), analyses.place(announcement.index)
     one = study.statistics.analyses[position]
-    if not analyses.iterated(one):
-        return f"{analyses.statistic(one, position=position)} of {study.hash()} {query.parse(blob).kernel}", 1
-    return f"{one.kind} of {' '.join(sorted(column.name for column in study.asked(position).columns))}", analyses.queries_most(
-        one
+    form = canonical.digest(
+        {
+            "study": study.hash(),
+            "kernel": asked.kernel,
+            "responses": sorted(asked.responses),
+            "predictors": sorted(asked.predictors),
+            "grids": {key: [edge.hex() for edge in edges] for key, edges in asked.numbers if key.startswith("grid.")},
+            "sizes": {key: len(values) for key, values in asked.numbers},
+        }
     )
+    if not analyses.iterated(one):
+        return f"{asked.kernel} {form}", 1, form
+    columns = " ".join(sorted(column.name for column in study.asked(position).columns))
+    return f"{one.kind} of {columns}", analyses.queries_most(one), form
 
 
 def _rows(values: NDArray[np.float64], *, design: Sequence[Column], study: Study) -> Rows:

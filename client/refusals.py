@@ -3,13 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 
-from common.errors import BadQuery, DataError, MotetError, RefusedError, TooFewPatients
+from common.errors import AlreadyAnswered, BadQuery, DataError, MotetError, RefusedError, TooFewPatients
 from common.wire import Envelope
 
 
 def outside(request: Envelope, error: MotetError) -> str:
     """Return the code that leaves for `error`: of what depends on the data, and of any query, the family's alone."""
-    hidden = isinstance(error, DataError | TooFewPatients) or _of_query(request, error)
+    hidden = isinstance(error, DataError | TooFewPatients | AlreadyAnswered) or _of_query(request, error)
     return RefusedError.code if hidden else error.code
 
 

@@ -2,20 +2,24 @@
 
 Complete cases depend on the columns: a patient who lacks one value is in one sum and not in the other, and the difference of
 the two is that patient. The rule, for sums that share a variable, of any analysis, study or run: the same roster, and either
-the same patients or at least k different ones. Also counts the distinct queries that each analysis of a study has asked.
+the same patients or at least k different ones, of whom the two sums together tell no more than one sum may (client/between.py).
+Also counts the distinct queries that each analysis has asked, answered or not, and which of them was not answered: a refusal is
+a bit about the data, and after one no other question of its form is taken.
 """
 
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common import files
 from common.errors import AlreadyAnswered, OutsidePolicy, RecordDamaged
 
 TAG_BYTES = 12
+
+Grids = tuple[tuple[str, tuple[float, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,55 +30,104 @@ class Released:
     variables: frozenset[str]
     roster: tuple[str, ...]
     patients: str
+    kernel: str = "gram"
+    grids: Grids = ()  # of the variables that it counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What is on disk: sets of patients as keyed hashes, the sums over them, and the queries of each analysis."""
+    """What is on disk: sets of patients as keyed hashes, the sums over them, and the queries of each analysis.
+
+    `open`: of a form of a study's queries, the one that was asked and not answered.
+    """
 
     sets: dict[str, frozenset[str]]
     sums: tuple[Released, ...]
     queries: dict[str, frozenset[str]]
+    open: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """What is asked now; `query_sha256` and `counted` are empty for a Gram."""
+    """What is asked now; `query_sha256`, `counted` and `form` are empty for a Gram."""
 
     label: str
     variables: frozenset[str]
     roster: tuple[str, ...]
     patients: Sequence[str]
+    kernel: str = "gram"
+    grids: Grids = ()
     query_sha256: str = ""
     counted: str = ""  # under what the query counts against its cap
+    form: str = ""  # what it is a question of: other numbers, the same sums
 
 
-def check(record: Record, *, asking: Asking, cell_min: int, queries_most: int, secret: bytes) -> Record:
+Judge = Callable[[Released, Released, frozenset[str]], None]
+
+
+def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge: Judge) -> Record:
     """Return the record with this sum in it, to be saved before anything leaves; the same object when nothing is new.
 
-    Raises AlreadyAnswered, which names the earlier sum, when the rule is broken; by Grams too, since client/exact.py does not
-    know a pair of columns again whose bounds are others. Raises OutsidePolicy when the analysis has asked `queries_most` other
-    queries before; one that was asked before counts once, whatever restarts or runs lie between.
+    `judge` is called for a new sum, with each earlier one that shares a variable, the new one, and the tags of the patients who
+    are in one of them only; it raises where both together tell too much. Raises AlreadyAnswered, which names the earlier sum,
+    when the roster is another, or 1 to k - 1 patients are; by Grams too, since client/exact.py does not know a
+    pair of columns again whose bounds are others.
     """
-    tags = frozenset(_tag(patient, secret) for patient in asking.patients)
+    tags = frozenset(tag(patient, secret) for patient in asking.patients)
     name = hashlib.sha256("".join(sorted(tags)).encode()).hexdigest()
+    now = Released(
+        label=asking.label,
+        variables=asking.variables,
+        roster=asking.roster,
+        patients=name,
+        kernel=asking.kernel,
+        grids=asking.grids,
+    )
     for earlier in record.sums:
         if not earlier.variables & asking.variables:
             continue
         if earlier.roster != asking.roster:
-            raise _differs(f"The roster is another than that of an earlier sum ({earlier.label}).")
-        if 0 < len(tags ^ record.sets[earlier.patients]) < cell_min:
-            raise _differs(f"The patients are nearly those of an earlier sum ({earlier.label}).")
-    now = Released(label=asking.label, variables=asking.variables, roster=asking.roster, patients=name)
-    made = record if now in record.sums else replace(record, sets={**record.sets, name: tags}, sums=(*record.sums, now))
-    if not asking.query_sha256:
-        return made
+            raise AlreadyAnswered(
+                f"The roster is another than that of an earlier sum ({earlier.label}).", action="Wait for the full roster."
+            )
+        apart = tags ^ record.sets[earlier.patients]
+        if 0 < len(apart) < cell_min:
+            raise AlreadyAnswered(
+                f"The patients are nearly those of an earlier sum ({earlier.label}).",
+                action="Leave out the variable that few patients lack, or let a study share its patients (complete_cases).",
+            )
+        if now not in record.sums:
+            judge(earlier, now, apart)
+    if now in record.sums:
+        return record
+    return replace(record, sets={**record.sets, name: tags}, sums=(*record.sums, now))
+
+
+def asked(record: Record, *, asking: Asking, queries_most: int) -> Record:
+    """Return the record that counts this query and holds it open, to be saved before it meets a value.
+
+    The same object when it was answered before. Raises OutsidePolicy when the analysis has asked `queries_most` other queries
+    before, whatever restarts or runs lie between, or when another one of this form was not answered.
+    """
     before = record.queries.get(asking.counted, frozenset())
-    if asking.query_sha256 in before:
-        return made
-    if len(before) >= queries_most:
+    waiting = record.open.get(asking.form)
+    if asking.query_sha256 in before and asking.query_sha256 != waiting:
+        return record
+    if waiting not in {None, asking.query_sha256}:
+        raise OutsidePolicy("An earlier question of this form was refused.", action="Ask it again, or propose a new study.")
+    if asking.query_sha256 not in before and len(before) >= queries_most:
         raise OutsidePolicy("The analysis has asked as often as its study allows.", action="Propose a new study.")
-    return replace(made, queries={**record.queries, asking.counted: before | {asking.query_sha256}})
+    return replace(
+        record,
+        queries={**record.queries, asking.counted: before | {asking.query_sha256}},
+        open={**record.open, asking.form: asking.query_sha256},
+    )
+
+
+def answered(record: Record, *, asking: Asking) -> Record:
+    """Return the record in which this query is not open any more."""
+    left = {form: waiting for form, waiting in record.open.items() if (form, waiting) != (asking.form, asking.query_sha256)}
+    return replace(record, open=left)
 
 
 def read(path: Path) -> Record:
@@ -91,10 +144,13 @@ def read(path: Path) -> Record:
                     variables=frozenset(one["variables"]),
                     roster=tuple(one["roster"]),
                     patients=one["patients"],
+                    kernel=one.get("kernel", "gram"),
+                    grids=tuple(sorted((key, tuple(map(float.fromhex, at))) for key, at in one.get("grids", {}).items())),
                 )
                 for one in plain["sums"]
             ),
             queries={label: frozenset(hashes) for label, hashes in plain["queries"].items()},
+            open=dict(plain.get("open", {})),
         )
         if not {one.patients for one in record.sums} <= set(record.sets):
             raise KeyError("a set of patients is missing")
@@ -113,17 +169,17 @@ def save(path: Path, record: Record) -> None:
                 "variables": sorted(one.variables),
                 "roster": list(one.roster),
                 "patients": one.patients,
+                "kernel": one.kernel,
+                "grids": {key: [edge.hex() for edge in edges] for key, edges in one.grids},
             }
             for one in record.sums
         ],
         "queries": {label: sorted(hashes) for label, hashes in record.queries.items()},
+        "open": record.open,
     }
     files.write(path, json.dumps(plain, sort_keys=True).encode(), private=True)
 
 
-def _tag(patient: str, secret: bytes) -> str:
+def tag(patient: str, secret: bytes) -> str:
+    """Return the keyed hash under which a patient stands in the record."""
     return hmac.new(secret, b"released\0" + patient.encode(), hashlib.sha256).digest()[:TAG_BYTES].hex()
-
-
-def _differs(what: str) -> AlreadyAnswered:
-    return AlreadyAnswered(what, action="Leave out the variable that few patients lack, or wait for the full roster.")

@@ -20,10 +20,8 @@ from client.vault import Vault
 from common import logs
 from common.errors import BadEnvelope, MotetError
 from common.locks import hold
-from common.wire import BLOB_BYTES_MOST, HEAD_BYTES_MOST
 
 CHUNK_BYTES = 1 << 20
-ENVELOPE_BYTES_MOST = BLOB_BYTES_MOST + HEAD_BYTES_MOST + 128
 
 log = logging.getLogger("motet.vault")
 
@@ -37,7 +35,7 @@ class _Service(vault_pb2_grpc.VaultServicer):
     @override
     def Answer(self, request_iterator: Iterator[vault_pb2.Chunk], context: grpc.ServicerContext) -> Iterator[Any]:
         try:
-            data = _collect(request_iterator)
+            data = _collect(request_iterator, most=self._vault.request_bytes_most())
             with self._one_at_a_time:
                 reply = self._vault.answer(data)
         except MotetError as error:
@@ -67,11 +65,11 @@ class _Service(vault_pb2_grpc.VaultServicer):
         return vault_pb2.StateReply(hospital=self._vault.name)
 
 
-def _collect(chunks: Iterator[vault_pb2.Chunk]) -> bytes:
+def _collect(chunks: Iterator[vault_pb2.Chunk], *, most: int) -> bytes:
     data = bytearray()
     for chunk in chunks:
         data += chunk.data
-        if len(data) > ENVELOPE_BYTES_MOST:
+        if len(data) > most:
             raise BadEnvelope("An envelope is too large.", action="Check the coordinator.")
     return bytes(data)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client import disclosure, exact, harmonise, noisy, pipeline, policy, refusals, released, session, shelf
+from client import between, disclosure, exact, harmonise, noisy, pipeline, policy, refusals, released, session, shelf
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.kernels.rows import Rows, Seat
@@ -37,6 +37,8 @@ from common.mechanism import Exact
 from common.roster import HEX_KEY, Roster
 from common.study import Study
 from common.wire import Envelope
+
+AROUND_BYTES = 128  # of an envelope, around its head: what it begins with, and the signature
 
 log = logging.getLogger("motet.vault")
 
@@ -84,6 +86,11 @@ class Vault:
     def prepare(self, study_hash: str) -> Cohort:
         """Read, measure and keep the cohort of an approved study; raises DataError or StudyNotApproved."""
         return self._prepare(study_hash, read_site(self.home)).cohort
+
+    def request_bytes_most(self) -> int:
+        """Return how many bytes a request about the studies that are prepared here can have, by what they are."""
+        blob = max((pipeline.blob_bytes_most(one.study) for one in list(self._warm.values())), default=0)
+        return wire.HEAD_BYTES_MOST + AROUND_BYTES + min(wire.BLOB_BYTES_MOST, blob)
 
     def _prepare(self, study_hash: str, site: Site) -> _Open:
         if study_hash not in self._warm or study_hash not in site.policy.allowed_studies:
@@ -264,19 +271,29 @@ class Vault:
         )
         record, contribution = released.read(self._released_file), None
         if entering.rows is not None:
-            counted, most = pipeline.counting(announced, blob=request.blob, study=study)
+            counted, most, form = pipeline.counting(announced, blob=request.blob, study=study)
             asking = released.Asking(
                 label=f"{announced.mechanism.entry()['statistic']} of {announced.study}",
                 variables=entering.variables,
                 roster=announced.hospitals,
                 patients=entering.patients,
+                kernel=entering.kernel,
+                grids=entering.grids,
                 query_sha256=announced.blob_sha256 if announced.task == "query" else "",
                 counted=counted,
+                form=form,
             )
-            record = released.check(record, asking=asking, cell_min=site.policy.cell_min, queries_most=most, secret=secret)
+            whole = self._warm[announced.study].cohort
+            judge = between.judge(site.policy, study=study, cohort=cohort, whole=whole, secret=secret)
+            after = released.check(record, asking=asking, cell_min=site.policy.cell_min, secret=secret, judge=judge)
             seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
             if announced.task == "query":
                 policy.check_site_sums(site.policy, asked=query.parse(request.blob), study=study, honest=seat.honest)
+                held = released.asked(record, asking=asking, queries_most=most)  # on disk before its numbers meet a value
+                if held is not record:
+                    released.save(self._released_file, held)
+                after = released.answered(replace(after, queries=held.queries, open=held.open), asking=asking)
+            record = after
             contribution = self._disclosed(announced, request.blob, entering.rows, site, seat)
         if contribution is not None:
             left = len(cohort.patients) - len(entering.patients)

@@ -1,6 +1,8 @@
 """What a query weighs patients by: its numbers may choose nobody, neither by a large weight nor by a combination of weights."""
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import combinations
 from typing import Final
 
@@ -28,11 +30,13 @@ UNKNOWNS_MOST: Final = 4  # of a table whose margins are known: so few follow fr
 class Weights:
     """What is judged of a query's weights.
 
-    `single`: arrays of which one patient may hold a share only. `spans`: matrices (patients, columns) whose combinations are
-    read. `counts`: patients that may not be 1 to k - 1; `sums` likewise, of fractions of patients.
+    `single`: arrays of which one patient may hold a share only. `chosen`: so too, and since the query's numbers choose them, as
+    many hold them as a cell needs. `spans`: matrices (patients, columns) whose combinations are read. `counts`: patients that
+    may not be 1 to k - 1; `sums` likewise, of fractions of patients.
     """
 
     single: tuple[Float, ...] = ()
+    chosen: tuple[Float, ...] = ()
     spans: tuple[Float, ...] = ()
     counts: tuple[NDArray[np.int64], ...] = ()
     sums: tuple[float, ...] = ()
@@ -51,7 +55,7 @@ def of(asked: Query, rows: Rows, *, share_max: float) -> Weights:  # noqa: PLR09
     if asked.kernel == "residuals":
         return _of_residuals(asked, x, share_max=share_max)
     if asked.kernel == "ordinal":
-        return Weights(single=tuple(_of_levels(asked, x[:, 0], z)))
+        return _of_levels(asked, x[:, 0], z)
     if asked.kernel == "mixture":
         return _of_components(asked, rows, x)
     if asked.kernel == "rank_gram":
@@ -59,7 +63,7 @@ def of(asked: Query, rows: Rows, *, share_max: float) -> Weights:  # noqa: PLR09
     if asked.kernel in {"cox", "cox_stratified"}:
         eta = linear(z, asked.array("coefficients"))
         _not_steep(eta - eta.mean())
-        return Weights(single=(np.exp(eta - eta.max()),))
+        return Weights(chosen=(np.exp(eta - eta.max()),))
     return _of_odds(asked, x[:, 0], z) if asked.kernel in {"logistic", "firth"} else Weights()
 
 
@@ -85,10 +89,10 @@ def _of_odds(asked: Query, y: Float, z: Float) -> Weights:
             raise few("a leverage in a query is that of no fit")
         columns.append(leverage * (low - high) / 2)
         single.append(np.abs(leverage))
-    return Weights(single=tuple(single), spans=(np.column_stack(columns),))
+    return Weights(chosen=tuple(single), spans=(np.column_stack(columns),))
 
 
-def _of_levels(asked: Query, level: Float, z: Float) -> list[Float]:
+def _of_levels(asked: Query, level: Float, z: Float) -> Weights:
     """Return the weights of proportional odds: in the scores of the slopes and of each threshold, and in the information."""
     shift = linear(z, asked.array("coefficients")) if asked.predictors else np.zeros(len(z))
     cuts = asked.array("thresholds")
@@ -97,11 +101,12 @@ def _of_levels(asked: Query, level: Float, z: Float) -> list[Float]:
     at = level.astype(np.int64)
     low, high = _below(ends[at] - shift), _below(ends[at + 1] - shift)  # probabilities of a lower level, and of none higher
     gap = high - low
-    weights = [np.abs(1 - high - low), high * (1 - high) + low * (1 - low)]
+    score = 1 - high - low
+    weights = [high * (1 - high) + low * (1 - low)]
     for cut in range(len(cuts)):
         beside = [(at == cut) * high * (1 - high), (at == cut + 1) * low * (1 - low)]
         weights.append((beside[0] + beside[1]) / np.where(gap > 0, gap, 1.0))
-    return weights
+    return Weights(chosen=(np.abs(score), *weights), spans=(np.column_stack([z, level, score, *weights]),))
 
 
 def _of_residuals(asked: Query, x: Float, *, share_max: float) -> Weights:
@@ -143,9 +148,10 @@ def _of_scores(asked: Query, x: Float) -> Weights:
     """Return the cells of tables that one sum of products tells; scores rise as evenly as this hospital's own midranks.
 
     A step from one occupied bin to the next is 1 to 16 times, up to one factor, the patients of both: digits of a large base,
-    in which a sum of products would spell a table, rise faster.
+    in which a sum of products would spell a table, rise faster. Scores with many digits spell it too, if one looks for the
+    table by lattice reduction: a sum has as many bits as its scores, and tells a table with fewer.
     """
-    bins, taken = np.empty(x.shape, dtype=np.int64), []
+    bins, taken, bits = np.empty(x.shape, dtype=np.int64), [], []
     for at in range(x.shape[1]):
         score, edges = asked.array(f"score.{at}"), asked.array(f"grid.{at}")
         bins[:, at] = np.clip(bins_of(x[:, at], edges=edges), 0, len(score) - 1)
@@ -158,12 +164,23 @@ def _of_scores(asked: Query, x: Float) -> Weights:
             or bool(np.any(steps > UNEVEN * steps.min(initial=np.inf)))
         ):
             raise few("the scores of ranks are not those of midranks")
+        bits.append(_bits(score[occupied]))
+    n = len(x)
     counts = [
         np.unique(bins[:, [i, j]], axis=0, return_counts=True)[1].astype(np.int64)
         for i, j in combinations(range(x.shape[1]), 2)
-        if (taken[i] - 1) * (taken[j] - 1) <= UNKNOWNS_MOST
+        if (unknowns := (taken[i] - 1) * (taken[j] - 1)) <= UNKNOWNS_MOST
+        or unknowns * math.log2(1 + n / (taken[i] * taken[j])) <= bits[i] + bits[j] + math.log2(n)
     ]
     return Weights(counts=tuple(counts))
+
+
+def _bits(score: Float) -> float:
+    """Return how many bits the differences of scores have, in their own common unit."""
+    steps = [Fraction(value) - Fraction(float(score[0])) for value in score.tolist()]
+    unit = math.lcm(*(step.denominator for step in steps))
+    whole = [int(step * unit) for step in steps]
+    return math.log2(1 + whole[-1] // max(1, math.gcd(*whole)))
 
 
 def _below(at: Float) -> Float:

@@ -75,6 +75,9 @@ class _Hooked:
         error.code = said or LOST  # type: ignore[misc]
         raise error
 
+    def request_bytes_most(self) -> int:
+        return int(self.one.vaults[self.name].request_bytes_most())
+
     def settle(self) -> None:
         self.one.vaults[self.name].settle()
 

@@ -243,14 +243,17 @@ def test_fits_that_choose_patients_are_refused(basis, slope, make_federation):
     rows[:, 0] = np.linspace(-10, 10, cohorts.PATIENTS)
     rows[:, -1] = 4 + rows[:, 0] / 4 + 0.08 * np.sin(np.arange(cohorts.PATIENTS))
     rows[80, -1] += 1  # within its column, but far from the line
-    made = asker(make_federation, ROBUST, ROBUST, rows=dealt)
+    made = asker(make_federation, ROBUST, rows=dealt)
 
     def fitted(basis, slope):
         numbers = {"rows": [640.0], "mean": [0.0], "scale": [1.0], "basis": [basis], "slope": [slope], "outcome": [4.0, 1.0]}
         return ask("residuals", responses=["malignancy"], predictors=["x1"], numbers=numbers)
 
     made.ask(fitted(0.01, 0.0))
-    assert made.refused(fitted(basis, slope), position=1) == "E-REFUSED-PATIENTS"
+    made.inner.close()
+    other = study(ROBUST, title="Another")
+    cohorts.put(made.one, other, dealt)
+    assert Asker(made.one, other, run="again").refused(fitted(basis, slope)) == "E-REFUSED-PATIENTS"
 
 
 @pytest.mark.parametrize("kernel", ["absorbed", "meta"])

@@ -182,12 +182,70 @@ def test_scores_whose_digits_spell_the_table_are_refused():
     refused(rows, ranked(digits, cut))
 
 
+def test_scores_with_more_digits_than_a_table_has_bits_are_refused():
+    """A sum of products with generic digits is a knapsack: lattice reduction finds the only table that gives it."""
+    table = cohorts.table()
+    table[:, 7] = np.clip(table[:, 2] * 6 + np.random.default_rng(3).normal(0, 0.7, len(table)), 0.1, 7.9)
+    rows = rows_of("score", "malignancy", table=table)
+    generic = [0.0, 1 / 3, 2 / 3 + 0.01, 1.0]  # rises evenly, in 52 binary digits
+    refused(rows, ranked(generic, generic))
+    ranks = [-0.5, -0.125, 0.125, 0.5]
+    answered(rows, ranked(ranks, ranks))
+    spread = np.tile([0.1, 2.1, 4.1, 6.1], len(table) // 4 + 1)[: len(table)]
+    table[:, 2], table[:, 7] = np.repeat([0.1, 0.3, 0.6, 0.9], len(table) // 4), spread
+    answered(rows_of("score", "malignancy", table=table), ranked(generic, generic))  # no small cell to be told
+
+
 def test_a_table_so_small_that_one_sum_of_scores_tells_it_has_no_small_cell():
     table = cohorts.table()
     table[:, 7] = np.where(table[:, 2] < 0.5, 1.0, 7.0)
     table[:2, 7] = 7.0
     even = [-0.75, -0.25, 0.25, 0.75]
     refused(rows_of("score", "malignancy", table=table), ranked(even, even))
+
+
+def few_apart() -> np.ndarray:
+    """A table in which k - 1 patients stand so far from the others that a slope can weigh them alone."""
+    table = cohorts.table()
+    table[:, 0] = np.linspace(-4, 4, len(table))
+    table[: CELL_MIN - 1, 0] = 14.75, 15.0, 15.5, 15.75
+    table[: CELL_MIN - 1, 3] = 0, 1, 0, 1
+    table[: CELL_MIN - 1, 5] = 0, 1, 0, 1
+    return table
+
+
+def test_weights_that_a_few_patients_share_are_refused():
+    rows = rows_of("y", "x1", "x2", table=few_apart())
+
+    def asked(kernel: str, slope: float) -> Query:
+        coefficients = [-slope * 15.25 / 32, slope, 0.0]  # even odds between the two
+        inverse = {"inverse": [0.01, 0, 0, 0.01, 0, 0.01]} if kernel == "firth" else {}
+        return ask(kernel, responses=["y"], predictors=["x1", "x2"], numbers={"coefficients": coefficients, **inverse})
+
+    answered(rows, asked("logistic", 0.5))
+    refused(rows, asked("logistic", 36.0))
+    refused(rows, asked("firth", 36.0))
+
+
+def test_hazards_that_a_few_patients_share_are_refused():
+    rows = rows_of("time", "dead", "x1", table=few_apart())
+    stratified = ask("cox_stratified", responses=["time", "dead"], predictors=["x1"], numbers={"coefficients": [0.5]})
+    answered(rows, stratified)
+    refused(rows, ask("cox_stratified", responses=["time", "dead"], predictors=["x1"], numbers={"coefficients": [18.0]}))
+
+
+def test_levels_that_a_few_patients_share_are_refused():
+    table = few_apart()
+    table[:, 7] = np.arange(len(table)) % 3
+    rows = rows_of("malignancy", "x1", table=table)
+
+    def asked(slope: float) -> Query:
+        cut = slope * 15.25 / 32
+        numbers = {"thresholds": [cut - 1, cut + 1], "coefficients": [slope]}
+        return ask("ordinal", responses=["malignancy"], predictors=["x1"], numbers=numbers)
+
+    answered(rows, asked(0.5))
+    refused(rows, asked(36.0))
 
 
 def odds(kernel: str, coefficients: list[float], *, inverse: list[float] | None = None, x: str = "grade") -> Query:

@@ -1,0 +1,47 @@
+"""Claims about how much a vault collects of one request: what its prepared studies imply, and no more."""
+
+import pytest
+
+from client import pipeline, serve, vault_pb2
+from common import query, wire
+from common.errors import BadEnvelope
+from tests import federation
+
+
+def chunks(count: int, *, size: int):
+    for _ in range(count):
+        yield vault_pb2.Chunk(data=bytes(size))
+
+
+def test_a_request_is_collected_up_to_what_the_studies_imply():
+    assert len(serve._collect(chunks(3, size=10), most=30)) == 30
+    taken = chunks(1000, size=10)
+    with pytest.raises(BadEnvelope):
+        serve._collect(taken, most=30)
+    assert sum(1 for _ in taken) == 996  # the rest is not read
+
+
+def test_a_vault_collects_no_more_than_its_studies_need(make_federation):
+    one, wanted = make_federation(), federation.study()
+    vault = one.vaults["hosp-a"]
+    nothing = vault.request_bytes_most()
+    assert nothing < wire.HEAD_BYTES_MOST + 1024
+    one.approve(wanted)
+    before = one.before
+    seen: list[tuple[int, int]] = []
+
+    def measured(name: str, data: bytes):
+        seen.append((len(data), one.vaults[name].request_bytes_most()))
+        return before(name, data)
+
+    one.before = measured
+    one.run(wanted)
+    assert all(size <= most for size, most in seen)
+    assert vault.request_bytes_most() - nothing == pipeline.blob_bytes_most(wanted) < 1 << 26
+
+
+def test_a_study_of_more_models_takes_more():
+    few, many = (pipeline.blob_bytes_most(federation.study(training={"steps": steps})) for steps in (2, 10_000))
+    assert few == 2 * query.BYTES_MOST
+    model = (federation.STUDY["recipe"]["patch_voxels"] ** 2) * 4  # more than an image's bytes a model
+    assert 10_002 * model < many < wire.BLOB_BYTES_MOST

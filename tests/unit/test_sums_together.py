@@ -1,0 +1,160 @@
+"""What two exact sums tell together, and what refusals tell: attacks that a review found, each as it was made."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client import between, released
+from client.config import CELL_MIN
+from client.released import Asking, Record
+from common.errors import AlreadyAnswered, OutsidePolicy, TooFewPatients
+from tests import cohorts
+from tests.federation import HOSPITALS
+from tests.unit.test_analyses import LOGISTIC, Asker, asker, glm
+from tests.unit.test_disclosure_attacks import POLICY
+
+SECRET = b"s" * 32
+STUDY = cohorts.study()
+EIGHTHS, NINTHS = (tuple(float(edge) for edge in np.linspace(0, 1, bins + 1)) for bins in (8, 9))
+
+
+def test_refusals_do_not_tell_the_largest_value_of_a_hospital(make_federation):
+    """A slope is so steep that it chooses patients or not: by bisection, the largest value, were refusals free."""
+    made = asker(make_federation, LOGISTIC)
+    made.ask(glm(0, 0.5, 0))
+    assert made.refused(glm(0, 1000, 0)) == "E-REFUSED-PATIENTS"
+    assert made.refused(glm(0, 1, 0)) == "E-REFUSED-PARAMETERS"  # no second bit
+    made.inner.close()
+    for name in HOSPITALS:
+        made.one.restart(name)
+    again = Asker(made.one, made.wanted, run="again")
+    again.ask(glm(0, 0.5, 0))  # what was answered tells nothing new
+    assert again.refused(glm(0, 1000, 0)) == "E-REFUSED-PATIENTS"
+    assert again.refused(glm(0, 1, 0)) == "E-REFUSED-PARAMETERS"
+    record = released.read(made.one.homes["hosp-a"].state / "released.json")
+    assert [len(queries) for queries in record.queries.values()] == [2]
+
+
+def asking(query: str = "", *, form: str = "form", **parts) -> Asking:
+    return Asking(
+        **{"label": "l", "variables": frozenset({"x1"}), "roster": ("a", "b"), "patients": ("p",), "kernel": "logistic"}
+        | parts,
+        query_sha256=query,
+        counted="logistic",
+        form=form,
+    )
+
+
+def test_a_question_counts_when_it_is_asked_and_is_held_open_until_it_is_answered(tmp_path):
+    first = released.asked(Record(sets={}, sums=(), queries={}), asking=asking("1"), queries_most=2)
+    assert released.asked(first, asking=asking("1"), queries_most=2) == first  # a crash came between
+    with pytest.raises(OutsidePolicy, match="earlier question"):
+        released.asked(first, asking=asking("2"), queries_most=2)
+    other = released.asked(first, asking=asking("3", form="another"), queries_most=2)
+    with pytest.raises(OutsidePolicy, match="as often"):
+        released.asked(other, asking=asking("4", form="a third"), queries_most=2)
+    closed = released.answered(other, asking=asking("1"))
+    assert closed.open == {"another": "3"}
+    assert released.asked(closed, asking=asking("1"), queries_most=2) is closed
+    assert released.answered(closed, asking=asking("2")) == closed
+    released.save(tmp_path / "r", replace(closed, sums=(one_sum("gram", grids={"score": EIGHTHS}),), sets={"all": frozenset()}))
+    assert released.read(tmp_path / "r").sums[0].grids == (("score", EIGHTHS),)
+    assert released.read(tmp_path / "r").open == closed.open
+
+
+def one_sum(kernel: str, *variables: str, grids=None) -> released.Released:
+    return released.Released(
+        label="l",
+        variables=frozenset(variables or grids),
+        roster=("a", "b"),
+        patients="all",
+        kernel=kernel,
+        grids=tuple(sorted((grids or {}).items())),
+    )
+
+
+def together(earlier, now, *, table=None, apart=()):
+    """Judge two sums of which the patients `apart` (rows) are in one only."""
+    held = cohorts.cohort("hosp-a", cohorts.table() if table is None else table, STUDY)
+    tags = [released.tag(patient, SECRET) for patient in held.patients]
+    judge = between.judge(POLICY, study=STUDY, cohort=held, whole=held, secret=SECRET)
+    judge(earlier, now, frozenset(tags[row] for row in apart))
+
+
+def refused(*sums, **parts):
+    with pytest.raises(TooFewPatients):
+        together(*sums, **parts)
+
+
+def test_two_grids_do_not_show_a_patient_between_their_edges():
+    table = cohorts.table()
+    table[:, 2] = np.tile([0.05, 0.95], len(table) // 2)
+    eighths, ninths = one_sum("marginals", grids={"score": EIGHTHS}), one_sum("marginals", grids={"score": NINTHS})
+    together(eighths, ninths, table=table)
+    table[0, 2] = 0.12  # between 1/9 and 1/8
+    refused(eighths, ninths, table=table)
+    together(eighths, one_sum("marginals", grids={"score": EIGHTHS}), table=table)
+    together(eighths, one_sum("gram", "score", "x1"), table=table)
+
+
+def test_the_closed_end_of_a_grid_is_no_way_round():
+    table = cohorts.table()
+    table[:, 7] = np.tile([1.0, 2.0], len(table) // 2)
+    table[0, 7] = 4.0
+    short, long = (one_sum("marginals", grids={"malignancy": edges}) for edges in ((0.0, 3.0, 4.0), (0.0, 3.0, 4.0, 5.0)))
+    refused(short, long, table=table)  # with fewer than k at 4, one by one
+
+
+def test_two_tables_do_not_show_a_small_cell_of_two_variables():
+    table = cohorts.table()
+    table[:, 2] = np.tile([0.05, 0.95, 0.115], len(table))[: len(table)]
+    table[:, 6] = np.arange(len(table)) % 2
+    tables = [one_sum("table", grids={"score": edges, "sex": (-0.5, 0.5, 1.5)}) for edges in (EIGHTHS, NINTHS)]
+    together(*tables, table=table)
+    table[table[:, 2] == 0.115, 6] = 0
+    table[2, 6] = 1
+    refused(*tables, table=table)
+    together(one_sum("marginals", grids=dict(tables[0].grids)), tables[1], table=table)  # nothing of both together
+
+
+def test_the_only_man_among_those_who_lack_a_value_is_not_the_difference_of_two_sums():
+    table, apart = cohorts.table(), range(24)
+    table[:24, 6] = np.arange(24) % 2
+    sums = one_sum("gram", "x1", "sex"), one_sum("logistic", "x1", "sex", "y")
+    together(*sums, table=table, apart=apart)
+    table[:24, 6] = 0
+    table[3, 6] = 1
+    refused(*sums, table=table, apart=apart)
+    refused(one_sum("gram", "x1", "sex"), one_sum("table", "sex", grids={"sex": (-0.5, 0.5, 1.5)}), table=table, apart=apart)
+    together(one_sum("gram", "x1"), one_sum("logistic", "x1", "y"), table=table, apart=apart)
+
+
+def test_patients_apart_are_more_than_what_two_sums_share():
+    names = "x1", "x2", "score", "time", "malignancy"
+    together(one_sum("gram", *names), one_sum("gram", *names, "y"), apart=range(24))
+    refused(one_sum("gram", *names), one_sum("gram", *names, "y"), apart=range(CELL_MIN + 1))
+
+
+def test_patients_of_whom_a_value_is_not_known_any_more_are_not_taken_out_of_a_sum():
+    table = cohorts.table()
+    table[:24, 0] = np.nan  # as other bounds leave them out
+    refused(one_sum("gram", "x1", "x2"), one_sum("gram", "x1", "x2", "y"), table=table, apart=range(24))
+    held = cohorts.cohort("hosp-a", table, STUDY)
+    judge = between.judge(POLICY, study=STUDY, cohort=held, whole=held, secret=SECRET)
+    with pytest.raises(TooFewPatients, match="not in the cohort"):
+        judge(one_sum("gram", "x1"), one_sum("gram", "x1"), frozenset({"0" * 24}))
+
+
+def test_who_differs_by_few_or_stands_under_another_roster_is_named_before_anything_is_judged():
+    def never(*_):
+        pytest.fail("judged")
+
+    many = tuple(f"p{at}" for at in range(20))
+    nothing = Record(sets={}, sums=(), queries={})
+    record = released.check(nothing, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=never)
+    for other in ({"patients": many[1:]}, {"roster": ("a",), "patients": many}):
+        with pytest.raises(AlreadyAnswered):
+            released.check(record, asking=asking(**other), cell_min=CELL_MIN, secret=SECRET, judge=never)
+    assert released.check(record, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=never) is record
+    assert len(record.sums) == 1
