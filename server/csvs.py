@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common import files
-from server import private_sections, tables
+from server import evaluation_sections, private_sections, tables
 from server.sections import first_sections, sections
 from server.told import told
 
@@ -14,8 +14,8 @@ from server.told import told
 def write(result: Mapping[str, Any], *, folder: Path) -> tuple[str, ...]:
     """Write all tables of `result` as folder/NN-title-caption.csv; return their names.
 
-    The correlation, the regression, the models, the Gram with noise, the declared analyses. UTF-8, commas, one header row,
-    numbers with all their digits, nothing where there is no number; each row ends with how many patients it is about and how
+    The correlation, the regression, the models, the Gram with noise, the declared analyses, the evaluation. UTF-8, commas, one
+    header row, numbers with all their digits, nothing where there is no number; each row ends with how many patients it is about and how
     many are left out, with the mechanism and its epsilon. The folder is made.
     """
     folder.mkdir(exist_ok=True)
@@ -40,6 +40,8 @@ def _all(result: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping
         yield section, {"n": private.get("patients"), "mechanism": noise.get("mechanism"), "epsilon": noise.get("epsilon")}
     for section in told(result.get("analyses") or ()):
         yield section, section["marks"]
+    for section in evaluation_sections.sections(result.get("training")):
+        yield section, evaluation_sections.marks(result["training"])
 
 
 def _plain(text: str, most: int) -> str:

@@ -13,7 +13,7 @@ from scipy import stats
 from common import files
 from common.analyses import PREFIX
 from common.errors import ConfigError
-from server import figures, methods, private_sections
+from server import evaluation_sections, figures, methods, private_sections
 from server.figures import number
 from server.sections import sections, without
 from server.told import told
@@ -66,6 +66,8 @@ def _page(result: Mapping[str, Any]) -> str:
         spent=dict(result.get("privacy") or {}),
         analyses=told(result.get("analyses") or ()),
         training=_training(result.get("training")),
+        evaluation=evaluation_sections.sections(result.get("training")),
+        scored={"noise": None, "head": None} | dict((result.get("training") or {}).get("evaluation") or {}),
         budgets=_budgets(result),
         exact=_filled(result.get("exact_releases"), ("round", "statistic", "hospitals")),
         shown=_runs_of(_filled(result.get("exact_releases"), ("round", "statistic", "hospitals"))),

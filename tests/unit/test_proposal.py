@@ -55,7 +55,7 @@ def test_an_exact_gram_and_the_histograms_are_named_as_exact_and_training_as_noi
     assert "Gram: sums and products of 4 columns" in exact
     assert "correlation of longest_diameter_mm" in exact
     assert "regression malignancy ~ longest_diameter_mm + mean_hu" in exact
-    assert "Score histograms of 4 models" in exact
+    assert "Scores of 4 models over the held-out patients: histograms by class, in 16 bins" in exact
     assert "Gram" not in noisy
     assert "noise multiplier 2, clipping norm 1" in noisy
     assert "epsilon infinite" in text

@@ -1,0 +1,181 @@
+"""What is claimed of an evaluation's tables: who is in which, which cells are never shown, what a run's report says."""
+
+from dataclasses import replace
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from client import score
+from client.kernels.rows import ALONE, Seat
+from common import model, scores
+from common.announcement import mechanism_for
+from common.errors import TooManyPatients
+from common.study import Study
+from server import report
+from tests import federation, learning
+from tests.unit.test_heads import CLASSES, cohort, study
+
+CUTS = [Decimal(8), Decimal(11)]
+
+
+def with_details(head="binary", *, by_hospital=False, privacy=None, **training):
+    plain = study(head, **training).model_dump()
+    plain["evaluation"] = {
+        "subgroups": [{"variable": "length_mm", "cuts": CUTS}],
+        "by_hospital": by_hospital,
+        "privacy": privacy,
+    }
+    return Study.model_validate(plain)
+
+
+def tables(wanted, patients, *, seat=ALONE, cell_min=5, rows=None, count=None):
+    """The opened tables of one hospital, without noise."""
+    network = learning.built(wanted)
+    vector = model.flat(network, model.HEAD)
+    model.with_flat(network, model.HEAD, 3 * np.cos(np.arange(float(len(vector)))))
+    blobs = [model.dump(network)] * (scores.models(wanted) if count is None else count)
+    made = score.contribution(
+        blobs,
+        study=wanted,
+        cohort=patients,
+        held_out_rows=np.arange(len(patients.patients)) if rows is None else np.array(rows),
+        mechanism=mechanism_for(wanted, task="evaluate", hospitals=4, dimension=scores.dimension(wanted)),
+        seat=seat,
+        cell_min=cell_min,
+    )
+    return scores.split(made.values, study=wanted), made
+
+
+PRIVACY = {"noise_multiplier": "4", "delta": "1e-6", "patients_max": 60, "colluders": 1, "rounds_void_allowed": 0}
+
+
+@pytest.mark.parametrize("head", ["binary", "classes", "ordinal", "regression"])
+def test_one_patient_moves_the_tables_by_no_more_than_the_mechanism_says(head):
+    wanted, patients = with_details(head, by_hospital=True, privacy=PRIVACY), cohort(head, 12, views=(1,))
+    seat = Seat(at=2, of=4, honest=3, shows=True)
+    whole, made = tables(wanted, patients, seat=seat)
+    assert made.mechanism.clipped_norm == scores.entries(wanted) ** 0.5
+    moves = []
+    for left_out in range(12):
+        _, without = tables(wanted, patients, seat=seat, rows=[row for row in range(12) if row != left_out])
+        moves.append(np.linalg.norm(made.values - without.values))
+    assert min(moves) >= 1
+    assert max(moves) <= made.mechanism.clipped_norm + 1e-9
+    if head != "regression":  # counts: as many ones as the mechanism says, no bound that is never reached
+        assert moves == pytest.approx([made.mechanism.clipped_norm] * 12)
+    assert whole.details[scores.HOSPITALS][2].any()
+    assert not np.delete(whole.details[scores.HOSPITALS], 2, axis=0).any()
+
+
+@pytest.mark.parametrize("head", ["classes", "ordinal"])
+def test_every_patient_is_once_in_each_table(head):
+    wanted, patients = with_details(head, steps=1), cohort(head, 25, views=(1, 2))
+    opened, _ = tables(wanted, patients, cell_min=1)
+    for one in opened.models:
+        assert one["confusion"].sum() == 25
+        assert [table.sum() for table in one["scores"]] == [25] * scores.questions(wanted)
+        assert np.array_equal(one["confusion"].sum(axis=1)[0], one["scores"][0][int(head == "classes")].sum())
+    assert opened.details["length_mm"].sum() == 25
+
+
+def test_subgroups_are_the_bands_of_the_variable():
+    wanted, patients = with_details(steps=1), learning.cohort(60, views=(1,))
+    table = tables(wanted, patients, cell_min=2)[0].details["length_mm"]
+    bands = np.digitize(patients.table[:, 0], [8, 11])
+    above = patients.table[:, 1] > 3
+    for at in range(3):
+        for side in (0, 1):
+            assert table[at, side].sum() in {0, ((bands == at) & (above == side)).sum()}
+    assert table.sum() == 60
+
+
+@pytest.mark.parametrize("cell_min", [2, 4, 8, 15, 40])
+def test_no_row_of_a_subgroup_or_hospital_ever_shows_fewer_than_the_hospitals_minimum(cell_min):
+    wanted = with_details(by_hospital=True, steps=1)
+    seat = Seat(at=0, of=4, honest=3, shows=True)
+    for seed in range(6):
+        patients = learning.cohort(20 + 5 * seed, views=(1,), seed=seed)
+        missing = patients.table.copy()
+        missing[:seed, 0] = np.nan
+        opened, _ = tables(wanted, replace(patients, table=missing), cell_min=cell_min, seat=seat)
+        for rows in opened.details.values():
+            cells = rows.sum(axis=2)
+            assert not ((cells > 0) & (cells < cell_min)).any()
+        assert opened.details["length_mm"].sum() in {0, 20 + 5 * seed}  # merged, or nobody
+
+
+def test_with_noise_nobody_is_moved_since_that_would_depend_on_others():
+    wanted, patients = with_details(privacy=PRIVACY), learning.cohort(20, views=(1,))
+    table = tables(wanted, patients, cell_min=40)[0].details["length_mm"]
+    assert np.array_equal(table.sum(axis=(1, 2)), [*np.bincount(np.digitize(patients.table[:, 0], [8, 11]), minlength=3), 0])
+
+
+def test_more_patients_than_a_noisy_evaluation_allows_are_refused():
+    wanted = with_details(privacy={**PRIVACY, "patients_max": 5})
+    with pytest.raises(TooManyPatients):
+        tables(wanted, learning.cohort(6, views=(1,)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"subgroups": [{"variable": "nothing", "cuts": ["1"]}]}, "not among the variables"),
+        ({"subgroups": [{"variable": "length_mm"}]}, "has no cuts"),
+        ({"subgroups": [{"variable": "length_mm", "cuts": ["2", "1"]}]}, "rise"),
+        ({"subgroups": [{"variable": "length_mm", "cuts": ["2"]}] * 2}, "twice"),
+        ({"privacy": {**PRIVACY, "noise_multiplier": "0.01"}}, "greater than or equal"),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_refused(change, said):
+    plain = learning.study().model_dump()
+    plain["evaluation"] = change
+    with pytest.raises(ValueError, match=said):
+        Study.model_validate(plain)
+
+
+def test_a_noisy_evaluation_brings_no_earlier_model_back():
+    plain = learning.study(auc_drop_max="0.1").model_dump()
+    Study.model_validate(plain)
+    plain["evaluation"] = {"privacy": PRIVACY}
+    with pytest.raises(ValueError, match="auc_drop_max"):
+        Study.model_validate(plain)
+
+
+def test_a_run_tells_classes_subgroups_and_the_one_hospital_that_shows_its_own(make_federation, tmp_path):
+    one = make_federation(cell_min=2)
+    wanted = federation.study(
+        training={
+            "head": "ordinal",
+            "positive_above": None,
+            "classes": CLASSES,
+            "thresholds": [Decimal("2.8"), Decimal("3.6")],
+            "held_out_fraction": Decimal("0.9"),
+        },
+        evaluation={"subgroups": [{"variable": "mean_hu", "cuts": [Decimal(20)]}], "by_hospital": True},
+    )
+    home = one.homes["hosp-b"]
+    home.site_file.write_text(home.site_file.read_text().replace("site_aggregates = false", "site_aggregates = true"))
+    one.approve(wanted)
+    result = one.run(wanted)
+    told = result["training"]["evaluation"]
+    assert [row["question"] for row in told["questions"]] == ["malignancy: beyond small", "malignancy: beyond middle"]
+    held_out = result["training"]["held_out_patients"]
+    assert held_out > 30
+    assert np.sum(told["confusion"]["counts"]) == held_out
+    assert {row["class"] for row in told["confusion"]["per_class"]} == set(CLASSES)
+    assert all(row["auc"]["value"] is not None for row in told["questions"])
+    shown = {row["group"]: row for row in told["hospitals"]}
+    assert {name for name, row in shown.items() if "diagnosis" not in row} <= {"hosp-b"}
+    assert [row["group"] for row in told["subgroups"][0]["rows"]] == ["below 20", "20 and above", "everybody else"]
+    assert sum(row.get("patients", 0) for row in told["subgroups"][0]["rows"]) <= held_out
+    report.render(result, out=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    for words in (
+        "Confusion matrix",
+        "Reliability, malignancy",
+        "Subgroups by mean_hu",
+        "quadratically weighted kappa",
+        "<svg",
+    ):
+        assert words in page
