@@ -178,7 +178,7 @@ def show(compared: dict[str, Any], *, console: Console) -> None:
     dropouts = compared["dropouts"]
     fewest = dropouts["rosters"][-1]
     console.print(
-        f"Dropouts: the noise survives {dropouts['away_most']} hospitals away at once, down to {fewest['hospitals']}: shares "
+        f"Dropouts: the noise survives all but {fewest['hospitals']} hospitals away, {dropouts['away_most']} at once: shares "
         f"are made anew for the hospitals of each round, and noise multiplier {fewest['noise_multiplier_faced']:.4g} is faced. "
         f"A round that a hospital misses is void and charged; {dropouts['void_rounds_allowed']} void rounds are planned for.",
         soft_wrap=True,

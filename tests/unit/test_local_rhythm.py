@@ -12,7 +12,8 @@ from safetensors.numpy import load
 from common import wire
 from common.audit import bundle, verify
 from common.errors import HospitalMissing
-from server import messages
+from server import messages, view
+from server.journal import Journal
 from tests.federation import HOSPITALS, kind, study
 
 LOCAL = {
@@ -98,6 +99,9 @@ def test_the_charge_is_what_the_library_says_of_so_many_sampled_gaussians_and_th
     one.approve(wanted())
     result = one.run(wanted())
     has_the_charges_of(one, result)
+    (journal,) = one.folder.glob("run-*/journal.jsonl")
+    shown = view.view(Journal(journal).events(), run="r", study=wanted(), hospitals=HOSPITALS, now=0)
+    assert shown.epsilon == one.vaults["hosp-a"].ledger.spent(delta=Decimal("1e-5")).epsilon_rdp
     for name, rate in (("hosp-a", 0.5), ("hosp-b", 0.25)):
         verdict, expected = verified(one, name, wanted(), folder=tmp_path), composed(rate=rate, steps=6)
         assert float(verdict.epsilon_pld) == pytest.approx(expected, abs=2e-5)

@@ -141,7 +141,7 @@ def test_the_command_shows_both_rhythms(tmp_path):
     shown = CliRunner().invoke(app, ["plan", str(path), "--hospitals", "4"])
     assert shown.exit_code == 0, shown.output
     assert "local *" in shown.output
-    assert "Dropouts: the noise survives 1 hospitals away" in shown.output
+    assert "Dropouts: the noise survives all but 3 hospitals away, 1 at once" in shown.output
 
 
 def _toml(plan):
