@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.imaging.guard import Contours, Reader, Reason, Segmentation, Slice
+from client.imaging.guard import Found, Frames, Reader, Reason, Slice
 from client.inside import SetAside
 
 CHEAP: Final = frozenset({Reason.LINK, Reason.NOT_A_FILE})  # decided without parsing, by what is not in the file
@@ -118,11 +118,11 @@ class Reading:
         self._reader = reader
         return self
 
-    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Contours | Reason:
+    def read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
         """Return what the file holds, or why it is not used; a file that is known to be bad is not opened."""
         name, stamp = _name(path, root=self._root), _stamp(path)
         if (known := self._known.get(name)) and known[1] == stamp:
-            answer: Slice | Segmentation | Contours | Reason = known[0]
+            answer: Found | Reason = known[0]
         elif self._reader is None:
             answer = Reason.NOT_A_FILE
         else:
@@ -130,8 +130,9 @@ class Reading:
         if isinstance(answer, Reason):
             self._mine[name] = answer
             self._put(ANY_RECIPE, name=name, kind="file", reason=answer, stamp=stamp)
-        elif isinstance(answer, Slice):
-            self._series.setdefault(self._pseudonym("series", f"{answer.identity.study}/{answer.identity.series}"), name)
+        elif isinstance(answer, Slice | Frames):
+            who = answer.identity if isinstance(answer, Slice) else answer.slices[0].identity
+            self._series.setdefault(self._pseudonym("series", f"{who.study}/{who.series}"), name)
         return answer
 
     def note(self, item: SetAside) -> None:

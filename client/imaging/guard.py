@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -33,6 +33,7 @@ DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dt
 _ANSWER_MOST = 1 << 20
 _PIPE_BYTES = 1 << 20
 _STARTUP_S = 60.0
+SCRATCH_SPARE_BYTES = 1 << 16  # our own header of what the second decoder reads
 
 
 class Reason(StrEnum):
@@ -47,6 +48,11 @@ class Reason(StrEnum):
     TOO_LARGE = "TOO_LARGE"  # in the file, inflated, or in pixels
     TRUNCATED = "TRUNCATED"
     UNREADABLE = "UNREADABLE"
+    LOSSY = "LOSSY"  # compressed with loss, now or before: no longer what the scanner measured
+    BURNED_IN = "BURNED_IN"  # text in the pixels, says the file
+    SECONDARY = "SECONDARY"  # reformatted or captured: text may be burned in
+    CHARACTER_SET = "CHARACTER_SET"  # PatientID or its issuer is not in the character set that the file names
+    MODALITY = "MODALITY"  # another modality than the study's
     NO_RESCALE = "NO_RESCALE"  # a CT whose pixels cannot be turned into HU
     NOT_FINITE = "NOT_FINITE"
     NO_GEOMETRY = "NO_GEOMETRY"
@@ -74,6 +80,7 @@ class Limits:
     pixels: int = 4096 * 4096  # of a CT slice
     region_voxels: int = 512 * 512 * 1024  # Rows x Columns x Frames of a segmentation
     frames: int = 4096
+    frame_voxels: int = 1 << 27  # Rows x Columns x Frames of an enhanced image
     contour_points: int = 1 << 20  # of an RT Structure Set's lesion
     memory_bytes: int = 2 << 30
     cpu_s: int = 20
@@ -95,7 +102,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """One CT image. `pixels` is None where only the header was asked for."""
+    """One CT or MR image, or one frame of one. `pixels` is None where only the header was asked for."""
 
     identity: Identity
     acquisition: Acquisition
@@ -105,6 +112,26 @@ class Slice:
     orientation: Float  # (6,)
     spacing_mm: Float  # (2,): between rows, between columns
     pixels: Float32 | None = field(repr=False)  # (row, column), HU; nan where the scanner padded
+    modality: str = "CT"  # or MR: `pixels` are then in the scanner's own unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """An enhanced multi-frame CT or MR: its frames as slices, in file order; `instance` of each ends in its number."""
+
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """One radiograph (CR, DX). `pixels` is None where only the header was asked for."""
+
+    identity: Identity  # frame_of_reference is ""
+    acquisition: Acquisition
+    modality: str
+    spacing_mm: Float  # (2,): between rows, between columns; on the detector where not `calibrated`
+    calibrated: bool
+    pixels: Float32 | None = field(repr=False)  # (row, column), dense is bright, no unit; nan where padded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +156,13 @@ class Contours:
     ends: Float | None = field(repr=False)  # (contour, 2): how many points up to its end, number of the region of interest
 
 
+Found = Slice | Frames | Projection | Segmentation | Contours
+
+
 class Reader(Protocol):
     """Whoever reads files: a Guard, or one that knows what is not worth opening."""
 
-    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Contours | Reason:
+    def read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
         """Return what the file holds, or why it is not used."""
         ...
 
@@ -147,6 +177,7 @@ class Guard:
     def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._child: subprocess.Popen[bytes] | None = None
+        self._scratch: int | None = None  # memory in which the child's second decoder finds a file
         self._until = 0.0  # monotonic clock; when the file in hand is given up
 
     def __enter__(self) -> Self:
@@ -163,6 +194,9 @@ class Guard:
     def close(self) -> None:
         """End the child. Twice is once."""
         child, self._child = self._child, None
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            os.close(scratch)
         if child is None:
             return
         child.kill()
@@ -172,7 +206,7 @@ class Guard:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def read(self, path: Path, *, with_pixels: bool) -> Slice | Segmentation | Contours | Reason:
+    def read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
         """Return what the file holds, or why it is not used. Never raises for anything that a file may hold.
 
         A link, a pipe or a file above `Limits.file_bytes` is refused before a byte is parsed. Raises InternalError when
@@ -186,6 +220,8 @@ class Guard:
         if self._child is None:
             self._start()
         try:
+            if self._scratch is not None:
+                os.ftruncate(self._scratch, len(data) + SCRATCH_SPARE_BYTES)
             self._send(REQUEST.pack(with_pixels, len(data)), data)
             head, arrays = self._receive()
             if head.pop("last", False):  # the child has spent its processor time; the next file gets a new one
@@ -211,8 +247,10 @@ class Guard:
 
     def _start(self) -> None:
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+        self._scratch = os.memfd_create("motet-scratch")  # the child may write no file, and cannot make this one longer
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "client.imaging.decode", json.dumps(asdict(self._limits))],
+            [sys.executable, "-m", "client.imaging.decode", json.dumps(asdict(self._limits)), str(self._scratch)],
+            pass_fds=[self._scratch],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -307,15 +345,17 @@ def _number(pipe: Any) -> int:  # noqa: ANN401  (a pipe of subprocess, or None)
     return int(pipe.fileno())
 
 
-def _parse(
-    head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool
-) -> Slice | Segmentation | Contours | Reason:
+def _parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Found | Reason:
     """Check the child's answer as if a stranger had written it."""
     if "reason" in head:
         return Reason(head["reason"])
     identity = Identity(**{name: _text(value) for name, value in head["identity"].items()})
     if head["kind"] == "contours":
         return _contours(identity, of_series=_text(head["of_series"]), arrays=arrays if with_pixels else None)
+    if head["kind"] == "projection":
+        return _projection(identity, head=head, pixels=arrays["pixels"] if with_pixels else None)
+    if head["kind"] == "frames":
+        return _frames(identity, head=head, placed=arrays["placed"], pixels=arrays["pixels"] if with_pixels else None)
     orientation, spacing_mm = _numbers(head["orientation"], 6), _numbers(head["spacing_mm"], 2)
     if head["kind"] == "seg":
         planes: Mask | None = None
@@ -340,25 +380,67 @@ def _parse(
             planes=planes,
             positions_mm=positions_mm,
         )
-    made = head["acquisition"]
     rows, columns = (int(n) for n in head["shape"])
     pixels = arrays["pixels"] if with_pixels else None
     if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
     return Slice(
         identity=identity,
-        acquisition=Acquisition(
-            manufacturer=_text(made["manufacturer"]),
-            kernel=_text(made["kernel"]),
-            kvp=_or_nan(made["kvp"]),
-            slice_thickness_mm=_or_nan(made["slice_thickness_mm"]),
-        ),
+        acquisition=_acquisition(head["acquisition"]),
         rows=rows,
         columns=columns,
         position_mm=_numbers(head["position_mm"], 3),
         orientation=orientation,
         spacing_mm=spacing_mm,
         pixels=pixels,
+        modality=_text(head["modality"]),
+    )
+
+
+def _acquisition(made: dict[str, Any]) -> Acquisition:
+    return Acquisition(
+        manufacturer=_text(made["manufacturer"]),
+        kernel=_text(made["kernel"]),
+        kvp=_or_nan(made["kvp"]),
+        slice_thickness_mm=_or_nan(made["slice_thickness_mm"]),
+    )
+
+
+def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | None) -> Projection:
+    if pixels is not None and (pixels.shape != tuple(head["shape"]) or np.isinf(pixels).any()):
+        raise ValueError("pixels")
+    return Projection(
+        identity=identity,
+        acquisition=_acquisition(head["acquisition"]),
+        modality=_text(head["modality"]),
+        spacing_mm=_numbers(head["spacing_mm"], 2),
+        calibrated=bool(head["calibrated"]),
+        pixels=pixels,
+    )
+
+
+def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, pixels: Float32 | None) -> Frames:
+    count, rows, columns = (int(n) for n in head["shape"])
+    if count < 1 or placed.shape != (count, 11) or not np.isfinite(placed).all():
+        raise ValueError("placed")
+    if pixels is not None and (pixels.shape != (count, rows, columns) or np.isinf(pixels).any()):
+        raise ValueError("pixels")
+    made = _acquisition(head["acquisition"])
+    return Frames(
+        slices=tuple(
+            Slice(
+                identity=replace(identity, instance=f"{identity.instance}#{number}"),
+                acquisition=made,
+                rows=rows,
+                columns=columns,
+                position_mm=placed[number, :3],
+                orientation=placed[number, 3:9],
+                spacing_mm=placed[number, 9:],
+                pixels=None if pixels is None else pixels[number],
+                modality=_text(head["modality"]),
+            )
+            for number in range(count)
+        )
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from client.imaging import contours
-from client.imaging.guard import Contours, Identity, Reader, Reason, Segmentation, Slice
+from client.imaging.guard import Contours, Found, Frames, Identity, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
 from common.errors import NoScans
 
@@ -36,9 +36,9 @@ class _Series:
 
 
 def read_scans(
-    folder: Path, *, pseudonym: Pseudonym, reader: Reader, progress: Progress | None = None
+    folder: Path, *, pseudonym: Pseudonym, reader: Reader, progress: Progress | None = None, modality: str = "CT"
 ) -> Iterator[Scan | SetAside]:
-    """Yield every usable CT series under `folder`, and every file or series that is set aside with its reason.
+    """Yield every usable series of `modality` under `folder`, and every file or series that is set aside with its reason.
 
     Files are taken in sorted order; links are not followed. A file that cannot be used costs itself; a series whose patient
     changes, whose slices differ in size, or that has several segmentations is set aside whole, under the name of its first
@@ -66,13 +66,14 @@ def read_scans(
             yield SetAside(name=name, reason=found)
             step(2)
             continue
-        if isinstance(found, Segmentation):
-            segmentations.append((path, name, replace(found, planes=None, positions_mm=None)))
-        elif isinstance(found, Contours):
-            segmentations.append((path, name, contours.headless(found)))
+        if isinstance(found, Segmentation | Contours):
+            segmentations.append((path, name, _headless(found)))
+        elif slices := _slices(found, modality=modality):
+            kept += sum(one.pixels.nbytes for one in slices if one.pixels is not None)
+            groups.setdefault(_series_of(slices[0]), _Series()).images.extend(_Found(path, name, one) for one in slices)
         else:
-            kept += found.pixels.nbytes if found.pixels is not None else 0
-            groups.setdefault((found.identity.study, found.identity.series), _Series()).images.append(_Found(path, name, found))
+            yield SetAside(name=name, reason=Reason.MODALITY)
+            step(1)
         step(1)
     yield from _attached(segmentations, groups=groups, step=step)
     yield from _strangers(groups.values(), step=step)
@@ -82,11 +83,26 @@ def read_scans(
         for result in _assembled(series, pseudonym=named, reader=reader):
             scans += isinstance(result, Scan)
             yield result
-        step(len(series.images) + len(series.regions))
+        step(len({found.path for found in series.images}) + len(series.regions))
     if not scans:
         raise NoScans(
-            "There is no usable CT series in the folder.", action="Check the path and the reasons of what was set aside."
+            f"There is no usable {modality} series in the folder.",
+            action="Check the path and the reasons of what was set aside.",
         )
+
+
+def _headless(found: Segmentation | Contours) -> Segmentation | Contours:
+    return replace(found, planes=None, positions_mm=None) if isinstance(found, Segmentation) else contours.headless(found)
+
+
+def _series_of(one: Slice) -> tuple[str, str]:
+    return one.identity.study, one.identity.series
+
+
+def _slices(found: Found, *, modality: str) -> tuple[Slice, ...]:
+    """Return the slices of `modality` that a file holds; none of a radiograph, a segmentation or another modality."""
+    slices = found.slices if isinstance(found, Frames) else (found,) if isinstance(found, Slice) else ()
+    return tuple(one for one in slices if one.modality == modality)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -136,8 +152,9 @@ def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Reader) -> Iter
     kept: dict[str, int] = {}  # SOPInstanceUID -> row of `pixels`
     slices: list[Slice] = []
     pixels = np.empty((len(series.images), first.image.rows, first.image.columns), np.float32)
+    last: dict[Path, Found | Reason] = {}
     for found in series.images:
-        image = found.image if found.image.pixels is not None else _again(found, reader=reader)
+        image = found.image if found.image.pixels is not None else _again(found, reader=reader, last=last)
         if isinstance(image, Reason) or image.pixels is None:
             yield SetAside(name=found.name, reason=image if isinstance(image, Reason) else Reason.UNREADABLE)
             continue
@@ -182,14 +199,18 @@ def _refusal(series: _Series) -> Reason | None:
     return None
 
 
-def _again(found: _Found, *, reader: Reader) -> Slice | Reason:
-    """Read a file for its pixels; it must still be what it was at the first reading."""
-    answer = reader.read(found.path, with_pixels=True)
+def _again(found: _Found, *, reader: Reader, last: dict[Path, Found | Reason]) -> Slice | Reason:
+    """Read a file for its pixels; it must still be what it was at the first reading. `last` keeps a file of many frames."""
+    if found.path not in last:
+        last.clear()
+        last[found.path] = reader.read(found.path, with_pixels=True)
+    answer = last[found.path]
     if isinstance(answer, Reason):
         return answer
-    if not isinstance(answer, Slice) or answer.identity != found.image.identity or not _placed_alike(answer, found.image):
-        return Reason.UNREADABLE
-    return answer
+    for one in _slices(answer, modality=found.image.modality):
+        if one.identity == found.image.identity and _placed_alike(one, found.image):
+            return one
+    return Reason.UNREADABLE
 
 
 def _placed_alike(one: Slice, other: Slice) -> bool:

@@ -92,7 +92,7 @@ def test_segmentation_comes_back_without_empty_frames(guard: Guard, series: list
         ({"Rows": 30000, "Columns": 30000}, Reason.TOO_LARGE),
         ({"NumberOfFrames": "100000"}, Reason.TOO_LARGE),
         ({"Rows": 64}, Reason.TRUNCATED),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, Reason.SOP_CLASS),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, Reason.SOP_CLASS),
         ({"SOPClassUID": None}, Reason.NOT_AN_IMAGE),
         ({"PixelData": None}, Reason.NOT_AN_IMAGE),
         ({"PhotometricInterpretation": "MONOCHROME1"}, Reason.NOT_AN_IMAGE),
@@ -151,10 +151,15 @@ def saved_plain(folder: Path, plain: Slice, ct: Dataset) -> Path:
     return saved(ct, folder / "plain.dcm")
 
 
-def test_lossy_transfer_syntax_is_refused(guard: Guard, ct: Dataset, tmp_path: Path) -> None:
+def test_lossy_pixels_are_refused_now_or_before(guard: Guard, ct: Dataset, series: list[Path], tmp_path: Path) -> None:
     ct.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     ct.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
     ct["PixelData"].is_undefined_length = True
+    assert read(guard, ct, tmp_path) == Reason.LOSSY
+    once = pydicom.dcmread(series[0])
+    once.LossyImageCompression = "01"  # decompressed since
+    assert read(guard, once, tmp_path) == Reason.LOSSY
+    ct.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.102"  # MPEG-4
     assert read(guard, ct, tmp_path) == Reason.TRANSFER_SYNTAX
 
 

@@ -203,8 +203,10 @@ def test_real_stacked_phases_are_refused_as_duplicates() -> None:
     assert sorted(round(step, 3) for step in phase_1.spacing_mm) == [0.703, 0.703, 2.0]
     with Guard() as guard:
         results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard)
-        first = next(results)
+        assert isinstance(first := next(results), SetAside)
+        assert first.reason == Reason.MODALITY  # not what the study measures
         with pytest.raises(NoScans):
             list(results)
-    assert isinstance(first, SetAside)
-    assert first.reason == Reason.SOP_CLASS  # MR is not on the list
+        read = list(read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard, modality="MR"))
+    (whole,) = [one for one in read if isinstance(one, Scan)]
+    assert refused(whole) == Gate.DUPLICATE_POSITION
