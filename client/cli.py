@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from client import config, doctor, proposal, supernode
 from client import parameters as parameters_command
+from client import preview as preview_command
 from client import relay as relays
 from client import scans as scans_command
 from client.attack import cli as attack
@@ -49,6 +50,7 @@ commands.with_version(app)
 app.add_typer(attack.app, name="attack")
 app.command("scans")(scans_command.scans)
 app.command("parameters")(parameters_command.parameters)
+app.command("preview")(preview_command.preview)
 app.command("receive")(sources.receive)
 app.add_typer(sources.pull, name="pull")
 out = Console(highlight=False)

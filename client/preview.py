@@ -1,0 +1,108 @@
+"""motet-hospital preview: what a study's recipe makes of the hospital's own scans, as pictures before and after."""
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from client.config import Home, pseudonym_key, read_site
+from common import files
+from common import study as studies
+from common.errors import GeometryRefused, NoScans
+
+if TYPE_CHECKING:
+    from client.inside import Scan
+    from common.study import Recipe
+
+out = Console(highlight=False)
+
+
+def preview(
+    home: Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")],
+    study: Annotated[Path, typer.Option(help="The coordinator's study file; it need not be approved.")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the pictures. They are a patient's: 0600, keep them inside.")],
+    series: Annotated[int, typer.Option(min=1, max=100, help="How many series to show.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,  # noqa: FBT002  (a flag)
+) -> None:
+    """Write PNGs of some series: before the recipe, after it with the lesion's outline and measured lines, and the edges.
+
+    Pictures are numbered; no name, date or pseudonym is in a file's name or in what is printed.
+    """
+    from client.imaging.guard import Guard  # noqa: PLC0415  (SimpleITK and the codecs are slow to import)
+    from client.imaging.scan import read_scans  # noqa: PLC0415
+    from client.inside import SetAside  # noqa: PLC0415
+
+    made = Home(home)
+    site = read_site(made)
+    recipe = studies.parse(files.read(study)).recipe
+    secret = pseudonym_key(made)
+    os.umask(0o077)
+    folder.mkdir(parents=True, exist_ok=False) if not folder.exists() else _must_be_empty(folder)
+    shown: list[dict[str, Any]] = []
+    with Guard() as reader:
+        try:
+            found = read_scans(
+                site.scans,
+                pseudonym=lambda kind, raw: hmac.new(secret, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32],
+                reader=reader,
+            )
+            for item in found:
+                if isinstance(item, SetAside):
+                    continue
+                shown.append(_one(item, recipe=recipe, folder=folder, number=len(shown) + 1))
+                if len(shown) == series:
+                    break
+        except NoScans:
+            if not shown:
+                raise
+    if as_json:
+        out.print_json(json.dumps({"folder": str(folder), "series": shown}))
+        return
+    for one in shown:
+        said = f"set aside: {one['reason']}" if one["reason"] else ", ".join(one["pictures"])
+        out.print(f"series {one['number']}: {said}", markup=False, soft_wrap=True)
+
+
+def _must_be_empty(folder: Path) -> None:
+    if any(folder.iterdir()):
+        raise typer.BadParameter("the folder of the pictures is not empty", param_hint="FOLDER")
+
+
+def _one(scan: "Scan", *, recipe: "Recipe", folder: Path, number: int) -> dict[str, Any]:
+    """Write the pictures of one series and say which; a series that would be set aside says why."""
+    names = []
+    try:
+        for what, data in _pictures(scan, recipe=recipe):
+            name = f"{number:03d}-{what}.png"
+            files.write_new(folder / name, data, private=True)
+            names.append(name)
+    except GeometryRefused as error:
+        return {"number": number, "pictures": names, "reason": str(error.reason)}
+    return {"number": number, "pictures": names, "reason": None}
+
+
+def _pictures(scan: "Scan", *, recipe: "Recipe") -> Iterator[tuple[str, bytes]]:
+    from client import picture  # noqa: PLC0415
+    from client.imaging.lesion import locate  # noqa: PLC0415
+    from client.imaging.prepare import prepare  # noqa: PLC0415
+    from client.imaging.tensor import to_tensor  # noqa: PLC0415
+    from client.imaging.volume import assemble  # noqa: PLC0415
+    from client.measure import region  # noqa: PLC0415
+
+    window = float(recipe.window_lower_hu), float(recipe.window_upper_hu)
+    before = assemble(scan)
+    there = before.region is not None and bool(before.region.any())
+    middle = int(before.region.sum(axis=(1, 2)).argmax()) if there and before.region is not None else len(before.voxels) // 2
+    yield "before", picture.of_slice(before, z=middle, window_hu=window)
+    after = locate(prepare(before, recipe=recipe))
+    chord = region.longest_chord(after)
+    if chord is not None:
+        yield "after", picture.measured(after, chord=chord, window_hu=window)
+    with_edges = recipe.model_copy(update={"edge_channel": True})
+    yield "patch-edges", picture.edges(to_tensor(after, recipe=with_edges).pixels[1])
