@@ -140,8 +140,22 @@ class Filters(Part):
     edges: Literal["gradient", "sobel", "canny"]
 
 
+class Points(Part):
+    """How a lesion that nobody drew is found from a point that somebody marked (client/imaging/segment.py).
+
+    Searched as far as `reach_mm`; set aside where the least Dice with the two other methods is below `agreement_min`.
+    """
+
+    method: Literal["threshold", "region-growing", "watershed"]
+    reach_mm: Positive
+    agreement_min: Annotated[Decimal, Field(gt=0, le=1, max_digits=24)]
+
+
 class Recipe(Part):
-    """Preprocessing, the same at every hospital: resample, filter, window, crop."""
+    """Preprocessing, the same at every hospital: resample, filter, window, crop.
+
+    Without `points` only lesions that were drawn (DICOM SEG, RT Structure Set) are measured.
+    """
 
     spacing_mm: Positive
     denoise: Literal["none", "gaussian", "median", "curvature-anisotropic"]
@@ -151,6 +165,7 @@ class Recipe(Part):
     patch_voxels: Annotated[int, Field(ge=8, le=256)]
     edge_channel: bool
     filters: Filters | None = None
+    points: Points | None = None
 
 
 class Training(Part):
@@ -443,7 +458,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'file'}: "
-            + ("unknown key" if item["type"] == "extra_forbidden" else item["msg"])
+            + ("unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ").rstrip("."))
             for item in error.errors(include_input=False, include_url=False)
         )
     return str(error)

@@ -52,6 +52,7 @@ def _page(result: Mapping[str, Any]) -> str:
     return environment.from_string(source).render(
         study={key: str(study.get(key) or "") for key in ("name", "title", "hash", "purpose")},
         federation=str(result.get("federation") or ""),
+        complete_cases=str(study.get("complete_cases") or ""),
         hospitals=[str(name) for name in result.get("hospitals") or ()],
         patients=result.get("patients", private.get("patients")),
         left_out=without(result.get("left_out")),

@@ -59,7 +59,13 @@ def run_study(
     for name, text in checkpoints.items():
         files.write(folder / f"{name}.checkpoint", text.encode())
     result = {
-        "study": {"name": study.name, "title": study.title, "hash": study.hash(), "purpose": study.purpose},
+        "study": {
+            "name": study.name,
+            "title": study.title,
+            "hash": study.hash(),
+            "purpose": study.purpose,
+            "complete_cases": study.statistics.complete_cases,
+        },
         "federation": roster.federation,
         "roster": roster.hash(),
         "run": run,

@@ -13,6 +13,7 @@ Table = dict[str, Any]
 
 P_VALUES: Final = frozenset({"p", "p_bh", "p_holm", "p_tukey", "bias_p"})
 HEADS: Final = {
+    "standard_error": "SE",
     "f": "F",
     "h": "H",
     "p_bh": "q",

@@ -12,21 +12,8 @@ COEFFICIENTS = ("term", "estimate", "standard_error", "ci_low", "ci_high", "z", 
 ADJUSTED = ("term", "method", "p", "p_holm", "p_bh")
 ENDS = ((0, "low"), (1, "high"))
 RATIOS = (*COEFFICIENTS, "ratio", "ratio_low", "ratio_high")
-PAIRS = (
-    "first",
-    "second",
-    "bias",
-    "bias_low",
-    "bias_high",
-    "bias_p",
-    "sd",
-    "lower_limit",
-    "upper_limit",
-    "limit_error",
-    "concordance",
-    "concordance_low",
-    "concordance_high",
-)
+LIMITS = ("first", "second", "bias", "bias_low", "bias_high", "bias_p", "sd", "lower_limit", "upper_limit", "limit_error")
+CONCORDANCE = ("first", "second", "concordance", "concordance_low", "concordance_high")
 ICC = ("kind", "estimate", "ci_low", "ci_high", "f", "df1", "df2", "p")
 FIRTH = (
     "the classes are separated: Firth's penalised likelihood (Firth 1993), p-values by its profile likelihood ratio "
@@ -61,9 +48,11 @@ METHODS = {
     "DerSimonian and Laird 1986, Hartung and Knapp 2001",
     "mixed": "restricted maximum likelihood over one variance ratio",
     "cox": "partial likelihood with Efron's ties",
-    "kaplan-meier": "product limit with Greenwood's error on the log(-log) scale, and the log-rank test",
-    "roc": "Mann-Whitney's statistic of binned scores with DeLong's error, Wilson's intervals",
-    "ranks": "Kruskal and Wallis' H with midranks, Mann-Whitney for two groups",
+    "kaplan-meier": "product limit with Greenwood's error on the log(-log) scale, the log-rank test, "
+    "hazard ratios of pairs by one step from its sums (Peto; Yusuf et al. 1985)",
+    "roc": "Mann-Whitney's statistic of binned scores with DeLong's error, Wilson's intervals, Youden's point, and for a "
+    "probability calibration (Cox 1958) with Hosmer and Lemeshow's test",
+    "ranks": "Kruskal and Wallis' H with midranks, Mann-Whitney for two groups, superiority of pairs with DeLong's interval",
     "spearman": "Pearson's correlation of midranks, intervals after Bonett and Wright (2000)",
     "quantiles": "counts on public bins; no minimum and no maximum",
     "k-means": "Lloyd's algorithm from public seeds, the number of clusters by the simplified silhouette",
@@ -191,7 +180,13 @@ def _agreement(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Part
         }
         for pair in found["pairs"]
     ]
-    return [table("Intraclass correlation", ICC, found["icc"]), table("Pairs of readers", PAIRS, pairs)], [], ""
+    heads = {"bias_p": "p", "limit_error": "SE of a limit"}
+    tables = [
+        table("Intraclass correlation", ICC, found["icc"]),
+        table("Bias, first less second, and limits of agreement (Bland and Altman)", LIMITS, pairs, heads=heads),
+        table("Concordance (Lin)", CONCORDANCE, pairs),
+    ]
+    return tables, [], ""
 
 
 def _combat(found: Mapping[str, Any], declared: Mapping[str, Any], key: str) -> Parts:  # noqa: ARG001
@@ -208,7 +203,8 @@ def _combat(found: Mapping[str, Any], declared: Mapping[str, Any], key: str) -> 
     ]
     columns = ("feature", "grand_mean", "deviation", *found["covariates"])
     note = "Applied: every other sum of these features is of harmonised values." if declared.get("apply") else ""
-    return [table("Pooled means, deviations and effects of covariates", columns, rows)], [], note
+    heads = {name: name for name in found["covariates"]}
+    return [table("Pooled means, deviations and effects of covariates", columns, rows, heads=heads)], [], note
 
 
 _KINDS = {

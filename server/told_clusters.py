@@ -15,6 +15,7 @@ from server.told_linear import Parts
 def clusters(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts:
     """Tell clusters: centres, sizes, and their densities in a plane."""
     columns = found["columns"]
+    heads = {name: name for name in columns}
     centres = np.array(found.get("centres") or found["means"])
     sizes = np.array(found.get("members") or found["weights"], dtype=np.float64)
     spreads = np.array(found["standard_deviations"]) if "means" in found else None
@@ -22,12 +23,12 @@ def clusters(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts:
         {"cluster": at + 1, "size": size, **dict(zip(columns, centre, strict=True))}
         for at, (size, centre) in enumerate(zip(found.get("members") or found["weights"], centres.tolist(), strict=True))
     ]
-    tables = [table("Centres", ("cluster", "size", *columns), rows)]
+    tables = [table("Centres", ("cluster", "size", *columns), rows, heads=heads)]
     if found.get("candidates"):
         tables.append(table("Number of clusters", ("k", "silhouette", "within", "diagnosis"), found["candidates"]))
     if spreads is not None:
         widths = [{"cluster": at + 1, **dict(zip(columns, row, strict=True))} for at, row in enumerate(spreads.tolist())]
-        tables.append(table("Standard deviations", ("cluster", *columns), widths))
+        tables.append(table("Standard deviations", ("cluster", *columns), widths, heads=heads))
     drawn = _plane(centres, sizes / sizes.sum(), spreads, found, key) if len(columns) > 1 else []
     return tables, drawn, "Clusters are drawn as densities made from their sums: no point is a patient."
 

@@ -8,6 +8,7 @@ from server.tables import cell, interval, table
 from server.told_linear import Parts
 
 STEPS = ("group", "start", "end", "at_risk", "deaths", "survival", "standard_error", "ci_low", "ci_high")
+BIN = {"low": "bin from", "high": "bin to"}
 HAZARDS = ("first", "second", "hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 SUPERIORITY = ("first", "second", "superiority", "superiority_low", "superiority_high")
 THRESHOLDS = (
@@ -134,7 +135,7 @@ def quantiles(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts
     rows = [{**one, "diagnosis": one["diagnosis"] or ""} for one in found["quantiles"]]
     return (
         [
-            table("Quantiles", ("probability", "estimate", "low", "high", "diagnosis"), rows),
+            table("Quantiles", ("probability", "estimate", "low", "high", "diagnosis"), rows, heads=BIN),
             table("Histogram", ("from", "to", "count"), bins),
         ],
         [],

@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 
+from common import analyses
 from server.state import ENDED, Hospital, Link, Phase, State
 
 NONE = "\N{EN DASH}"
@@ -35,7 +36,9 @@ def headline(state: State) -> str:
 
 
 def step(task: str, index: object) -> str:
-    """Return a round's task, and which step of the training it is."""
+    """Return a round's task, and which step of the training or which analysis of the study it is."""
+    if task == "query" and isinstance(index, int):
+        return f"analysis {analyses.place(index)[0] + 1}"
     return f"{task} step {index}" if task == "train" else task
 
 
