@@ -39,6 +39,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     *(length, angle, shape, intensity, histogram, burden, depth, position, wall, acquisition, edges),
     *(glcm, glrlm, glszm, gldzm, ngtdm, ngldm),
 )
+UNSEEN_TOGETHER = 2  # honest hospitals of which the sum is no hospital's own
 Progress = Callable[[int, int], None]
 
 log = logging.getLogger("motet.vault")
@@ -202,7 +203,7 @@ def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: C
 def _apart(study: Study) -> list[Any]:
     """Return what an evaluation asks beside the scores: the definition of each subgroup, and whether hospitals stand apart."""
     groups = [[study.question(one.variable), list(one.cuts)] for one in study.evaluation.subgroups]
-    return [*groups, study.evaluation.by_hospital]
+    return [*groups, study.evaluation.by_hospital, *study.evaluation.unseen]
 
 
 def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Entering:
@@ -379,5 +380,13 @@ def contribute(
         held_out_rows=held_out,
         mechanism=mechanism,
         seat=seat,
+        apart=_apart_from_training(announcement, study=study, seat=seat),
         cell_min=cell_min,
     )
+
+
+def _apart_from_training(announcement: Announcement, *, study: Study, seat: Seat) -> bool:
+    """Say whether a hospital counts as an unseen one: its policy shows that, or two honest ones hide each other."""
+    unseen = set(study.evaluation.unseen) & set(announcement.hospitals)
+    hidden = len(unseen) - (seat.of - seat.honest) >= UNSEEN_TOGETHER
+    return announcement.hospitals[seat.at] in unseen and (seat.shows or hidden)

@@ -45,6 +45,7 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise RosterNotApproved("The round names hospitals outside the approved roster.", action="Check the roster.")
     if len(named) < max(policy.hospitals_min, study.hospitals_min):
         raise RosterTooSmall("The round names too few hospitals.", action="Wait until more hospitals are back.")
+    _check_unseen(announcement, study)
     assumed = {"gram": study.statistics.privacy, "evaluate": study.evaluation.privacy}.get(announcement.task)
     if len(named) - (assumed or study.privacy).colluders < COLLUDERS_BESIDE:
         raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
@@ -64,6 +65,12 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         )
     if announcement.task == "evaluate" and announcement.index != models_scored(study):
         raise OutsidePolicy("Other models are to be scored than the study's.", action="Check the coordinator's version.")
+
+
+def _check_unseen(announcement: Announcement, study: Study) -> None:
+    """Refuse a step at a hospital that the study leaves out of training."""
+    if announcement.task == "train" and set(study.evaluation.unseen) & set(announcement.hospitals):
+        raise OutsidePolicy("A hospital is to train the model that must never see it.", action="Run the study as approved.")
 
 
 def check_query(asked: Query, *, index: int, study: Study) -> None:

@@ -84,6 +84,8 @@ def _scored(study: Study) -> str:
         told += ", and which class is taken for which"
     if wanted.subgroups:
         told += f"; of the last model apart by {', '.join(one.variable for one in wanted.subgroups)}"
+    if wanted.unseen:
+        told += f"; apart those of {', '.join(wanted.unseen)}, where no training is done"
     return told + ("; your own apart, where site_aggregates allows it" if wanted.by_hospital else "")
 
 

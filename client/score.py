@@ -48,6 +48,7 @@ def contribution(
     mechanism: Mechanism,
     seat: Seat,
     cell_min: int,
+    apart: bool = False,
 ) -> Contribution:
     """Return this hospital's tables of an evaluation (common/scores.py), one vector: the main ones of each model, the details.
 
@@ -57,9 +58,10 @@ def contribution(
     Exact: int64. A row of the details counts nobody unless each class in it has nobody or `cell_min` patients; those of a
     subgroup that is too small are among everybody else, with as many more subgroups as it takes for that row to be large.
     With noise: float64, nobody is moved, since who is moved would depend on others; adding or removing a patient changes the
-    vector by at most sqrt(entries). Both: `seat` says which row of a table by hospital is this one's, and whether it is shown.
-    Raises ProtocolError or BadEnvelope when a model is not this study's, InternalError when a row is named
-    twice, TooManyPatients above the patients_max of noise.
+    vector by at most sqrt(entries). Both: `seat` says which row of a table by hospital is this one's, and whether it is shown;
+    `apart`, whether its patients are counted as those of an unseen hospital.
+    Raises ProtocolError or BadEnvelope when a model is not this study's, InternalError when a row is named twice,
+    TooManyPatients above the patients_max of noise.
     """
     if len(np.unique(held_out_rows)) != len(held_out_rows):
         raise InternalError("A held-out patient is named twice.", action="Report this.")
@@ -76,7 +78,9 @@ def contribution(
     for blob in blobs:
         predicted = _predictions(blob, study=study, cohort=cohort, rows=rows)
         parts += _main(predicted, targets[rows], study=study)
-    parts += _details(predicted, targets[rows], study=study, cohort=cohort, rows=rows, seat=seat, cell_min=cell_min)
+    parts += _details(
+        predicted, targets[rows], study=study, cohort=cohort, rows=rows, seat=seat, apart=apart, cell_min=cell_min
+    )
     vector = np.concatenate([np.zeros(0, np.int64), *(part.ravel() for part in parts)])
     if not isinstance(mechanism, NoisyScores):
         return Contribution(values=vector, mechanism=mechanism)
@@ -110,15 +114,17 @@ def _details(
     cohort: Cohort,
     rows: NDArray[np.int64],
     seat: Seat,
+    apart: bool,
     cell_min: int,
 ) -> list[Counts]:
     """Return the tables of the details, each (row, *group); see `contribution` for who is told and who is moved."""
     exact = study.evaluation.privacy is None
     made = []
     for table in scores.details(study):
-        if table.name == scores.HOSPITALS:
-            members = np.full(len(rows), seat.at)
-            if not seat.shows or (exact and _too_small(targets, study=study, cell_min=cell_min)):
+        if table.name in {scores.HOSPITALS, scores.UNSEEN}:
+            by_hospital = table.name == scores.HOSPITALS
+            members = np.full(len(rows), seat.at if by_hospital else 0)
+            if not (seat.shows if by_hospital else apart) or (exact and _too_small(targets, study=study, cell_min=cell_min)):
                 members[:] = -1
         else:
             members, last = _members(cohort, study=study, variable=table.name, rows=rows), table.shape[0] - 1

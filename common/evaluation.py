@@ -58,16 +58,21 @@ class Evaluation(Part):
     """How the model is evaluated on the held-out patients; without this part: the pooled result, exactly.
 
     `by_hospital`: each hospital's own result too, of the hospitals whose policy shows it (site_aggregates).
+    `unseen`: hospitals that take no part in training, so that the result at them, told apart, is that at a hospital which the
+    model has never seen. To leave out each hospital once is a study each, with a training each.
     Without `privacy` the sums are exact and every saved model is scored; with it, only the final one is, once, with noise, so
     that there is no curve and no earlier model to go back to.
     """
 
     subgroups: Annotated[tuple[Subgroups, ...], Field(max_length=8)] = ()
     by_hospital: bool = False
+    unseen: Annotated[tuple[Name, ...], Field(max_length=61)] = ()
     privacy: ScoresPrivacy | None = None
 
     @model_validator(mode="after")
     def _once(self) -> Self:
         if len({one.variable for one in self.subgroups}) != len(self.subgroups):
             raise ValueError("subgroups of a variable are asked for twice")
+        if len(set(self.unseen)) != len(self.unseen):
+            raise ValueError("an unseen hospital is named twice")
         return self

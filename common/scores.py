@@ -28,12 +28,13 @@ UNIT_BITS: Final = 30  # values of sums are multiples of 2**-30; an exact sum co
 SUMS: Final = ("patients", "absolute error", "true", "true squared", "predicted", "predicted squared", "product")
 SUMS_SQUARED: Final = 6  # the most that the squares of one patient's SUMS add up to: at true = predicted = 1
 HOSPITALS: Final = "by hospital"
+UNSEEN: Final = "unseen hospitals"  # those that took no part in training, together
 HOSPITALS_MOST: Final = 64  # of a roster: the table by hospital has so many rows, in the order of the round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One table of the vector: `name` is scores, confusion or sums; in the details, a subgroup's variable or HOSPITALS."""
+    """One table: `name` is scores, confusion or sums; in the details, a subgroup's variable, HOSPITALS or UNSEEN."""
 
     name: str
     shape: tuple[int, ...]
@@ -99,6 +100,8 @@ def details(study: Study) -> tuple[Table, ...]:
     ]
     if study.evaluation.by_hospital:
         told.append(Table(name=HOSPITALS, shape=(HOSPITALS_MOST, *group(study))))
+    if study.evaluation.unseen:
+        told.append(Table(name=UNSEEN, shape=(1, *group(study))))
     return tuple(told)
 
 
@@ -112,7 +115,8 @@ def entries(study: Study) -> int:
     """Return the most that the squares of what a patient adds for one model sum up to: of counts, how many there are."""
     one = SUMS_SQUARED if study.training.head == "regression" else 1
     first = one if study.training.head in {"binary", "regression"} else questions(study) + 1
-    return first + one * (len(study.evaluation.subgroups) + study.evaluation.by_hospital)
+    wanted = study.evaluation
+    return first + one * (len(wanted.subgroups) + wanted.by_hospital + bool(wanted.unseen))
 
 
 def split(vector: NDArray[Any], *, study: Study) -> Opened:

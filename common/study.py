@@ -22,6 +22,9 @@ from common.rhythm import LocalRhythm
 FHIR = r"^((patient:(gender|birth-year)|(observation|condition):[^|\s]{1,128}\|[^|\s]{1,64}))?$"
 
 
+UNSEEN_STEPS_MOST = 800  # rounds that a hospital may miss and still answer: fewer than client/session.py's ROUNDS_AHEAD_MOST
+
+
 class Variable(Part):
     """A column of the study: where it comes from, its unit and its declared bounds.
 
@@ -288,6 +291,8 @@ class Study(Part):
                 raise ValueError(f"{one.variable} is not among the variables")
             if bool(one.cuts) == bool(declared[one.variable].levels):
                 raise ValueError(f"subgroups of {one.variable}: a variable with levels has no cuts, one without has some")
+        if wanted.unseen and training.steps > UNSEEN_STEPS_MOST:
+            raise ValueError(f"with unseen hospitals there are at most {UNSEEN_STEPS_MOST} steps")
         if (wanted.privacy is not None or training.head != "binary") and training.auc_drop_max != 1:
             raise ValueError("only exact scores of a binary head can bring an earlier model back: auc_drop_max must be 1")
 

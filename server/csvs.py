@@ -15,8 +15,8 @@ def write(result: Mapping[str, Any], *, folder: Path) -> tuple[str, ...]:
     """Write all tables of `result` as folder/NN-title-caption.csv; return their names.
 
     The correlation, the regression, the models, the Gram with noise, the declared analyses, the evaluation. UTF-8, commas, one
-    header row, numbers with all their digits, nothing where there is no number; each row ends with how many patients it is about and how
-    many are left out, with the mechanism and its epsilon. The folder is made.
+    header row, numbers with all their digits, nothing where there is no number; each row ends with how many patients it is
+    about and how many are left out, with the mechanism and its epsilon. The folder is made.
     """
     folder.mkdir(exist_ok=True)
     names: list[str] = []

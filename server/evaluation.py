@@ -178,10 +178,13 @@ def _halves(table: Float, *, noise: float) -> dict[str, Any]:
 
 def _details(opened: scores.Opened, *, study: Study, noise: float, hospitals: Sequence[str]) -> dict[str, Any]:
     """Return the measures of each subgroup, and of each hospital that shows its own."""
-    told: dict[str, Any] = {"subgroups": [], "hospitals": None}
+    told: dict[str, Any] = {"subgroups": [], "hospitals": None, "unseen": None}
     for name, table in opened.details.items():
         if name == scores.HOSPITALS:
             told["hospitals"] = _rows(table[: len(hospitals)], names=hospitals, study=study, noise=noise, absent=NOT_SHOWN)
+        elif name == scores.UNSEEN:
+            unseen = ", ".join(hospital for hospital in study.evaluation.unseen if hospital in hospitals)
+            told["unseen"] = _rows(table, names=[unseen or "none took part"], study=study, noise=noise, absent=NOT_SHOWN)
         else:
             names = [*scores.names(study, variable=name), REST]
             rows = _rows(table, names=names, study=study, noise=noise, absent=NOBODY)

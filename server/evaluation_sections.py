@@ -41,6 +41,8 @@ def sections(training: Part | None) -> list[dict[str, Any]]:
     found += [_groups(f"Subgroups by {one['variable']}", one["rows"], part=part) for one in part.get("subgroups") or ()]
     if part.get("hospitals"):
         found.append(_groups("Hospitals that show their own result", part["hospitals"], part=part))
+    if part.get("unseen"):
+        found.append(_groups("Hospitals that took no part in training", part["unseen"], part=part))
     return found
 
 

@@ -31,18 +31,21 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
     many = study.hospitals_min if hospitals is None else hospitals
     if not 2 <= n <= PATIENTS_MOST:
         raise ConfigError(f"A plan is for 2 to {PATIENTS_MOST} patients.", action="Give another --patients.")
+    if many - len(study.evaluation.unseen) < study.hospitals_min:
+        raise ConfigError("Unseen hospitals leave too few for training.", action="Give more --hospitals, or name fewer.")
     if not study.hospitals_min <= many <= 64:
         raise ConfigError("A plan is for hospitals_min to 64 hospitals.", action="Give another --hospitals.")
     gram, training = _gram(study, n=n, hospitals=many), _training(study, hospitals=many)
     asked = [_analysis(study, position) for position in range(len(study.statistics.analyses))]
     noisy = [one for task in ("gram", "train", "evaluate") for one in _released(study, task=task, hospitals=many)]
+    rules = [*plan_rules.rules(study, hospitals=many, gram=gram, asked=asked), *_leave_one_out(study, hospitals=many)]
     return {
         "study": study.name,
         "hash": study.hash(),
         "patients": n,
         "hospitals": many,
         "rounds": _rounds(study, gram=gram, asked=asked, training=training),
-        "rules": plan_rules.rules(study, hospitals=many, gram=gram, asked=asked),
+        "rules": rules,
         "gram": gram,
         "analyses": asked,
         "training": training,
@@ -86,8 +89,22 @@ def _released(study: Study, *, task: str, hospitals: int, voids: bool = False) -
             return []
         one = _mechanism(study, task=task, hospitals=hospitals, dimension=scores.dimension(study))
         return [one] * (1 + voids * scored.rounds_void_allowed)
+    hospitals -= len(study.evaluation.unseen)
     one = _mechanism(study, task=task, hospitals=hospitals, dimension=_trainable(study) + (study.training.local is not None))
     return [one] * (study.training.steps + voids * study.privacy.rounds_void_allowed)
+
+
+def _leave_one_out(study: Study, *, hospitals: int) -> list[str]:
+    """Say what it costs to leave out each hospital once, where the study leaves out some."""
+    if not study.evaluation.unseen:
+        return []
+    steps = _released(study, task="train", hospitals=hospitals) * (hospitals - 1)
+    spent = _epsilons(steps, delta=study.privacy.delta)
+    told = (
+        f"training: without {', '.join(study.evaluation.unseen)}; to leave out each hospital once is {hospitals} such studies, "
+        f"a training each: epsilon {spent['epsilon']} (ledger: {spent['epsilon_rdp']}) of {hospitals - 1} trainings"
+    )
+    return [told]
 
 
 def _trainable(study: Study) -> int:

@@ -18,7 +18,7 @@ COUNTED: Final = frozenset({"table", "marginals"})  # kernels without a fit: cou
 
 def rules(study: Study, *, hospitals: int, gram: dict[str, Any], asked: list[dict[str, Any]]) -> list[str]:
     """Return the rules in words; `gram` and `asked` as a plan has them. What depends on patients is named, not foreseen."""
-    exact = len(asked) + 1 + (gram["mechanism"] == "none")
+    exact = len(asked) + (study.evaluation.privacy is None) + (gram["mechanism"] == "none")
     found = [
         f"every round: {study.hospitals_min} hospitals, all but {study.privacy.colluders} honest, each with its patients_min",
         f"exact sums: {exact} count against exact_releases_max at each hospital, which must be as much",

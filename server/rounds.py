@@ -121,7 +121,8 @@ class Rounds:
                     action="Continue with the version of Motet that began the run, or start a new one.",
                 )
             return announced
-        hospitals = self._present(exact=announcements.is_exact(self.exchange.study, task=task))
+        unseen = self.exchange.study.evaluation.unseen if task == "train" else ()
+        hospitals = self._present(exact=announcements.is_exact(self.exchange.study, task=task), without=unseen)
         exchange = self.exchange
         announced = Announcement(
             run=exchange.run,
@@ -146,8 +147,8 @@ class Rounds:
         if not path.exists() or path.read_bytes() != data:  # new, or as a power cut leaves it
             path.write_bytes(data)
 
-    def _present(self, *, exact: bool) -> tuple[str, ...]:
-        """Return who is announced: reachable, and not left out; waits for patience_s while there are too few.
+    def _present(self, *, exact: bool, without: tuple[str, ...]) -> tuple[str, ...]:
+        """Return who is announced: reachable, and not in `without`, not left out; waits for patience_s while there are too few.
 
         A hospital that missed a round is left out for a while, unless the round cannot do without it: an exact statistic is
         answered over one roster only.
@@ -155,7 +156,7 @@ class Rounds:
         end = time.monotonic() + self.exchange.study.patience_s
         while True:
             reachable = self.exchange.carrier.present()
-            able = [name for name in self.members if name in reachable]
+            able = [name for name in self.members if name in reachable and name not in without]
             present = tuple(name for name in able if name not in self._away)
             if exact or len(present) < self.exchange.fewest:
                 present = tuple(name for name in able if name not in self._away or self._away[name].rounds is not None)

@@ -6,13 +6,13 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from client import score
+from client import config, policy, score
 from client.kernels.rows import ALONE, Seat
-from common import model, scores
+from common import announcement, model, scores
 from common.announcement import mechanism_for
-from common.errors import TooManyPatients
+from common.errors import ConfigError, OutsidePolicy, TooManyPatients
 from common.study import Study
-from server import report
+from server import plan, report
 from tests import federation, learning
 from tests.unit.test_heads import CLASSES, cohort, study
 
@@ -179,3 +179,53 @@ def test_a_run_tells_classes_subgroups_and_the_one_hospital_that_shows_its_own(m
         "<svg",
     ):
         assert words in page
+
+
+def test_a_hospital_that_is_left_out_trains_nothing_and_is_told_apart_where_it_shows_that(make_federation, tmp_path):
+    one = make_federation(cell_min=2)
+    wanted = federation.study(
+        training={"held_out_fraction": Decimal("0.9")}, evaluation={"unseen": ["hosp-d"], "subgroups": []}
+    )
+    home = one.homes["hosp-d"]
+    home.site_file.write_text(home.site_file.read_text().replace("site_aggregates = false", "site_aggregates = true"))
+    one.approve(wanted)
+    result = one.run(wanted)
+    rounds = {item["task"]: item["hospitals"] for item in result["rounds"]}
+    assert rounds["train"] == ["hosp-a", "hosp-b", "hosp-c"]
+    assert rounds["evaluate"] == list(federation.HOSPITALS)
+    assert result["hospital_epsilon"]["hosp-d"]["private_releases"] == 0
+    (told,) = result["training"]["evaluation"]["unseen"]
+    assert told["group"] == "hosp-d"
+    assert 4 <= told["patients"] < result["training"]["held_out_patients"]
+    assert told["accuracy"]["low"] <= told["accuracy"]["value"] <= told["accuracy"]["high"]
+    made = federation.Coordinator(one, wanted, run="lies")
+    made.set_up()
+    step = announcement.Announcement(
+        run="lies", study=wanted.hash(), roster=one.roster.hash(), round=1, hospitals=federation.HOSPITALS, task="train",
+        index=1, dimension=13, blob_sha256="0" * 64,
+        mechanism=mechanism_for(wanted, task="train", hospitals=4, dimension=13, index=1),
+    )  # fmt: skip
+    site = config.read_site(home).policy
+    for name in ("hosp-a", "hosp-d"):
+        with pytest.raises(OutsidePolicy, match="never see"):
+            policy.check_round(site, announcement=step, study=wanted, roster=one.roster, me=name)
+
+
+def test_an_unseen_hospital_that_shows_nothing_is_not_told_apart():
+    plain = learning.study(steps=1).model_dump()
+    plain["evaluation"] = {"unseen": ["hosp-d"]}
+    wanted, patients = Study.model_validate(plain), learning.cohort(20, views=(1,))
+    assert not tables(wanted, patients)[0].details[scores.UNSEEN].any()
+
+
+def test_a_plan_says_what_leaving_out_each_hospital_costs():
+    plain = learning.study().model_dump()
+    alone = plan.plan(Study.model_validate(plain), hospitals=4)
+    plain["evaluation"] = {"unseen": ["hosp-d"]}
+    made = plan.plan(Study.model_validate(plain), hospitals=4)
+    (rule,) = [text for text in made["rules"] if "leave out each hospital once is 4 such studies" in text]
+    costs = Decimal(rule.split("epsilon ")[1].split(" ")[0])
+    assert costs > 1.5 * float(made["training"]["epsilon"])
+    assert made["training"]["noise_over_clip"] > alone["training"]["noise_over_clip"]  # three share the noise, not four
+    with pytest.raises(ConfigError):
+        plan.plan(Study.model_validate(plain), hospitals=3)
