@@ -62,6 +62,7 @@ class Site(BaseModel):
     name: Annotated[str, Field(pattern="^" + roster.NAME.pattern.replace(r"\Z", "$"))]
     scans: Path
     clinical: Path
+    points: Path | None = None  # marked in lesions that nobody drew (client/points.py)
     socket: Path
     policy: Policy
 

@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 
 from client import cohort as cohort_step
 from client import columns, harmonise, local, score, summarise, train
+from client.imaging import segment
 from client.imaging.guard import Guard, Reader
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
 from client.imaging.scan import read_scans
 from client.imaging.tensor import to_tensor
 from client.imaging.volume import assemble
-from client.inside import Cohort, Measured, Scan, SetAside, View
+from client.inside import Cohort, Measured, Scan, SetAside, View, Volume
 from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
 from client.measure import acquisition, angle, burden, depth, edges, histogram, intensity, length, position, shape, wall
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
+from client.points import Point
 from client.quarantine import Reading
 from common import analyses, canonical, left_out, logs, model, moments, phases, query, scores, wire
 from common.announcement import Announcement
@@ -32,7 +34,7 @@ from common.contribution import Contribution
 from common.errors import ConfigError, GeometryRefused, MotetError, NoScans
 from common.mechanism import LocalSteps, Mechanism, NoisyGram, SampledStep
 from common.query import Query
-from common.study import Study
+from common.study import Recipe, Study
 from common.terms import Column
 
 FAMILIES: tuple[ModuleType, ...] = (
@@ -53,10 +55,12 @@ def read_cohort(
     pseudonym: Callable[[str, str], str],
     progress: Progress,
     reading: Reading | None = None,
+    points: Mapping[str, Point] | None = None,
 ) -> Cohort:
     """DICOM -> Scan -> Volume -> Parameters and View -> Cohort. One bad series is set aside with its reason.
 
     `reading` writes down what is set aside, as it goes, and spares the reader what it knows to be bad.
+    `points` are marked in lesions, by series; the study's recipe says whether a region is found from one.
     """
     cohort_step.check_clinical(clinical, study=study)  # before hours of reading scans
     measured: list[Measured] = []
@@ -67,7 +71,7 @@ def read_cohort(
         reader: Reader = reading.through(guard) if reading else guard
         try:
             for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):
-                made = item if isinstance(item, SetAside) else _measured_or_aside(item, study=study)
+                made = item if isinstance(item, SetAside) else _measured_or_aside(item, study=study, points=points or {})
                 if isinstance(made, SetAside):
                     aside.append(made)
                     if reading:
@@ -90,10 +94,10 @@ def families(study: Study) -> tuple[ModuleType, ...]:
     return tuple(family for family in FAMILIES if named.intersection(family.NAMES))
 
 
-def _measured_or_aside(scan: Scan, *, study: Study) -> tuple[Measured, View] | SetAside:
+def _measured_or_aside(scan: Scan, *, study: Study, points: Mapping[str, Point]) -> tuple[Measured, View] | SetAside:
     """Return what a series gives, or why it is set aside: one bad series never stops a run, a bad recipe does."""
     try:
-        return _measure_and_see(scan, study=study)
+        return _measure_and_see(scan, study=study, point=points.get(scan.series))
     except GeometryRefused as error:
         return SetAside(name=scan.series, reason=error.reason)
     except MotetError:
@@ -103,12 +107,25 @@ def _measured_or_aside(scan: Scan, *, study: Study) -> tuple[Measured, View] | S
         return SetAside(name=scan.series, reason="FAILED")
 
 
-def _measure_and_see(scan: Scan, *, study: Study) -> tuple[Measured, View]:
-    lesion = locate(prepare(assemble(scan), recipe=study.recipe))
+def _measure_and_see(scan: Scan, *, study: Study, point: Point | None) -> tuple[Measured, View]:
+    lesion = locate(prepare(_with_region(assemble(scan), point=point, recipe=study.recipe), recipe=study.recipe))
     values = {name: value for family in families(study) for name, value in family.measure(lesion).items()}
     factors = {one.name: one.levels for one in study.variables if one.source == "image" and one.levels}
     values |= acquisition.factors(lesion.acquisition, levels=factors)
     return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)
+
+
+def _with_region(volume: Volume, *, point: Point | None, recipe: Recipe) -> Volume:
+    """Return the volume with the region that was drawn, or found from a point; raises GeometryRefused on a doubtful one."""
+    wanted = recipe.points
+    if volume.region is not None or point is None or wanted is None:
+        return volume
+    found, quality = segment.from_seed(volume, seed_mm=point, reach_mm=float(wanted.reach_mm), method=wanted.method)
+    if quality.leaked:
+        raise GeometryRefused(segment.NotSegmented.LEAKED)
+    if quality.agreement < float(wanted.agreement_min):
+        raise GeometryRefused(segment.NotSegmented.METHODS_DISAGREE)
+    return found
 
 
 def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:

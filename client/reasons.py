@@ -47,6 +47,11 @@ MEANINGS: Final[dict[str, str]] = {
     "EMPTY_REGION": "the segmentation is empty; draw it again",
     "REGION_TOO_SMALL": "the lesion has fewer than 8 voxels",
     "NO_CONTRAST": "all voxels of an MR are alike; export it again",
+    "SEED_OUTSIDE": "the marked point lies outside the image; mark it again",
+    "SEED_BOX": "the study searches less than three voxels around a point",
+    "NOTHING_FOUND": "no lesion was found at the marked point; draw it",
+    "SEGMENTATION_LEAKED": "what was found from the marked point goes on beyond the study's reach; draw the lesion",
+    "METHODS_DISAGREE": "the three ways to find the lesion from a point disagree; draw it",
     "FAILED": "a bug of ours met it: the vault's log has `internal-error` with the place; report it",
     "REGION_AT_BORDER": "the lesion touches the border of the image and may go on outside",
 }

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from client import pipeline
+from client import pipeline, points
 from client.config import Home, Site
 from client.inside import Cohort, SetAside
 from common import canonical, files
 from common.errors import ClinicalTableWrong, NoScans
 from common.study import Study
 
-STEPS = ("cohort.py", "fhir.py", "pipeline.py", "imaging/**/*.py", "measure/**/*.py")  # of this package, what makes a cohort
+STEPS = (  # of this package, what makes a cohort
+    *("cohort.py", "fhir.py", "pipeline.py", "points.py"),
+    *("imaging/**/*.py", "measure/**/*.py"),
+)
 LIBRARIES = (  # whose numbers are in it
     *("numpy", "scipy", "scikit-image", "SimpleITK", "pydicom", "highdicom"),
     *("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
@@ -35,7 +38,14 @@ def cohort(
     path = home.cohorts / f"{_fingerprint(site, study)}.npz"
     if path.exists():
         return load(path)
-    fresh = pipeline.read_cohort(scans=site.scans, clinical=site.clinical, study=study, pseudonym=pseudonym, progress=progress)
+    fresh = pipeline.read_cohort(
+        scans=site.scans,
+        clinical=site.clinical,
+        study=study,
+        pseudonym=pseudonym,
+        progress=progress,
+        points=points.read(site.points, pseudonym=pseudonym) if site.points and study.recipe.points else None,
+    )
     save(path, fresh, provenance=_provenance(study))
     return fresh
 
@@ -93,7 +103,8 @@ def _fingerprint(site: Site, study: Study) -> str:
         raise NoScans("The folder of scans is not there.", action="Set `scans` in site.toml.")
     if not site.clinical.is_file():
         raise ClinicalTableWrong("The clinical table is not there.", action="Set `clinical` in site.toml.")
-    found = [site.clinical, *sorted(path for path in site.scans.rglob("*") if path.is_file())]
+    marked = [site.points] if site.points and site.points.is_file() else []
+    found = [site.clinical, *marked, *sorted(path for path in site.scans.rglob("*") if path.is_file())]
     listing = "\n".join(f"{path}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}" for path in found)
     views = {"training": {"views_per_patient_max"}}
     wanted = canonical.encode(study.model_dump(mode="python", include={"variables": True, "recipe": True, **views}))

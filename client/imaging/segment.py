@@ -28,6 +28,8 @@ class NotSegmented(StrEnum):
     SEED_OUTSIDE = "SEED_OUTSIDE"  # the point or the middle of the box is not in the image
     SEED_BOX = "SEED_BOX"  # less than three voxels wide
     NOTHING_FOUND = "NOTHING_FOUND"
+    LEAKED = "SEGMENTATION_LEAKED"  # it reaches the end of what was searched
+    METHODS_DISAGREE = "METHODS_DISAGREE"  # more than the study allows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
