@@ -38,13 +38,16 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
     refuse_unknown(network)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     total = {parameter: torch.zeros_like(parameter, dtype=torch.float64) for parameter in trained.values()}
+    contributed = False
     for batch in batches:
         tape = recorded(network, batch, loss=loss)
         with torch.no_grad():
-            tape.deliver(_factors(tape.squares(), present=batch.present, clip_norm=clip_norm), into=total)
+            factors = _factors(tape.squares(), present=batch.present, clip_norm=clip_norm)
+            tape.deliver(factors, into=total)
+            contributed = contributed or bool(factors.any())
     for name, module in network.named_modules():
         weight = trained.get(f"{name}.weight")
-        if isinstance(module, StandardisedConv2d | StandardisedConv3d) and weight is not None and bool(total[weight].any()):
+        if isinstance(module, StandardisedConv2d | StandardisedConv3d) and weight is not None and contributed:
             total[weight] = project(module, total[weight])  # some patient contributed, so the weight as used is finite
     return {name: total[parameter] for name, parameter in trained.items()}
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 __all__ = ["StandardisedConv2d", "StandardisedConv3d", "project"]
 
+AT_ONCE = 1 << 17  # elements of filters that are projected at once: they stay in a core's cache
 EPSILON = 1e-10  # of a filter's variance: a constant filter acts as zero
 
 
@@ -47,10 +48,13 @@ class StandardisedConv3d(nn.Conv3d):
 @torch.no_grad()
 def project(module: StandardisedConv2d | StandardisedConv3d, gradients: Tensor) -> Tensor:
     """Return P applied to each filter of `gradients`, which has the weight's shape and is overwritten."""
-    used = module.standardised()[0].detach().to(gradients.dtype).flatten(1)
-    flat = gradients.view(used.shape)
-    flat.sub_(flat.mean(1, keepdim=True))
-    flat.addcmul_(used, torch.linalg.vecdot(flat, used)[:, None], value=-1)
+    weight = module.weight.flatten(1)
+    flat = gradients.view(weight.shape)
+    at_once = max(1, AT_ONCE // weight.shape[1])
+    for first in range(0, len(flat), at_once):
+        part, used = flat[first : first + at_once], _standardised(weight[first : first + at_once])[0].to(gradients.dtype)
+        part.sub_(part.mean(1, keepdim=True))
+        part.addcmul_(used, torch.linalg.vecdot(part, used)[:, None], value=-1)
     return gradients
 
 
