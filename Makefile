@@ -28,7 +28,7 @@ drill: setup ## every failure against real processes in network namespaces; a ta
 	OMP_NUM_THREADS=1 $(BIN)/python -m deploy.drill.drill
 
 test: setup ## the tests, under five minutes
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: setup ## the tests, and those that take minutes
 	$(BIN)/python -m pytest -q
