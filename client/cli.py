@@ -29,6 +29,7 @@ from client.ledger import Ledger, Spent
 from client.origin import ledger_origin
 from client.relay import RelayHome
 from client.sources import cli as sources
+from client.witness import Memory
 from common import commands, enrolment, files, findings
 from common import roster as rosters
 from common import study as studies
@@ -296,6 +297,7 @@ def bundle_command(home: Folder, path: Annotated[Path, typer.Argument(help="The 
             roster=roster.bytes(),
             studies={study_hash: config.known_study(made, study_hash=study_hash) for study_hash in ledger.studies()},
             hospital=site.name,
+            witnessed=Memory.load(made.state).own.encode(),
         )
     out.print(f"Wrote {path}.", soft_wrap=True)
 

@@ -1,6 +1,6 @@
 """The hospital's ledger: what was charged, what left and what was refused; append-only, synced before anything is sent."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,17 +12,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.leaves import Leaves
 from common import analyses, canonical
+from common.crypto import keys
 from common.errors import (
     BudgetExhausted,
+    LedgerRewritten,
     OutsidePolicy,
     RecordDamaged,
     ReservationConflict,
     StudyNotApproved,
 )
-from common.ledger import accounting, events, merkle, note
+from common.ledger import accounting, events, merkle, note, witness
 from common.ledger.events import Event, Kind
 from common.ledger.receipt import Receipt
 from common.ledger.state import STEPS, Reservation, Stage, State
+from common.ledger.witness import Told
 from common.mechanism import GaussianShare, Mechanism
 
 GRAM = "gram"  # the statistic of a study's exact Gram
@@ -52,7 +55,7 @@ class Ledger:
     def __init__(self, leaves: Leaves, *, origin: str, key: Ed25519PrivateKey, clock: Callable[[], int], forfeit: bool) -> None:
         """Use `create`, `open` or `look`."""
         self._leaves, self._origin, self._key, self._clock = leaves, origin, key, clock
-        self._state, self._frontier = State(), merkle.Frontier()
+        self._state, self._tree = State(), merkle.Tree()
         self._pending: list[Event] = []
         self.verify_key: str = note.key_of(origin, key=key).vkey
         try:
@@ -87,7 +90,7 @@ class Ledger:
             except (TypeError, ValueError):
                 raise OutsidePolicy("The policy cannot be written as JSON.", action="Mend site.toml.") from None
             if plain != self._state.policy:
-                self._append(Kind.POLICY, policy=plain)
+                self._append(Kind.POLICY, policy=plain, salt=_salt())
 
     def record_study(self, study_hash: str, *, title: str) -> None:
         """Register a study before its first release; a second time does nothing."""
@@ -143,7 +146,7 @@ class Ledger:
                     delta=delta,
                 )
             else:
-                self._append(Kind.REFUSE, code=BudgetExhausted.code, study=study, round=round_number)
+                self._append(Kind.REFUSE, code=BudgetExhausted.code, study=study, round=round_number, salt=_salt())
         if over is not None:
             raise BudgetExhausted(over, action="Only new patients bring new budget; or the hospital raises its cap.")
         return _receipt(self._state.reservations[reservation])
@@ -182,12 +185,37 @@ class Ledger:
         with self._transaction():
             known = study if study is not None and events.HASH.match(study) else None
             whole = type(round_number) is int and 0 <= round_number < canonical.LARGEST_INTEGER
-            self._append(Kind.REFUSE, code=code, study=known, round=round_number if whole else None)
+            self._append(Kind.REFUSE, code=code, study=known, round=round_number if whole else None, salt=_salt())
 
     def checkpoint(self) -> bytes:
         """Return the signed note over the ledger's name, size and root, as it stands now."""
         with self._reading():
-            body = note.Checkpoint(origin=self._origin, size=self._frontier.size, root=self._frontier.root())
+            size, root = self._tree.size, self._tree.root()
+        return self._signed(size, root)
+
+    def told(self, sizes: Iterable[int]) -> Told:
+        """Return the checkpoint as it stands now, with proofs that it grew out of its first `sizes` entries each."""
+        with self._reading():
+            size, root = self._tree.size, self._tree.root()
+            proofs = {old: self._tree.consistency_proof(old, size=size) for old in sizes}
+        return Told(checkpoint=self._signed(size, root), proofs=proofs)
+
+    def check_covers(self, signed: bytes) -> int:
+        """Return the size of a checkpoint that this ledger signed; raises LedgerRewritten unless it holds those entries still.
+
+        Raises RecordDamaged when it was not signed by this ledger's key.
+        """
+        seen = witness.checkpoint(signed, key=note.key_of(self._origin, key=self._key))
+        with self._reading():
+            if seen.size > self._tree.size or self._tree.root(size=seen.size) != seen.root:
+                raise LedgerRewritten(
+                    f"The ledger has {self._tree.size} entries; it has signed another one, of {seen.size}.",
+                    action="Stop, and restore the newest ledger: an older one forgets what was spent.",
+                )
+        return seen.size
+
+    def _signed(self, size: int, root: bytes) -> bytes:
+        body = note.Checkpoint(origin=self._origin, size=size, root=root)
         return note.sign(body.text(), name=self._origin, key=self._key)
 
     def spent(self, *, delta: Decimal) -> Spent:
@@ -304,7 +332,7 @@ class Ledger:
     def _catch_up(self) -> None:
         for data in self._leaves.since(self._state.size):
             self._state.apply(events.decode(data))
-            self._frontier.append(merkle.leaf_hash(data))
+            self._tree.append(merkle.leaf_hash(data))
 
     def _open(self, *, forfeit: bool) -> None:
         self._catch_up()
@@ -337,6 +365,10 @@ def _exact_counted(state: State) -> tuple[int, frozenset[tuple[str, str]]]:
 
 def _receipt(reserved: Reservation) -> Receipt:
     return Receipt(reservation=reserved.id, study=reserved.study, mechanism=reserved.mechanism, sequence=reserved.sequence)
+
+
+def _salt() -> str:
+    return keys.fresh_secret()[:16].hex()
 
 
 def _conflict(what: str) -> ReservationConflict:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client import between, disclosure, exact, harmonise, noisy, pipeline, policy, refusals, released, session, shelf
+from client import between, disclosure, exact, harmonise, noisy, pipeline, policy, refusals, released, session, shelf, witness
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.kernels.rows import Rows, Seat
@@ -16,6 +16,7 @@ from client.ledger import Ledger
 from client.mask import mask
 from client.origin import ledger_origin
 from client.session import Session
+from client.witness import Memory
 from common import announcement as announcements
 from common import harmonisation, query, wire
 from common.announcement import Announcement
@@ -73,6 +74,14 @@ class Vault:
         site = read_site(home)
         self.name = site.name
         self.ledger = Ledger.open(home.ledger, origin=ledger_origin(site.name), key=ledger_key(home), clock=clock)
+        self._clock = clock
+        self._shown: tuple[int, ...] = ()  # sizes of this ledger that the request under way shows
+        try:
+            self.memory = Memory.load(home.state)
+            self.memory.check(self.ledger)
+        except BaseException:
+            self.ledger.close()
+            raise
         self.ledger.record_policy(site.policy.snapshot())
         self._warm: dict[str, _Open] = {}
         self._approved: tuple[tuple[bytes, bytes], Site, Roster] | None = None
@@ -120,10 +129,12 @@ class Vault:
         request = wire.open_envelope(
             data, key=roster.identity(roster.coordinator), sender=roster.coordinator, recipient=self.name
         )
+        self._shown = ()
         answers = {"invite": self._invite, "keys": self._keys, "announce": self._announce, "close": self._close}
         try:
             if request.kind not in answers:
                 raise BadEnvelope("This kind of envelope is not for a hospital.", action="Check the coordinator's version.")
+            self._shown = witness.claims(request.body.get("witnessed"), ledger=self.ledger)
             return answers[request.kind](request, data, site, roster)
         except MotetError as error:
             return self._refuse(request, error)
@@ -347,7 +358,18 @@ class Vault:
         state.erased().save(self.home.state)  # first: nothing that follows may keep the keys alive
         self._acknowledge(request, state)
         self.settle()
-        return self._seal(request, "closed", {"checkpoint": self.ledger.checkpoint().decode()})
+        body: dict[str, object] = {"checkpoint": self.ledger.checkpoint().decode()}
+        if "passed_on" in request.body:
+            body["cosigned"] = self._cosign(request.body["passed_on"], roster)
+        return self._seal(request, "closed", body)
+
+    def _cosign(self, links: object, roster: Roster) -> dict[str, str]:
+        """Cosign the other ledgers that grew, and remember what was seen of them and who saw this one."""
+        self.memory, lines = self.memory.cosign(
+            links, me=self.name, ledger=self.ledger, roster=roster, key=self.key, now=self._clock(), evidence=self.home.state
+        )
+        self.memory.save(self.home.state)
+        return lines
 
     def _acknowledge(self, request: Envelope, state: Session) -> None:
         """Take what the coordinator says of earlier rounds, for `settle`."""
@@ -399,7 +421,8 @@ class Vault:
         return self._seal(request, "refusal", {"code": refusals.outside(request, error)})
 
     def _seal(self, request: Envelope, kind: str, body: Mapping[str, object], *, blob: bytes = b"") -> bytes:
-        reply = Envelope(kind=kind, sender=self.name, recipient=request.sender, run=request.run, body=dict(body), blob=blob)
+        told = dict(body) if kind == "refusal" else {**body, "ledger": self.ledger.told(self._shown).plain()}
+        reply = Envelope(kind=kind, sender=self.name, recipient=request.sender, run=request.run, body=told, blob=blob)
         return wire.seal(reply, key=self.key)
 
     def _peer(self, text: str, *, roster: Roster, name: str, kind: str, run: str) -> Envelope:

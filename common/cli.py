@@ -17,30 +17,39 @@ from rich.table import Table
 
 from common import commands
 from common.audit import bundle as bundles
+from common.audit import commands as following
 from common.audit import replay as replays
 from common.audit import show as shows
-from common.audit import together
+from common.audit import together, witnessed
 from common.audit import verify as verifier
 from common.audit.attack import cli as attack
+from common.audit.ending import (
+    CODES_HELP,
+    DISAGREE,
+    EGRESS,
+    INTEGRITY,
+    OK,
+    OVER_BUDGET,
+    UNWITNESSED,
+    USAGE,
+    exit_code,
+    fail,
+)
 from common.audit.show import printable
 from common.audit.together import Checked, Remark
 from common.audit.verify import Verdict
-from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, MotetError, RecordDamaged
+from common.errors import AnotherRoster, MotetError, Unwitnessed
 
-OK, INTEGRITY, OVER_BUDGET, DISAGREE, USAGE = 0, 1, 2, 4, 64
-EXIT_CODES: Mapping[type[MotetError], int] = {
-    ConfigError: USAGE,
-    RecordDamaged: INTEGRITY,
-    CapPassed: OVER_BUDGET,
-    AccountantsDisagree: DISAGREE,
-}
 ANOTHER_ROSTER = "another roster"
-VERDICTS = {INTEGRITY: "damaged", OVER_BUDGET: "over budget", DISAGREE: "accountants disagree", USAGE: "not read"}
-GRAVITY = (OK, DISAGREE, OVER_BUDGET, INTEGRITY, USAGE)  # the gravest of several bundles is the exit code
+VERDICTS = {
+    INTEGRITY: "damaged",
+    OVER_BUDGET: "over budget",
+    UNWITNESSED: "not witnessed",
+    DISAGREE: "accountants disagree",
+    USAGE: "not read",
+}
+GRAVITY = (OK, UNWITNESSED, DISAGREE, OVER_BUDGET, EGRESS, INTEGRITY, USAGE)  # the gravest of several bundles is the exit code
 
-CODES_HELP = """Exit codes: 0 all hold; 1 integrity (a record was changed, is malformed, or is of another roster than yours);
-2 over budget (a cap was passed); 4 the accountants disagree; 64 usage (a file cannot be read or is not ours, an option is
-wrong)."""
 HELP_VERIFY = f"""Verify exported bundles: signatures, Merkle tree, state machine, plans, caps, two accountants.
 
 {CODES_HELP} With several bundles, the gravest.
@@ -56,6 +65,7 @@ HELP = f"""Verify and show what hospitals exported; needs no network and trusts 
 NOT_PINNED = "The roster was not pinned: get its hash from elsewhere and pass --roster-hash."
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(attack.app, name="attack")
+following.add(app)
 
 
 @app.callback(help=HELP)
@@ -68,11 +78,16 @@ def verify(
     paths: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles that hospitals exported.")],
     *,
     roster_hash: Annotated[str | None, typer.Option(help="The approved roster's hash, 64 hex digits.")] = None,
+    seen: Annotated[
+        list[Path] | None, typer.Option("--witnessed", help="What witnesses kept: a coordinator's witnessed.jsonl, evidence.")
+    ] = None,
+    witnesses: Annotated[int, typer.Option(min=0, help="How many must have cosigned; fewer end with 3.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Verify bundles and print a verdict for each."""
     _check_pin(roster_hash)
-    results = [_verified(path, roster_hash) for path in paths]
+    notes = _notes(seen or [])
+    results = [_verified(path, roster_hash, notes=notes, witnesses=witnesses) for path in paths]
     remarks = list(together.remarks(results))
     if as_json:
         _print_json(
@@ -83,7 +98,7 @@ def verify(
         )
     else:
         _print_table(results, remarks, pinned=roster_hash is not None)
-    codes = {OK if isinstance(one.result, Verdict) else _exit_code(one.result) for one in results}
+    codes = {OK if isinstance(one.result, Verdict) else exit_code(one.result) for one in results}
     raise typer.Exit(max(codes, key=GRAVITY.index))
 
 
@@ -97,8 +112,7 @@ def show(
     try:
         rows = list(shows.rows(bundles.read(path)))
     except MotetError as error:
-        Console(stderr=True, highlight=False).print(escape(printable(str(error))), soft_wrap=True)
-        raise typer.Exit(_exit_code(error)) from None
+        fail(error)
     if as_json:
         _print_json([asdict(row) for row in rows])
         return
@@ -120,8 +134,7 @@ def replay(
     try:
         rounds = list(replays.replay(folder, roster_hash=roster_hash))
     except MotetError as error:
-        Console(stderr=True, highlight=False).print(escape(printable(str(error))), soft_wrap=True)
-        raise typer.Exit(_exit_code(error)) from None
+        fail(error)
     if as_json:
         _print_json([asdict(one) for one in rounds])
         if roster_hash is None:
@@ -146,18 +159,27 @@ def _check_pin(roster_hash: str | None) -> None:
         raise click.UsageError("--roster-hash must be 64 lower-case hex digits")
 
 
-def _verified(path: Path, roster_hash: str | None) -> Checked:
+def _notes(paths: list[Path]) -> Mapping[str, list[bytes]]:
+    try:
+        return witnessed.read(paths)
+    except MotetError as error:
+        fail(error)
+
+
+def _verified(path: Path, roster_hash: str | None, *, notes: Mapping[str, list[bytes]], witnesses: int) -> Checked:
     hospital = None
     try:
         read = bundles.read(path)
         hospital = read.hospital
-        return Checked(path=path, hospital=hospital, result=verifier.verify(read, roster_hash=roster_hash))
+        verdict = verifier.verify(read, roster_hash=roster_hash, notes=notes.get(hospital, ()))
+        if len(verdict.witnesses) < witnesses:
+            raise Unwitnessed(
+                f"{len(verdict.witnesses)} witnesses cosigned this ledger, {witnesses} are asked for.",
+                action="Give the coordinator's witnessed.jsonl with --witnessed, or ask the hospital for a later bundle.",
+            )
+        return Checked(path=path, hospital=hospital, result=verdict)
     except MotetError as error:
         return Checked(path=path, hospital=hospital, result=error)
-
-
-def _exit_code(error: MotetError) -> int:
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), error.exit_code)
 
 
 def _plain_result(one: Checked) -> dict[str, Any]:
@@ -187,7 +209,7 @@ def _print_table(results: list[Checked], remarks: list[Remark], *, pinned: bool)
     for one in results:
         result = one.result
         if isinstance(result, MotetError):
-            verdict = ANOTHER_ROSTER if isinstance(result, AnotherRoster) else VERDICTS[_exit_code(result)]
+            verdict = ANOTHER_ROSTER if isinstance(result, AnotherRoster) else VERDICTS[exit_code(result)]
             table.add_row(escape(printable(one.hospital or one.path.name)), *["-"] * 4, f"[red]{verdict}[/red]")
             continue
         table.add_row(
@@ -218,6 +240,9 @@ def _print_remarks(console: Console, verdict: Verdict) -> None:
         console.print(escape(printable(f"{name}: entry {release.sequence}, EXACT {release.statistic}, epsilon infinite.")))
     if verdict.pld_withheld:
         console.print(f"{name}: PLD is withheld because {verdict.pld_withheld}.")
+    if verdict.witnesses:
+        by = ", ".join(verdict.witnesses)
+        console.print(escape(printable(f"{name}: the first {verdict.witnessed_entries} entries were cosigned by {by}.")))
     if verdict.clock_steps_back:
         console.print(f"{name}: the clock went back {verdict.clock_steps_back} times.")
 

@@ -271,3 +271,21 @@ class AnotherRoster(RecordDamaged):
     """A record is whole, but of another roster than the one that was given."""
 
     exit_code, code = 53, "E-AUDIT-ROSTER"
+
+
+class LedgerRewritten(RecordDamaged):
+    """A ledger is not the one that its own signature says it was: it is shorter, or another one."""
+
+    exit_code, code = 55, "E-AUDIT-REWRITTEN"
+
+
+class Unwitnessed(AuditError):
+    """A ledger has fewer witnesses than asked for, or ends before what they saw."""
+
+    exit_code, code = 56, "E-AUDIT-UNWITNESSED"
+
+
+class UndeclaredEgress(AuditError):
+    """The coordinator received something that no hospital's ledger declares."""
+
+    exit_code, code = 57, "E-AUDIT-EGRESS"

@@ -1,6 +1,7 @@
 """One run's envelopes to hospitals and back: sealed, carried, asked again where an answer may still come, and kept."""
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,18 +12,21 @@ from typing import Any, Final, Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common import wire
-from common.errors import BadEnvelope, HospitalMissing
+from common.errors import BadEnvelope, HospitalMissing, RecordDamaged
 from common.roster import Roster
 from common.study import Study
 from common.wire import Envelope, Sealed
 from server import intake
 from server.intake import Begin, Intake
 from server.journal import Journal
+from server.witnesses import Witnesses
 
 POLL_S: Final = 0.05
 ATTEMPTS: Final = 3  # the identical request, sent again to a hospital that is late
 ANSWERS_LATER: Final = frozenset({"E-LATE", "E-OFFLINE", "E-VAULT", "E-RELAY"})  # worth asking again for the same
 CODE: Final = re.compile(r"E-[A-Z-]{1,40}")
+
+log = logging.getLogger("motet.coordinator")
 
 
 class Carrier(Protocol):
@@ -52,6 +56,7 @@ class Exchange:
     carrier: Carrier
     journal: Journal
     folder: Path
+    witnesses: Witnesses | None = None
 
     def ask(self, sent: str, bodies: Mapping[str, dict[str, Any]], *, kind: str, part: str) -> dict[str, Envelope]:
         """Ask hospitals something that has one answer; return the good replies, kept in `part`, of which some may be old.
@@ -81,9 +86,12 @@ class Exchange:
             time.sleep(POLL_S)
 
     def wave(
-        self, requests: Mapping[str, Sealed], *, kind: str, part: str, begin: Begin = intake.keep_only
+        self, requests: Mapping[str, Sealed], *, kind: str, part: str, begin: Begin = intake.keep_only, late: bool = False
     ) -> tuple[dict[str, Envelope], dict[str, str]]:
-        """Carry requests once; return the good replies without their blobs, and a code for every other hospital."""
+        """Carry requests once; return the good replies without their blobs, and a code for every other hospital.
+
+        A reply that contradicts what its hospital's ledger was seen to be is none. `late`: see Witnesses.take.
+        """
         taken = Intake(requests, place=self.place(part), kind=kind, run=self.run, roster=self.roster, begin=begin)
         try:
             failed = self.carrier.wave(requests, deadline_s=self.study.patience_s, receive=taken.receive)
@@ -91,16 +99,37 @@ class Exchange:
         except BaseException:
             taken.abandon()
             raise
+        for name in list(good) if self.witnesses else ():
+            if code := self._contradicted(name, good[name], late=late):
+                (self.place(part) / f"{name}.envelope").unlink()
+                del good[name]
+                codes[name] = code
         return good, {name: said(code) for name, code in codes.items()}
 
+    def _contradicted(self, name: str, reply: Envelope, *, late: bool) -> str | None:
+        try:
+            if self.witnesses:
+                self.witnesses.take(name, reply.body.get("ledger"), late=late)
+        except (BadEnvelope, RecordDamaged) as error:
+            log.warning("%s", error)
+            return error.code
+        return None
+
+    def seen(self, hospitals: Iterable[str]) -> dict[str, str]:
+        """Return the newest checkpoint that was seen of each hospital's ledger."""
+        return self.witnesses.seen(hospitals) if self.witnesses else {}
+
     def kept(self, path: Path, *, kind: str, begin: Begin = intake.keep_only) -> Envelope:
-        """Return a reply that was kept earlier, checked as when it came."""
-        return intake.read(path, kind=kind, run=self.run, roster=self.roster, begin=begin)
+        """Return a reply that was kept earlier, checked as when it came; a crash may have come between keeping and checking."""
+        reply = intake.read(path, kind=kind, run=self.run, roster=self.roster, begin=begin)
+        if self.witnesses:
+            self.witnesses.take(path.stem, reply.body.get("ledger"), late=True)
+        return reply
 
     def _kept_or_none(self, path: Path, *, kind: str) -> Envelope | None:
         try:
             return self.kept(path, kind=kind) if path.exists() else None
-        except BadEnvelope:  # as a power cut leaves it: asked for again
+        except (BadEnvelope, RecordDamaged):  # as a power cut leaves it: asked for again
             path.unlink()
             return None
 
@@ -110,6 +139,12 @@ class Exchange:
         """Sign an envelope of this run; give the blob's SHA-256 where it is known."""
         envelope = Envelope(kind=kind, sender=self.roster.coordinator, recipient=recipient, run=self.run, body=body, blob=blob)
         return wire.seal_parts(envelope, key=self.key, blob_sha256=blob_sha256 or hashlib.sha256(blob).hexdigest())
+
+    @property
+    def shown(self) -> dict[str, dict[str, list[str]]]:
+        """Return what set-up shows of the hospitals' ledgers, by hospital: the same in every life of the coordinator."""
+        starts = [event.get("witnessed", {}) for event in self.journal.events() if event["type"] == "start"]
+        return {name: {"witnessed": [text]} for name, text in (starts[0] if starts else {}).items()}
 
     def place(self, part: str) -> Path:
         """Return the folder of one part of the run, made where it is missing."""

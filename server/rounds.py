@@ -19,6 +19,7 @@ from common.errors import (
     ReservationConflict,
 )
 from common.wire import Envelope, Sealed
+from server import witnessing
 from server.exchange import ANSWERS_LATER, ATTEMPTS, POLL_S, Exchange
 from server.setup import SetUp
 
@@ -49,6 +50,7 @@ class Rounds:
     outcomes: dict[str, str] = field(default_factory=dict)
     _past: dict[int, dict[str, Any]] = field(default_factory=dict)
     _announced: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _shown: dict[int, dict[str, str]] = field(default_factory=dict)  # checkpoints that an announcement shows their hospitals
     _keyed: set[str] = field(default_factory=set)
     _away: dict[str, _Away] = field(default_factory=dict)
     _misses: dict[str, int] = field(default_factory=dict)  # one after another
@@ -56,8 +58,9 @@ class Rounds:
     def __post_init__(self) -> None:
         """Read the rounds of an earlier life."""
         self._past = self.exchange.journal.rounds()
-        told = [event["announcement"] for event in self.exchange.journal.events() if event["type"] == "announced"]
-        self._announced = {plain["round"]: plain for plain in told}
+        told = [event for event in self.exchange.journal.events() if event["type"] == "announced"]
+        self._announced = {event["announcement"]["round"]: event["announcement"] for event in told}
+        self._shown = {event["announcement"]["round"]: event.get("witnessed", {}) for event in told}
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -93,8 +96,7 @@ class Rounds:
     def close(self) -> dict[str, str]:
         """Tell the hospitals that the run is over and let them erase its keys; return their ledgers' checkpoints."""
         self.exchange.say("stage", stage="hospitals close the study")
-        bodies = {name: {"outcomes": dict(self.outcomes)} for name in self.members}
-        replies = self.exchange.ask("close", bodies, kind="closed", part="closed")
+        replies = witnessing.close(self.exchange, self.members, outcomes=self.outcomes)
         checkpoints = {name: reply.body.get("checkpoint") for name, reply in replies.items()}
         if bad := {name: BadEnvelope.code for name, text in checkpoints.items() if not isinstance(text, str)}:
             self.exchange.say("missing", step="close", codes=bad)  # the result does not wait for it
@@ -138,7 +140,8 @@ class Rounds:
                 exchange.study, task=task, hospitals=len(hospitals), dimension=dimension, index=index
             ),
         )
-        exchange.say("announced", announcement=announced.plain())
+        self._shown[self.number] = exchange.seen(hospitals)
+        exchange.say("announced", announcement=announced.plain(), witnessed=self._shown[self.number])
         self._copy(announced)
         return announced
 
@@ -214,7 +217,9 @@ class Rounds:
             adder, heads = self._kept(announced)
             lost = {name: self._request(announced, name, blob) for name in announced.hospitals if name not in heads}
             if lost:
-                answered, _ = self.exchange.wave(lost, kind="upload", part=f"{announced.round:06d}", begin=adder.begin)
+                answered, _ = self.exchange.wave(
+                    lost, kind="upload", part=f"{announced.round:06d}", begin=adder.begin, late=True
+                )
                 heads |= answered
             try:
                 opened = adder.total(heads)
@@ -236,7 +241,7 @@ class Rounds:
             for path in sorted(place.glob("*.envelope")):
                 try:
                     heads[path.stem] = self.exchange.kept(path, kind="upload", begin=adder.begin)
-                except (BadEnvelope, ContextMismatch, LateUpload):
+                except (BadEnvelope, ContextMismatch, LateUpload, RecordDamaged):
                     path.unlink()
                     break
             else:
@@ -245,7 +250,9 @@ class Rounds:
     def _request(self, announced: Announcement, name: str, blob: bytes) -> Sealed:
         sealed = self.keys.sealed
         inbox = {} if name in self._keyed else {peer: text.hex() for peer, text in sealed.items() if peer != name}
-        body = {"announcement": announced.plain(), "inbox": inbox, "outcomes": dict(self.outcomes)}
+        body: dict[str, Any] = {"announcement": announced.plain(), "inbox": inbox, "outcomes": dict(self.outcomes)}
+        if shown := self._shown.get(announced.round, {}).get(name):
+            body["witnessed"] = [shown]
         return self.exchange.seal("announce", name, body, blob=blob, blob_sha256=announced.blob_sha256)
 
     def _apply(self, event: dict[str, Any]) -> None:

@@ -30,6 +30,27 @@ from server.journal import Journal
 from server.rounds import Rounds
 from server.setup import set_up
 from server.train import train
+from server.witnesses import NAME, Witnesses
+
+
+def begin(*, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carrier, folder: Path, run: str) -> Exchange:
+    """Write down that a run begins, or goes on in another life, and what was seen of the hospitals' ledgers before."""
+    journal = Journal(folder / "journal.jsonl")
+    uploads = folder / "rounds"
+    uploads.mkdir(mode=0o700, exist_ok=True)
+    files.write(folder / "roster.json", roster.bytes())
+    seen = Witnesses(folder.parent / NAME, roster=roster, key=key)
+    shown = seen.resume(journal.events())
+    exchange = Exchange(
+        run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=uploads, witnesses=seen
+    )
+    before = [event for event in journal.events() if event["type"] == "start"]
+    begun: dict[str, Any] = {"run": run, "study": study.hash(), "roster": roster.hash()}
+    if before:
+        exchange.say("resumed", **begun)
+    else:
+        exchange.say("start", **begun, witnessed=shown)
+    return exchange
 
 
 def run_study(
@@ -40,13 +61,8 @@ def run_study(
     Raises HospitalMissing when too few hospitals are left; what was opened until then stays in the journal.
     """
     started = time.monotonic()
-    journal = Journal(folder / "journal.jsonl")
-    uploads = folder / "rounds"
-    uploads.mkdir(mode=0o700, exist_ok=True)
-    files.write(folder / "roster.json", roster.bytes())
-    exchange = Exchange(run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=uploads)
-    before = [event for event in journal.events() if event["type"] == "start"]
-    exchange.say("resumed" if before else "start", run=run, study=study.hash(), roster=roster.hash())
+    exchange = begin(study=study, roster=roster, key=key, carrier=carrier, folder=folder, run=run)
+    journal = exchange.journal
     rounds = Rounds(exchange=exchange, keys=set_up(exchange))
     harmonised = analyse.harmonise(rounds, study=study)
     statistics_part = {

@@ -33,16 +33,18 @@ def set_up(exchange: Exchange) -> SetUp:
     invited = [event["hospitals"] for event in exchange.journal.events() if event["type"] == "invited"]
     exchange.say("stage", stage="set-up 1 of 2: hospitals open the study")
     asked = tuple(invited[-1]) if invited else exchange.roster.names
-    body = {"study": exchange.study.hash(), "roster": exchange.roster.hash()}
-    answered = exchange.ask("invite", dict.fromkeys(asked, body), kind="bundle", part=BUNDLES)
+    body, shown = {"study": exchange.study.hash(), "roster": exchange.roster.hash()}, exchange.shown
+    invited_by = {name: {**body, **shown.get(name, {})} for name in asked}
+    answered = exchange.ask("invite", invited_by, kind="bundle", part=BUNDLES)
     setup_keys = {name: key for name, reply in answered.items() if (key := _setup_key(exchange, name, reply))}
     exchange.enough(tuple(setup_keys))
     if not invited:
         exchange.say("invited", hospitals=sorted(setup_keys))
     transcript = keys.transcript(setup_keys, roster_hash=exchange.roster.hash(), run=exchange.run)
     exchange.say("stage", stage="set-up 2 of 2: pair keys")
-    shown = {"bundles": {name: (place / f"{name}.envelope").read_bytes().hex() for name in setup_keys}}
-    replies = exchange.ask("keys", dict.fromkeys(setup_keys, shown), kind="sealed", part=SEALED)
+    bundles = {"bundles": {name: (place / f"{name}.envelope").read_bytes().hex() for name in setup_keys}}
+    requests = {name: {**bundles, **shown.get(name, {})} for name in setup_keys}
+    replies = exchange.ask("keys", requests, kind="sealed", part=SEALED)
     whole = [name for name, reply in replies.items() if _seals_for_all(reply, set(setup_keys) - {name})]
     if late := sorted(set(setup_keys) - set(whole)):
         raise HospitalMissing(f"Set-up did not finish: {', '.join(late)}.", action="Start the study again.")
@@ -56,7 +58,7 @@ def _setup_key(exchange: Exchange, name: str, reply: Envelope) -> bytes | None:
     try:
         public = bytes.fromhex(reply.body["setup_key"])
         keys.public_key(public)
-        if set(reply.body) != {"setup_key"}:
+        if set(reply.body) - {"ledger"} != {"setup_key"}:
             raise BadEnvelope("A bundle holds more than a key.", action="Ask the hospital.")
     except (ValueError, KeyError, TypeError, BadEnvelope):
         exchange.say("missing", step="invite", codes={name: BadEnvelope.code})
@@ -67,6 +69,6 @@ def _setup_key(exchange: Exchange, name: str, reply: Envelope) -> bytes | None:
 
 def _seals_for_all(reply: Envelope, peers: set[str]) -> bool:
     sealed = reply.body.get("sealed")
-    if not isinstance(sealed, dict) or set(sealed) != peers or set(reply.body) != {"sealed"}:
+    if not isinstance(sealed, dict) or set(sealed) != peers or set(reply.body) - {"ledger"} != {"sealed"}:
         return False
     return all(isinstance(text, str) and len(text) <= SEALED_HEX_MOST for text in sealed.values())

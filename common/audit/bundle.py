@@ -20,6 +20,7 @@ LIMITS: Mapping[str, int] = {
     "roster.json": 1 << 20,
     "hospital.json": 1 << 10,
 }
+OPTIONAL: Mapping[str, int] = {"witnessed": note.NOTE_BYTES_MOST}
 STUDY_BYTES_MOST = 1 << 20
 STUDY_NAME = re.compile(r"studies/([0-9a-f]{64})\.json\Z")
 HOSPITAL_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
@@ -36,10 +37,18 @@ class Bundle:
     roster: bytes
     studies: Mapping[str, bytes]  # by hash
     hospital: str
+    witnessed: bytes = b""  # the newest checkpoint that others cosigned, with their lines
 
 
 def write(
-    path: Path, *, entries: Iterable[bytes], checkpoint: bytes, roster: bytes, studies: Mapping[str, bytes], hospital: str
+    path: Path,
+    *,
+    entries: Iterable[bytes],
+    checkpoint: bytes,
+    roster: bytes,
+    studies: Mapping[str, bytes],
+    hospital: str,
+    witnessed: bytes = b"",
 ) -> None:
     """Write the bundle whole or not at all; the same content gives the same bytes.
 
@@ -52,7 +61,9 @@ def write(
     lines = tuple(islice(entries, int(text[1])))
     if len(lines) != int(text[1]):
         raise _damaged("The checkpoint covers more entries than there are.")
-    bundle = Bundle(entries=lines, checkpoint=checkpoint, roster=roster, studies=studies, hospital=hospital)
+    bundle = Bundle(
+        entries=lines, checkpoint=checkpoint, roster=roster, studies=studies, hospital=hospital, witnessed=witnessed
+    )
     parts = _parts(bundle)
     for name, data in parts.items():
         if len(data) > _limit(name):
@@ -100,6 +111,7 @@ def parse(data: bytes) -> Bundle:
         roster=parts["roster.json"],
         studies={name[8:-5]: content for name, content in parts.items() if STUDY_NAME.match(name)},
         hospital=_hospital(parts["hospital.json"]),
+        witnessed=parts.get("witnessed", b""),
     )
 
 
@@ -111,6 +123,7 @@ def _parts(bundle: Bundle) -> dict[str, bytes]:
         "entries.jsonl": b"".join(line + b"\n" for line in bundle.entries),
         "hospital.json": canonical.encode({"version": 1, "hospital": bundle.hospital}),
         "roster.json": bundle.roster,
+        **({"witnessed": bundle.witnessed} if bundle.witnessed else {}),
         **{f"studies/{name}.json": content for name, content in sorted(bundle.studies.items())},
     }
 
@@ -130,7 +143,11 @@ def _unzip(data: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
             names = [info.filename for info in infos]
-            if len(infos) > STUDIES_MOST + len(LIMITS) or len(set(names)) != len(names) or not LIMITS.keys() <= set(names):
+            if (
+                len(infos) > STUDIES_MOST + len(LIMITS) + len(OPTIONAL)
+                or len(set(names)) != len(names)
+                or not LIMITS.keys() <= set(names)
+            ):
                 raise _damaged("The bundle lacks a file, or has one twice.")
             for info in infos:
                 if info.file_size > _limit(info.filename) or info.compress_type != zipfile.ZIP_STORED:
@@ -145,7 +162,7 @@ def _unzip(data: bytes) -> dict[str, bytes]:
 
 
 def _limit(name: str) -> int:
-    limit = STUDY_BYTES_MOST if STUDY_NAME.match(name) else LIMITS.get(name)
+    limit = STUDY_BYTES_MOST if STUDY_NAME.match(name) else {**LIMITS, **OPTIONAL}.get(name)
     if limit is None:
         raise _damaged("The bundle holds a file that does not belong there.")
     return limit

@@ -15,6 +15,7 @@ HALF_WIDTH_FIRST = 32.0  # of the grid of privacy losses; doubled until it is wi
 HALF_WIDTH_MOST = 512.0  # exp of it is still a float
 CHERNOFF = (0.25, 0.5, 1.0, 2.0, 4.0)
 BISECTIONS = 50
+WRAPPED_MOST = 1e-9  # of a profile, whose deltas are read to some digits only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,27 @@ def epsilon(steps: Sequence[Step], *, delta: float, grid: float) -> float:
     if not steps:
         return 0.0
     return max(_one_direction(steps, delta, grid, "remove"), _one_direction(steps, delta, grid, "add"))
+
+
+def profile(steps: Sequence[Step], *, epsilons: Sequence[float], grid: float) -> list[float]:
+    """Return an upper bound of delta at each epsilon >= 0: the whole trade-off that `epsilon` reads one point of.
+
+    Raises ValueError as `epsilon`. No step: zeros. Where the grid is not wide enough even at 512: ones.
+    """
+    if not 1e-6 <= grid <= 0.1 or any(not 0 <= level < math.inf for level in epsilons):
+        raise ValueError("epsilons must be finite and not negative, the grid between 1e-6 and 0.1")
+    if any(not (math.isfinite(step.sigma) and step.sigma > 0 and 0 < step.rate <= 1 and step.count >= 1) for step in steps):
+        raise ValueError("sigma must be positive, the rate in (0, 1], the count at least 1")
+    worst = [0.0] * len(epsilons)
+    directions: tuple[Literal["remove", "add"], ...] = ("remove", "add") if steps else ()
+    for direction in directions:
+        width, wrapped, found = HALF_WIDTH_FIRST, 1.0, [1.0] * len(epsilons)
+        while wrapped > WRAPPED_MOST and width <= HALF_WIDTH_MOST:
+            losses, masses, at_infinity, wrapped = _compose(steps, grid, width, direction)
+            found = [min(1.0, wrapped + _divergence(losses, masses, at_infinity, level)) for level in epsilons]
+            width *= 2
+        worst = [max(pair) for pair in zip(worst, found, strict=True)]
+    return worst
 
 
 def _one_direction(steps: Sequence[Step], delta: float, grid: float, direction: Literal["remove", "add"]) -> float:
@@ -132,15 +154,16 @@ def _mixture_above(edge: float, step: Step) -> float:
 
 def _solve(losses: Float, masses: Float, at_infinity: float, delta: float) -> float:
     """Return the smallest epsilon whose hockey-stick divergence is at most `delta`."""
-
-    def divergence(level: float) -> float:
-        start = int(np.searchsorted(losses, level, side="right"))
-        return at_infinity + float(np.sum(masses[start:] * -np.expm1(level - losses[start:])))
-
     low, high = 0.0, float(losses[-1])
-    if divergence(high) > delta:
+    if _divergence(losses, masses, at_infinity, high) > delta:
         return math.inf
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if divergence(middle) > delta else (low, middle)
+        low, high = (middle, high) if _divergence(losses, masses, at_infinity, middle) > delta else (low, middle)
     return high
+
+
+def _divergence(losses: Float, masses: Float, at_infinity: float, level: float) -> float:
+    """Return the hockey-stick divergence at an epsilon."""
+    start = int(np.searchsorted(losses, level, side="right"))
+    return at_infinity + float(np.sum(masses[start:] * -np.expm1(level - losses[start:])))

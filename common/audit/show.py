@@ -43,7 +43,9 @@ def _words(event: Event) -> str:
         return f"{fields['id']}: {fields['bytes']} bytes, SHA-256 {fields['sha256']}"
     if event.kind == Kind.POLICY:
         return printable(", ".join(f"{name} {value}" for name, value in sorted(fields["policy"].items())))
-    return printable(", ".join(f"{name} {value}" for name, value in sorted(fields.items()) if value is not None))
+    return printable(
+        ", ".join(f"{name} {value}" for name, value in sorted(fields.items()) if value is not None and name != "salt")
+    )
 
 
 def _mechanism(mech: dict[str, Any]) -> str:

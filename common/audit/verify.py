@@ -1,7 +1,7 @@
 """Verify one hospital's bundle without trusting anybody: signatures, tree, state machine, plan, caps, two accountants."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from common import analyses, announcement, noisy_moments, scores
 from common import roster as rosters
 from common import study as studies
-from common.audit import recompute
+from common.audit import recompute, witnessed
 from common.audit.bundle import Bundle
 from common.audit.caps import Caps
 from common.errors import AccountantsDisagree, AnotherRoster, ConfigError, RecordDamaged
@@ -28,7 +28,7 @@ BEYOND = recompute.HALF_WIDTH_MOST / 2 - 1  # an epsilon above this is not resol
 STEPS = (
     "(1) the roster is whole, is the approved one, and names the hospital",
     "(2) the checkpoint is signed by the hospital's ledger key",
-    "(3) the Merkle root is over exactly these entries",
+    "(3) the Merkle root is over exactly these entries, and no entry was rewritten after a witness had seen it",
     "(4) every entry is canonical, of a known type and in order",
     "(5) every release follows its reservation, none twice",
     "(6) every study is in the bundle under its hash, and every release is one of its study, in its number",
@@ -75,6 +75,8 @@ class Verdict:
     epsilon_pld_independent: Decimal | None
     pld_withheld: str | None
     clock_steps_back: int
+    witnessed_entries: int
+    witnesses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +88,11 @@ class _Run:
     last: Reservation | None  # the last private one
 
 
-def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
+def verify(bundle: Bundle, *, roster_hash: str | None, notes: Iterable[bytes] = ()) -> Verdict:
     """Check the steps above; raises RecordDamaged, CapPassed or AccountantsDisagree at the first that does not hold.
 
     `roster_hash` pins the roster that the auditor got from elsewhere (AnotherRoster, a RecordDamaged, where it is another);
-    without it, step 1 shows only that the file is whole.
+    without it, step 1 shows only that the file is whole. `notes`: checkpoints of this ledger that witnesses kept.
     """
     roster = _roster(bundle, roster_hash)  # (1)
     key = _key(roster, bundle.hospital)
@@ -100,6 +102,8 @@ def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
     leaves = [merkle.leaf_hash(line) for line in bundle.entries]  # (3)
     if checkpoint.size != len(leaves) or merkle.root(leaves) != checkpoint.root:
         raise _damaged("The entries are not those that the checkpoint covers.")
+    own = (bundle.witnessed,) if bundle.witnessed else ()
+    seen = witnessed.check(leaves, notes=(*own, *notes), key=key, roster=roster, hospital=bundle.hospital)
     plans = _studies(bundle)
     run = _replay(bundle.entries, plans=plans, hospital=bundle.hospital)  # (4) to (7)
     if (run.state.origin, run.state.key) != (key.name, key.vkey):
@@ -123,6 +127,8 @@ def verify(bundle: Bundle, *, roster_hash: str | None) -> Verdict:
         delta=run.last.delta if run.last else None,
         epsilon_cap=run.last.epsilon_cap if run.last else None,
         clock_steps_back=run.state.clock_steps_back,
+        witnessed_entries=seen.entries,
+        witnesses=seen.witnesses,
         **epsilons,
     )
 

@@ -19,6 +19,7 @@ HEADER = frozenset({"v", "seq", "type", "ts"})
 
 ID = re.compile(r"[\x21-\x7e]{1,200}\Z")
 HASH = re.compile(r"[0-9a-f]{64}\Z")
+SALT = re.compile(r"[0-9a-f]{32}\Z")
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 CODE = re.compile(r"[A-Z][A-Z0-9-]{0,63}\Z")
 DECIMAL = re.compile(r"(0|[1-9][0-9]{0,23})(\.[0-9]{1,40})?\Z")
@@ -48,6 +49,10 @@ class Kind(StrEnum):
     ABORT = "abort"
     FORFEIT = "forfeit"
     REFUSE = "refuse"
+
+
+SALTED = frozenset({Kind.POLICY, Kind.REFUSE})
+"""Entries whose hash must not tell by trial what they say: witnesses see hashes. Ledgers write a salt into them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,10 @@ def mechanism_of(entry: Mapping[str, Any]) -> Mechanism:
 
 def _check_fields(kind: Kind, fields: Mapping[str, Any]) -> None:
     expected = FIELDS[kind]
+    if kind in SALTED and "salt" in fields:
+        if not _text(SALT)(fields["salt"]):
+            raise ValueError("a salt is 32 hex digits")
+        fields = {name: value for name, value in fields.items() if name != "salt"}
     if fields.keys() != expected.keys():
         raise ValueError(f"a {kind.value} entry has the fields {', '.join(sorted(expected))}")
     for name, holds in expected.items():

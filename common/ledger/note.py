@@ -73,7 +73,7 @@ def sign(text: str, *, name: str, key: Ed25519PrivateKey) -> bytes:
     """Return the note: `text` (which must end in a newline) and one Ed25519 signature line."""
     _check_text(text)
     public = key_of(name, key=key)
-    return f"{text}\n{DASH}{name} {_base64(public.id + key.sign(text.encode()))}\n".encode()
+    return f"{text}\n{line(public, key.sign(text.encode()))}".encode()
 
 
 def verify(note: bytes, *, keys: Sequence[Key]) -> str:
@@ -82,6 +82,27 @@ def verify(note: bytes, *, keys: Sequence[Key]) -> str:
     Unknown keys are skipped; a known key whose signature fails refuses the whole note, as does a note that none of them signed.
     Raises RecordDamaged. Source: C2SP signed-note v1.0.0.
     """
+    text, signatures = split(note)
+    known = {(key.name, key.id): key for key in keys}
+    held = 0
+    for name, raw in signatures:
+        key = known.get((name, raw[:4]))
+        if key is None:
+            continue
+        if key.kind != ED25519:
+            raise _damaged("A signed note is signed in a way that this program does not know.")
+        try:
+            Ed25519PublicKey.from_public_bytes(key.public).verify(raw[4:], text.encode())
+        except (InvalidSignature, ValueError):
+            raise _damaged("The signature of a note does not hold.") from None
+        held += 1
+    if not held:
+        raise _damaged("A note is not signed by the expected key.")
+    return text
+
+
+def split(note: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+    """Return a note's text and its signature lines, each as name and key id with signature; nothing is verified."""
     if len(note) > NOTE_BYTES_MOST:
         raise _damaged("A signed note is too long.")
     try:
@@ -96,23 +117,12 @@ def verify(note: bytes, *, keys: Sequence[Key]) -> str:
     signatures = lines.split("\n")[:-1]
     if not 1 <= len(signatures) <= SIGNATURES_MOST:
         raise _damaged("A signed note has no signature, or too many.")
-    known = {(key.name, key.id): key for key in keys}
-    held = 0
-    for line in signatures:
-        name, raw = _signature(line)
-        key = known.get((name, raw[:4]))
-        if key is None:
-            continue
-        if key.kind != ED25519:
-            raise _damaged("A signed note is signed in a way that this program does not know.")
-        try:
-            Ed25519PublicKey.from_public_bytes(key.public).verify(raw[4:], text.encode())
-        except (InvalidSignature, ValueError):
-            raise _damaged("The signature of a note does not hold.") from None
-        held += 1
-    if not held:
-        raise _damaged("A note is not signed by the expected key.")
-    return text
+    return text, tuple(map(_signature, signatures))
+
+
+def line(key: Key, signature: bytes) -> str:
+    """Return the signature line of `key`, with its newline."""
+    return f"{DASH}{key.name} {_base64(key.id + signature)}\n"
 
 
 def parse_checkpoint(text: str) -> Checkpoint:

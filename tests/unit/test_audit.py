@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from common import canonical, cli
-from common.audit import bundle, recompute, show, verify
+from common.audit import bundle, ending, recompute, show, verify
 from common.errors import AccountantsDisagree, CapPassed, ConfigError, RecordDamaged
 from common.ledger import accounting, events, merkle, note
 from common.ledger.events import Event, Kind
@@ -266,7 +266,7 @@ def test_a_study_under_another_hash_or_malformed_is_damage():
 def test_accountants_that_disagree_are_reported(first, second, gate):
     with pytest.raises(AccountantsDisagree) as raised:
         verify.check_agreement(first, second, gate=gate)
-    assert cli.EXIT_CODES[type(raised.value)] == 4
+    assert ending.EXIT_CODES[type(raised.value)] == 4
 
 
 def test_half_a_per_cent_less_noise_in_one_accountant_is_a_disagreement():

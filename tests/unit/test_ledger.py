@@ -193,7 +193,9 @@ def test_looking_forfeits_nothing_and_writes_nothing(path, ledger):
 def test_refusals_hold_codes_and_hashes_only(ledger):
     ledger.refuse(code="E-REFUSED-STUDY", study="Doe^John", round_number=-1)
     ledger.refuse(code="E-REFUSED-STUDY", study=HASH, round_number=3)
-    said = [events.decode(line).fields for line in ledger.entries()][-2:]
+    said = [dict(events.decode(line).fields) for line in ledger.entries()][-2:]
+    salts = {fields.pop("salt") for fields in said}
+    assert len(salts) == 2, "the hashes of equal refusals are equal: a witness could tell by trial which one it is"
     assert said[0] == {"code": "E-REFUSED-STUDY", "study": None, "round": None}
     assert said[1] == {"code": "E-REFUSED-STUDY", "study": HASH, "round": 3}
     with pytest.raises(OutsidePolicy):

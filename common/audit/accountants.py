@@ -1,0 +1,98 @@
+"""What a ledger's private entries cost, by every accountant of a plain install, and what each study added."""
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+
+from scipy.special import ndtr
+
+from common.audit import recompute
+from common.audit.bundle import Bundle
+from common.audit.verify import Verdict
+from common.ledger import accounting, events
+from common.ledger.accounting import Tally
+from common.ledger.state import State
+from common.mechanism import GaussianShare
+
+BISECTIONS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Epsilons at `delta`, rounded up; `closed_form` where no release is sampled, the PLDs where the plan allows."""
+
+    delta: Decimal | None
+    rdp: Decimal
+    pld: Decimal | None
+    pld_independent: Decimal | None
+    pld_withheld: str | None
+    closed_form: Decimal | None
+    by_study: tuple[tuple[str, Decimal], ...]  # what each study added, by RDP: epsilon of all less epsilon without it
+
+
+def costs(bundle: Bundle, verdict: Verdict) -> Costs:
+    """Return the costs of a verified bundle."""
+    if verdict.delta is None:
+        zero = Decimal(0)
+        return Costs(delta=None, rdp=zero, pld=zero, pld_independent=zero, pld_withheld=None, closed_form=zero, by_study=())
+    state, delta = replayed(bundle), verdict.delta
+    return Costs(
+        delta=delta,
+        rdp=verdict.epsilon_rdp,
+        pld=verdict.epsilon_pld,
+        pld_independent=verdict.epsilon_pld_independent,
+        pld_withheld=verdict.pld_withheld,
+        closed_form=_closed_form(state.tally, delta),
+        by_study=tuple(_by_study(state, delta)),
+    )
+
+
+def replayed(bundle: Bundle) -> State:
+    """Return what the entries of a bundle add up to; raises RecordDamaged."""
+    state = State()
+    for line in bundle.entries:
+        state.apply(events.decode(line))
+    return state
+
+
+def steps(tally: Tally) -> list[recompute.Step]:
+    """Return the private releases for the second accountant."""
+    return [
+        recompute.Step(sigma=float(group.noise_multiplier), rate=float(group.sampling_rate), count=group.count)
+        for group in tally.groups
+    ]
+
+
+def gaussian_delta(epsilon: float, *, mu: float) -> float:
+    """Return delta of the Gaussian mechanism with sensitivity over noise `mu`. Source: Balle, Wang 2018, theorem 8."""
+    return float(ndtr(mu / 2 - epsilon / mu) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon / mu))
+
+
+def _closed_form(tally: Tally, delta: Decimal) -> Decimal | None:
+    groups = tally.groups
+    if not groups or any(group.sampling_rate != 1 for group in groups):
+        return None
+    mu = math.sqrt(sum(group.count / float(group.noise_multiplier) ** 2 for group in groups))
+
+    def solve(target: float) -> float:
+        low, high = 0.0, 700.0
+        if gaussian_delta(high, mu=mu) > target:
+            return math.inf
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if gaussian_delta(middle, mu=mu) > target else (low, middle)
+        return high
+
+    return accounting.round_up(tally.with_discreteness(delta=delta, accountant=solve))
+
+
+def _by_study(state: State, delta: Decimal) -> list[tuple[str, Decimal]]:
+    everything = state.tally.epsilon_rdp(delta=delta)
+    added = []
+    for study in state.studies:
+        rest = Tally()
+        for one in state.private():
+            if one.study != study and isinstance(one.mechanism, GaussianShare):
+                rest.add(one.mechanism)
+        added.append((study, accounting.round_up(max(0.0, everything - rest.epsilon_rdp(delta=delta)))))
+    return added

@@ -1,0 +1,180 @@
+"""motet-audit prove, verify-proof, recompute, reconcile, report, registry: what follows from verified bundles."""
+
+import json
+import sys
+from collections.abc import Callable  # noqa: TC003
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common import files, roster
+from common.audit import accountants, proof, reconcile, registry, report
+from common.audit import bundle as bundles
+from common.audit import verify as verifier
+from common.audit.bundle import Bundle
+from common.audit.ending import CODES_HELP, fail
+from common.audit.show import printable
+from common.audit.verify import Verdict
+from common.errors import ConfigError, MotetError, RecordDamaged
+from common.ledger import note
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+RosterHash = Annotated[str | None, typer.Option(help="The approved roster's hash, 64 hex digits.")]
+Bundles = Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles that hospitals exported.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands to the auditor's command line."""
+    named: dict[str, Callable[..., None]] = {
+        "prove": prove,
+        "verify-proof": verify_proof,
+        "recompute": recompute_command,
+        "reconcile": reconcile_command,
+        "registry": registry_command,
+        "report": report_command,
+    }
+    for name, command in named.items():
+        app.command(name, help=f"{command.__doc__}\n\n{CODES_HELP}")(command)
+
+
+def prove(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that a hospital exported.")],
+    seq: Annotated[int, typer.Argument(min=0, help="The number of the entry, as `show` prints it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+) -> None:
+    """Write one entry with its proof (a C2SP tlog-proof), which shows no other entry."""
+    try:
+        data = proof.prove(bundles.read(path), seq=seq)
+        files.write(out, data)
+    except IndexError:
+        fail(ConfigError(f"The bundle has no entry {seq}.", action="See `motet-audit show`."))
+    except MotetError as error:
+        fail(error)
+    Console(highlight=False).print(f"Wrote {out}.", soft_wrap=True)
+
+
+def verify_proof(
+    path: Annotated[Path, typer.Argument(metavar="PROOF", help="What `prove` wrote.")],
+    key: Annotated[str, typer.Option(help="The ledger's key (vkey), as the roster has it.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Check one entry's proof under its ledger's key."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(proof.BYTES_MOST + 1)
+        proven = proof.verify(data, key=note.parse_key(key))
+    except OSError as error:
+        fail(ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path."))
+    except MotetError as error:
+        fail(error)
+    event = proven.event
+    plain = {"ledger": proven.origin, "entries": proven.entries, "seq": event.seq, "type": event.kind.value, "ts": event.ts}
+    if as_json:
+        tell({**plain, "fields": dict(event.fields)})
+    else:
+        says = f"Entry {event.seq} ({event.kind.value}) is in the ledger {proven.origin} of {proven.entries} entries."
+        Console(highlight=False).print(escape(printable(says)), soft_wrap=True)
+
+
+def recompute_command(paths: Bundles, *, roster_hash: RosterHash = None, as_json: AsJson = False) -> None:
+    """Recompute epsilon from the entries alone, by every accountant."""
+    found = {name: accountants.costs(*both) for name, both in _verified(paths, roster_hash).items()}
+    if as_json:
+        tell([{"hospital": name, **asdict(one), "by_study": dict(one.by_study)} for name, one in found.items()])
+        return
+    table = Table("hospital", "delta", "PLD", "PLD, second", "RDP", "closed form", box=box.SIMPLE)
+    for name, one in found.items():
+        numbers = (one.delta, one.pld, one.pld_independent, one.rdp, one.closed_form)
+        table.add_row(name, *("-" if number is None else f"{number:f}" for number in numbers))
+    console = Console(highlight=False)
+    console.print(table)
+    for name, one in found.items():
+        if one.pld_withheld:
+            console.print(f"{name}: PLD is withheld because {one.pld_withheld}.", soft_wrap=True)
+
+
+def reconcile_command(
+    paths: Bundles,
+    *,
+    runs: Annotated[list[Path], typer.Option("--run", help="A run's folder, as the coordinator keeps it; repeatable.")],
+    roster_hash: RosterHash = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold hospitals' ledgers against the coordinator's runs, both ways."""
+    given = {name: one for name, (one, _) in _verified(paths, roster_hash).items()}
+    try:
+        known = roster.parse(next(iter(given.values())).roster)
+        rows = list(reconcile.reconcile(given, folders=runs, roster=known))
+    except MotetError as error:
+        fail(error)
+    seen = {row.run for row in rows}
+    absent = sorted({run for one in given.values() for run in reconcile.runs(one)} - seen)
+    if as_json:
+        tell({"compared": [asdict(row) for row in rows], "runs_without_a_folder": absent})
+        return
+    table = Table("run", "hospital", "same on both sides", "left and lost on the way", box=box.SIMPLE)
+    for row in rows:
+        table.add_row(row.run, row.hospital, str(row.agreed), ", ".join(map(str, row.lost)) or "-")
+    console = Console(highlight=False)
+    console.print(table)
+    if absent:
+        console.print(f"No folder was given of the runs {', '.join(absent)}: these are not reconciled.", soft_wrap=True)
+
+
+def registry_command(paths: Bundles, *, roster_hash: RosterHash = None) -> None:
+    """Print the deployment record of each hospital (registry of deployments, tier 3)."""
+    tell([registry.record(one, verdict) for one, verdict in _verified(paths, roster_hash).values()])
+
+
+def report_command(
+    paths: Bundles,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write HOSPITAL.html and HOSPITAL.json into.")],
+    language: Annotated[str, typer.Option("--lang", help="en or zh.")] = "en",
+    roster_hash: RosterHash = None,
+) -> None:
+    """Write a page per hospital for its data protection officer."""
+    if language not in report.LANGUAGES:
+        raise click.UsageError(f"--lang is one of {', '.join(report.LANGUAGES)}")
+    made = _verified(paths, roster_hash)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (one, verdict) in made.items():
+        facts = report.facts(one, verdict)
+        files.write(out / f"{name}.json", report.plain(facts))
+        files.write(out / f"{name}.html", report.render(facts, language=language).encode())
+        Console(highlight=False).print(f"Wrote {out / name}.html and .json.", soft_wrap=True)
+
+
+def tell(value: Any) -> None:  # noqa: ANN401
+    """Print JSON; decimals as text."""
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=_decimal, ensure_ascii=False) + "\n")
+
+
+def _verified(paths: list[Path], roster_hash: str | None) -> dict[str, tuple[Bundle, Verdict]]:
+    found: dict[str, tuple[Bundle, Verdict]] = {}
+    try:
+        for path in paths:
+            read = bundles.read(path)
+            if read.hospital in found:
+                raise ConfigError(f"{read.hospital} is given twice.", action="Give one bundle of each hospital.")
+            found[read.hospital] = (read, verifier.verify(read, roster_hash=roster_hash))
+        if len({verdict.roster_hash for _, verdict in found.values()}) > 1:
+            raise RecordDamaged("The bundles hold different rosters.", action="Give bundles of one federation.")
+    except MotetError as error:
+        fail(error)
+    return found
+
+
+def _decimal(value: object) -> str:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    raise TypeError

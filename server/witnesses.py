@@ -1,0 +1,170 @@
+"""The coordinator as witness: a hospital's ledger must grow out of the one seen before; contradictions are kept."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common import files
+from common.errors import BadEnvelope, LedgerRewritten, RecordDamaged
+from common.ledger import merkle, note, witness
+from common.ledger.note import Checkpoint
+from common.roster import Roster
+
+LINKS_MOST: Final = 64  # runs whose last checkpoints are passed on, so that a hospital that was away can catch up
+NAME: Final = "witnessed.jsonl"
+
+
+class Witnesses:
+    """What every hospital's ledger was seen to be, in a file beside the runs: a line per checkpoint, signed by the hospital.
+
+    A line is on disk with the next synced event of the journal at the latest: what a power cut takes, the journal still has.
+    """
+
+    def __init__(self, path: Path, *, roster: Roster, key: Ed25519PrivateKey, clock: Callable[[], float] = time.time) -> None:
+        """Read what was seen before; lines of ledgers with other keys than the roster's are left where they are."""
+        self._path, self._roster, self._key, self._clock = path, roster, key, clock
+        self._roots: defaultdict[str, dict[int, bytes]] = defaultdict(dict)  # hospital -> size -> root
+        self._last: dict[str, tuple[Checkpoint, bytes]] = {}
+        self._passed: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # hospital -> links from run to run
+        self._keys = {name: note.parse_key(roster.member(name).ledger_key) for name in roster.names}
+        for line in files.read(path).splitlines() if path.exists() else ():
+            self._remember(line)
+
+    def seen(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the newest checkpoint of each of these hospitals that was seen, as it signed it."""
+        return {name: self._last[name][1].decode() for name in names if name in self._last}
+
+    def resume(self, events: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """Take what the file may have lost from a run's journal; return what the run's set-up shows each hospital."""
+        begun: dict[str, str] | None = None
+        for event in events:
+            shown = event.get("witnessed", {}) if event["type"] in {"start", "announced"} else {}
+            for name, text in shown.items():
+                if name in self._keys:
+                    self._see(name, witness.checkpoint(text.encode(), key=self._keys[name]), text.encode())
+            if event["type"] == "start":
+                begun = dict(shown)
+        return self.seen(self._keys) if begun is None else begun
+
+    def passed(self, name: str) -> str | None:
+        """Return the checkpoint of a hospital that was last passed on to the others."""
+        return self._passed[name][-1]["note"] if self._passed[name] else None
+
+    def take(self, name: str, plain: object, *, late: bool = False) -> None:
+        """Check what a hospital says of its ledger beside an answer, and remember it.
+
+        `late`: an answer of an earlier life is asked for again, so that its checkpoint may be older than the newest seen.
+        Raises BadEnvelope when it says nothing, RecordDamaged when another key signed it, LedgerRewritten when it contradicts
+        what it signed before: both checkpoints are then in a file of evidence beside this one.
+        """
+        told = witness.told(plain)
+        new = witness.checkpoint(told.checkpoint, key=self._keys[name])
+        roots = self._roots[name]
+        if new.size in roots or not roots:
+            grown = roots.get(new.size, new.root) == new.root
+        else:
+            base = max((size for size in roots if size < new.size), default=0)
+            if new.size < max(roots) and not late:
+                base = max(roots)
+            old = Checkpoint(origin=new.origin, size=base, root=roots.get(base, merkle.EMPTY))
+            grown = _grown(old, new, told.proofs.get(base))
+        if not grown:
+            self._convict(name, told.checkpoint)
+        self._see(name, new, told.checkpoint)
+
+    def cosign(self, ends: Mapping[str, object]) -> dict[str, list[dict[str, Any]]]:
+        """Cosign the checkpoints with which a run ends; return each hospital's links from run to run, for the others.
+
+        A link: the note, the size that it grew out of, and the proof. A hospital that the checks refuse has no new link.
+        """
+        for name, plain in ends.items():
+            told, before = witness.told(plain), self.passed(name)
+            start = witness.checkpoint(before.encode(), key=self._keys[name]).size if before else 0
+            if before and (start not in told.proofs or witness.checkpoint(told.checkpoint, key=self._keys[name]).size == start):
+                continue  # it did not grow, or an earlier life of this coordinator passed it on
+            line = witness.cosign(told.checkpoint, name=self._roster.coordinator, key=self._key, now=int(self._clock()))
+            link = {
+                "note": witness.cosigned(told.checkpoint, lines=[line]).decode(),
+                "from": start,
+                "path": [item.hex() for item in told.proofs.get(start, ())],
+            }
+            self._passed[name].append(link)
+            self._write(name, **link)
+        return {name: links[-LINKS_MOST:] for name, links in self._passed.items() if links and name in self._keys}
+
+    def cosigned(self, by: str, lines: object) -> None:
+        """Add a hospital's cosignatures to the checkpoints that were passed on; raises BadEnvelope when they are none."""
+        if not isinstance(lines, dict) or not all(isinstance(text, str) and len(text) < 1024 for text in lines.values()):
+            raise BadEnvelope("A hospital's cosignatures are malformed.", action="Check its version.")
+        for name, line in lines.items():
+            before = self.passed(name) if name in self._keys and name != by else None
+            if before is None:
+                raise BadEnvelope("A hospital cosigned what it was not shown.", action="Check its version.")
+            after = witness.cosigned(before.encode(), lines=[line])
+            try:
+                held = by in witness.witnesses(after, roster=self._roster, hospital=name)
+            except (RecordDamaged, UnsupportedAlgorithm):
+                held = False
+            if not held:
+                raise BadEnvelope("A hospital's cosignature does not hold.", action="Check its version.")
+            self._passed[name][-1]["note"] = after.decode()
+            self._write(name, **self._passed[name][-1])
+
+    def _see(self, name: str, seen: Checkpoint, signed: bytes) -> None:
+        if self._roots[name].get(seen.size) is None:
+            self._roots[name][seen.size] = seen.root
+            self._write(name, note=signed.decode())
+        if name not in self._last or seen.size > self._last[name][0].size:
+            self._last[name] = (seen, signed)
+
+    def _convict(self, name: str, signed: bytes) -> None:
+        held = self._last[name][1]
+        path = self._path.with_name(f"evidence-{name}-{int(self._clock())}.jsonl")
+        lines = [json.dumps({"hospital": name, "note": text.decode()}).encode() + b"\n" for text in (held, signed)]
+        files.write(path, b"".join(lines))
+        raise LedgerRewritten(
+            f"The ledger of {name} is not the one that it signed before.",
+            action=f"Give {path.name} and the hospital's bundle to `motet-audit verify --witnessed`.",
+        )
+
+    def _write(self, name: str, **fields: object) -> None:
+        with self._path.open("ab") as file:
+            file.write(json.dumps({"hospital": name, **fields}, sort_keys=True).encode() + b"\n")
+
+    def _remember(self, line: bytes) -> None:
+        try:
+            plain = json.loads(line)
+            name, signed = plain["hospital"], plain["note"].encode()
+            text, lines = note.split(signed)
+            read = note.parse_checkpoint(text)
+        except (ValueError, KeyError, TypeError, AttributeError, RecordDamaged):
+            return  # the half of a line that a power cut left
+        key = self._keys.get(name)
+        if key is None or key.name != read.origin or not any(item[0] == key.name and item[1][:4] == key.id for item in lines):
+            return
+        self._roots[name].setdefault(read.size, read.root)
+        if name not in self._last or read.size > self._last[name][0].size:
+            self._last[name] = (read, witness.own(signed, key=key))
+        if "path" in plain:
+            links = self._passed[name]
+            if (
+                links
+                and links[-1]["from"] == plain["from"]
+                and links[-1]["note"].split("\n\n")[0] == plain["note"].split("\n\n")[0]
+            ):
+                links.pop()  # the same, with more cosignatures
+            links.append({key: plain[key] for key in ("note", "from", "path")})
+
+
+def _grown(old: Checkpoint, new: Checkpoint, proof: tuple[bytes, ...] | None) -> bool:
+    try:
+        witness.check_grown(old, new, proof=proof)
+    except LedgerRewritten:
+        return False
+    return True

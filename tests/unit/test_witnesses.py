@@ -1,0 +1,228 @@
+"""Witnesses: a ledger that was rolled back, forked or rewritten is refused, and what convicts it is kept and signed."""
+
+import json
+import shutil
+
+import pytest
+
+from client import config
+from client.ledger import Ledger
+from client.origin import ledger_origin
+from common import wire
+from common.errors import BadEnvelope, LedgerRewritten, RecordDamaged
+from common.ledger import note, witness
+from server.rounds import Rounds
+from server.run import begin
+from server.setup import set_up
+from server.witnesses import Witnesses
+from tests import federation, ledgers
+from tests.federation import HOSPITALS, kind
+
+NOW = 1_795_340_123
+
+
+def run(one, wanted):
+    """Let every ledger grow, then a run of set-up and close alone: what a witness sees of it is what it sees of a whole one."""
+    for vault in one.vaults.values():
+        vault.ledger.refuse(code="E-REFUSED", study=None, round_number=None)
+    number = len(list(one.folder.glob("run-*")))
+    folder = one.folder / f"run-{number}"
+    folder.mkdir()
+    exchange = begin(study=wanted, roster=one.roster, key=one.key, carrier=one, folder=folder, run=f"run{number}")
+    rounds = Rounds(exchange=exchange, keys=set_up(exchange))
+    rounds.close()
+    return rounds.members
+
+
+def test_every_answer_carries_the_ledgers_checkpoint_and_the_end_of_a_run_is_cosigned_by_all(make_federation):
+    one = make_federation()
+    wanted = federation.study()
+    one.approve(wanted)
+    run(one, wanted)
+    run(one, wanted)
+    last = {}
+    for name, data in one.sent:
+        told = witness.told(wire.peek(data).body["ledger"])
+        key = note.parse_key(one.roster.member(name).ledger_key)
+        new = witness.checkpoint(told.checkpoint, key=key)
+        if (
+            name in last and new != last[name]
+        ):  # every answer shows that the ledger grew out of the one that the coordinator saw before
+            witness.check_grown(last[name], new, proof=told.proofs.get(last[name].size))
+        last[name] = new
+    lines = [json.loads(line) for line in (one.folder / "witnessed.jsonl").read_bytes().splitlines()]
+    for name in HOSPITALS:
+        newest = [line["note"] for line in lines if line["hospital"] == name and "path" in line][-1].encode()
+        everybody = {federation.COORDINATOR, *HOSPITALS} - {name}
+        assert set(witness.witnesses(newest, roster=one.roster, hospital=name)) == everybody
+        assert one.vaults[name].memory.others.keys() == set(HOSPITALS) - {name}
+        one.vaults[name].ledger.check_covers(one.vaults[name].memory.own.encode())
+
+
+def test_a_vault_whose_ledger_is_shorter_than_what_was_seen_refuses_to_compute(make_federation):
+    one = make_federation()
+    wanted = federation.study()
+    one.approve(wanted)
+    home = one.homes["hosp-b"]
+    run(one, wanted)
+    one.vaults["hosp-b"].close()
+    shutil.copy(home.ledger, home.folder / "backup.sqlite")
+    memory = (home.state / "witnessed.json").read_bytes()
+    one.vaults["hosp-b"] = one.open("hosp-b")
+    run(one, wanted)
+    one.vaults["hosp-b"].close()
+    for path in (home.folder / "ledger.sqlite-wal", home.folder / "ledger.sqlite-shm"):
+        path.unlink(missing_ok=True)
+    shutil.copy(home.folder / "backup.sqlite", home.ledger)
+    with pytest.raises(LedgerRewritten):  # at the start, by what the hospital itself remembers
+        one.open("hosp-b")
+    (home.state / "witnessed.json").write_bytes(memory)  # a whole restored backup: only others know
+    one.vaults["hosp-b"] = one.open("hosp-b")
+    before = len(one.sent)
+    run(one, wanted)
+    answers = [wire.peek(data) for name, data in one.sent[before:] if name == "hosp-b"]
+    assert {answer.kind for answer in answers} == {"refusal"}
+    assert {answer.body["code"] for answer in answers} == {"E-AUDIT-REWRITTEN"}
+
+
+def other_branch(one, name, folder):
+    """A ledger of the same hospital under its own key that says something else from its third entry on."""
+    home = one.homes[name]
+    key, origin = config.ledger_key(home), ledger_origin(name)
+    forked = Ledger.create(folder / "forked.sqlite", origin=origin, key=key, clock=lambda: NOW)
+    while forked.size() < one.vaults[name].ledger.size():
+        forked.refuse(code="E-REFUSED", study=None, round_number=None)
+    return forked
+
+
+def test_a_forked_ledger_is_refused_with_evidence_that_convicts_offline(make_federation, tmp_path):
+    one = make_federation()
+    wanted = federation.study()
+    one.approve(wanted)
+    run(one, wanted)
+    forked = other_branch(one, "hosp-b", tmp_path)
+    identity = config.identity_key(one.homes["hosp-b"])
+
+    def lie(name, data):
+        if name != "hosp-b" or kind(data) != "bundle":
+            return data
+        answer = wire.peek(data)
+        told = {**answer.body, "ledger": forked.told(()).plain()}
+        return wire.seal(wire.Envelope(**{f: getattr(answer, f) for f in answer.__slots__} | {"body": told}), key=identity)
+
+    one.after = lie
+    assert run(one, wanted) == ("hosp-a", "hosp-c", "hosp-d")
+    (evidence,) = one.folder.glob("evidence-hosp-b-*.jsonl")
+    notes = [json.loads(line)["note"].encode() for line in evidence.read_bytes().splitlines()]
+    key = note.parse_key(one.roster.member("hosp-b").ledger_key)
+    signed = [witness.checkpoint(text, key=key) for text in notes]
+    assert signed[0] != signed[1], "both are signed by the hospital, and they cannot both be its ledger"
+    forked.close()
+
+
+class Hospital:
+    """One ledger and what a coordinator is told of it."""
+
+    def __init__(self, folder):
+        self.ledger = ledgers.create(folder / "ledger.sqlite")
+        self.path = folder / "witnessed.jsonl"
+        self.witnesses = self.coordinator()
+
+    def coordinator(self):
+        return Witnesses(self.path, roster=ledgers.roster(), key=ledgers.key(9), clock=lambda: NOW)
+
+    def tell(self, *sizes, **how):
+        self.witnesses.take("aalen", self.ledger.told(sizes).plain(), **how)
+
+    def grow(self):
+        self.ledger.refuse(code="E-REFUSED", study=None, round_number=None)
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    made = Hospital(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def test_growth_needs_a_proof_from_the_newest_that_was_seen(hospital):
+    hospital.tell()
+    first = hospital.ledger.size()
+    hospital.grow()
+    hospital.tell(first)
+    hospital.grow()
+    with pytest.raises(LedgerRewritten):
+        hospital.tell(first)  # a proof from an older one does not show that nothing between was rewritten
+    hospital.tell(first + 1)
+
+
+def test_the_same_answer_again_is_no_contradiction_and_an_older_unknown_one_is_unless_it_was_asked_for(hospital):
+    first = hospital.ledger.told(())
+    hospital.witnesses.take("aalen", first.plain())
+    size = hospital.ledger.size()
+    hospital.grow()
+    late = hospital.ledger.told((size,)).plain()
+    hospital.grow()
+    hospital.tell(size)
+    hospital.witnesses.take("aalen", first.plain())
+    with pytest.raises(LedgerRewritten):
+        hospital.witnesses.take("aalen", late)
+    hospital.witnesses.take("aalen", late, late=True)
+
+
+def test_what_was_seen_outlives_the_process_and_half_a_line_is_no_harm(hospital):
+    hospital.tell()
+    with hospital.path.open("ab") as file:
+        file.write(b'{"hospital": "aal')
+    again = hospital.coordinator()
+    assert again.seen(["aalen"]) == hospital.witnesses.seen(["aalen"])
+
+
+def test_a_lost_file_is_made_up_from_the_journal(hospital):
+    hospital.tell()
+    seen = hospital.witnesses.seen(["aalen"])
+    hospital.path.unlink()
+    again = hospital.coordinator()
+    assert again.resume([{"type": "start", "witnessed": {}}, {"type": "announced", "witnessed": seen}]) == {}
+    assert again.seen(["aalen"]) == seen
+
+
+@pytest.mark.parametrize(
+    "said",
+    [None, {}, [], {"checkpoint": 1, "proofs": []}, {"checkpoint": "x", "proofs": [{"from": -1, "path": []}]},
+     {"checkpoint": "x", "proofs": [{"from": 1, "path": ["zz"]}]}, {"checkpoint": "x", "proofs": [{"from": 1}] * 9}],
+)  # fmt: skip
+def test_a_malformed_word_on_a_ledger_is_refused(said):
+    with pytest.raises(BadEnvelope):
+        witness.told(said)
+
+
+def test_a_checkpoint_under_a_strange_key_or_another_name_is_refused(hospital):
+    signed = note.sign(
+        note.Checkpoint(origin=ledgers.ORIGIN, size=1, root=bytes(32)).text(), name=ledgers.ORIGIN, key=ledgers.key(7)
+    )
+    with pytest.raises(RecordDamaged):
+        hospital.witnesses.take("aalen", {"checkpoint": signed.decode(), "proofs": []})
+
+
+def test_a_cosignature_binds_name_time_and_checkpoint(hospital):
+    signed, roster = hospital.ledger.checkpoint(), ledgers.roster()
+    line = witness.cosign(signed, name="berlin", key=ledgers.key(11), now=NOW)
+    held = witness.cosigned(signed, lines=[line, line])
+    assert witness.witnesses(held, roster=roster, hospital="aalen") == {"berlin": NOW}
+    assert note.verify(held, keys=[note.parse_key(hospital.ledger.verify_key)])  # others skip the line
+    assert witness.own(held, key=note.parse_key(hospital.ledger.verify_key)) == signed
+    strange = witness.cosign(signed, name="berlin", key=ledgers.key(12), now=NOW)
+    assert witness.witnesses(witness.cosigned(signed, lines=[strange]), roster=roster, hospital="aalen") == {}
+    hospital.grow()
+    moved = witness.cosigned(hospital.ledger.checkpoint(), lines=[line])
+    with pytest.raises(RecordDamaged):
+        witness.witnesses(moved, roster=roster, hospital="aalen")
+
+
+def test_a_vault_does_not_start_on_a_damaged_memory(make_federation):
+    one = make_federation()
+    one.vaults["hosp-a"].close()
+    (one.homes["hosp-a"].state / "witnessed.json").write_text("{}")
+    with pytest.raises(RecordDamaged):
+        one.open("hosp-a")
