@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client import mask, pipeline, serve, shelf
+from client import pipeline, serve, shelf
 from client.config import Home, read_site
 from client.inside import Cohort
 from common.contribution import Contribution

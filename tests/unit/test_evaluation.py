@@ -14,7 +14,7 @@ from common.errors import ConfigError, OutsidePolicy, TooManyPatients
 from common.study import Study
 from server import plan, report
 from tests import federation, learning
-from tests.unit.test_heads import CLASSES, cohort, study
+from tests.heads import CLASSES, cohort, study
 
 CUTS = [Decimal(8), Decimal(11)]
 

@@ -1,7 +1,5 @@
 """What is claimed of the heads: their slopes, their predictions, their per-patient clipping, and that they learn."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,41 +12,14 @@ from common.networks import heads
 from common.networks.heads import Head
 from common.study import Study
 from tests import learning
+from tests.heads import CLASSES, cohort, study
 
-CLASSES = ("small", "middle", "large")
 HEADS = {
     "binary": Head(kind="binary", classes=2),
     "classes": Head(kind="classes", classes=3),
     "ordinal": Head(kind="ordinal", classes=4),
     "regression": Head(kind="regression", classes=0),
 }
-GIVEN = {
-    "binary": {"positive_above": "3"},
-    "classes": {"classes": CLASSES},
-    "ordinal": {"classes": CLASSES, "thresholds": ["2", "4"]},
-    "regression": {},
-}
-
-
-def study(head, **changes):
-    """The study of blobs with another head; the label of `classes` has three levels."""
-    plain = learning.study(**changes).model_dump()
-    plain["training"] |= {"head": head, "positive_above": None, **GIVEN[head]}
-    if head == "classes":
-        label = {"name": "malignancy", "source": "clinical", "unit": "1", "levels": CLASSES}
-        plain["variables"] = (plain["variables"][0], label, {**plain["variables"][0], "name": "depth_mm"})
-        plain["statistics"]["correlation"] = ["length_mm", "depth_mm"]
-        plain["statistics"]["regression"] = {"outcome": "length_mm", "predictors": ["depth_mm"]}
-    return Study.model_validate(plain)
-
-
-def cohort(head, n, **changes):
-    """Blobs whose size is the label: of `classes`, the position of a third."""
-    made = learning.cohort(n, **changes)
-    if head != "classes":
-        return made
-    table = np.column_stack([made.table[:, 0], np.digitize(made.table[:, 1], [2.5, 3.5]), made.table[:, 0]])
-    return replace(made, columns=("length_mm", "malignancy", "depth_mm"), table=table)
 
 
 @pytest.mark.parametrize("head", HEADS)
