@@ -41,8 +41,8 @@ def needed(study: Study, *, honest: int) -> tuple[Needed, ...]:
 
 def honest(study: Study, *, hospitals: int) -> int:
     """Return how many of so many hospitals do not work with the coordinator, as the more careful part of the study assumes."""
-    noisy = study.statistics.privacy
-    return hospitals - max(study.privacy.colluders, noisy.colluders if noisy else 0)
+    noisy = (study.statistics.privacy, study.evaluation.privacy)
+    return hospitals - max(study.privacy.colluders, *(part.colluders if part else 0 for part in noisy))
 
 
 def _of(one: Declared, *, honest: int, solved: bool) -> Iterator[Needs]:

@@ -1,15 +1,20 @@
 """A plan's figures in words: what to change before a study spends anything."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from server.infer.private import typical
+from server.plan_rules import CELL_MIN
 
 CLIPPED_MUCH = 0.05  # share of patients above which the clipping bends the figures
+CELLS_SPARE = 4  # evenly spread patients in a cell, over the smallest cell, below which some hospital will have a small one
 NORM_SPARE = 1.2  # how far clip_norm may stand above what 99 % of patients need
 
 
-def advise(*, gram: dict[str, Any], training: dict[str, Any], patients: int) -> list[str]:
-    """Return sentences about the parts "gram" and "training" of a plan; never none."""
+def advise(
+    *, gram: dict[str, Any], training: dict[str, Any], patients: int, asked: Sequence[dict[str, Any]] = (), hospitals: int = 1
+) -> list[str]:
+    """Return sentences about the parts "gram", "training" and "analyses" (`asked`) of a plan; never none."""
     if gram["mechanism"] == "none":
         said = ["The Gram is exact: no interval is wider than that of the pooled data, and no finite epsilon covers it."]
     else:
@@ -20,7 +25,19 @@ def advise(*, gram: dict[str, Any], training: dict[str, Any], patients: int) -> 
             f"Training: the noise of one step is {share:.1f} times as long as the longest mean gradient; more patients or "
             "fewer trained parameters help, and more steps average it out."
         )
-    return said
+    return [*said, *(_cells(one, n=patients, hospitals=hospitals) for one in asked if _crowded(one, patients / hospitals))]
+
+
+def _crowded(one: dict[str, Any], at_each: float) -> bool:
+    return bool(one["cells"]) and at_each / one["cells"] < CELLS_SPARE * CELL_MIN
+
+
+def _cells(one: dict[str, Any], *, n: int, hospitals: int) -> str:
+    each = n / hospitals / one["cells"]
+    return (
+        f"{one['statistic']} counts in {one['cells']} cells, some {each:.2g} of a hospital's patients in each if they were "
+        f"spread evenly: a hospital with 1 to {CELL_MIN - 1} in one refuses. Ask for fewer bins."
+    )
 
 
 def _widths(gram: dict[str, Any], *, n: int) -> list[str]:

@@ -50,7 +50,7 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
         "analyses": asked,
         "training": training,
         "total": _epsilons(noisy, delta=study.privacy.delta),
-        "advice": advice.advise(gram=gram, training=training, patients=n),
+        "advice": advice.advise(gram=gram, training=training, patients=n, asked=asked, hospitals=many),
     }
 
 
@@ -188,6 +188,7 @@ def _analysis(study: Study, position: int) -> dict[str, Any]:
         "epsilon": INFINITE,
         "numbers": max(query.dimension(form.example()) for form in forms) + left_out.ENTRIES,
         "coefficients": max(plan_rules.coefficients(form) for form in forms) or None,
+        "cells": max(plan_rules.cells(form) for form in forms) or None,
     }
 
 

@@ -46,6 +46,14 @@ def coefficients(form: Form) -> int:
     return p + 2 if form.kernel == "mixed" else p + 1
 
 
+def cells(form: Form) -> int:
+    """Return how many cells a table of counts has; none where a query is no table."""
+    if form.kernel not in COUNTED:
+        return 0
+    sizes = [len(edges) - 1 for key, edges in form.fixed.items() if key.startswith("grid.")]
+    return math.prod(sizes) if form.kernel == "table" else max(sizes)
+
+
 def _gram(gram: dict[str, Any]) -> str:
     if gram["mechanism"] != "none":
         return f"gram: at most {gram['patients_max']} complete patients at each hospital; its epsilon below the cap there"
@@ -61,6 +69,8 @@ def _missing(study: Study) -> list[str]:
 
 def _fit(one: dict[str, Any]) -> str:
     cells = f"none or at least {CELL_MIN} patients in each cell at each hospital"
+    if one["cells"]:
+        cells += f", of {one['cells']}"
     if not one["coefficients"]:
         return f"{one['statistic']}: {cells}"
     needed = math.ceil(one["coefficients"] / PARAMETERS_SHARE_MAX)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from scipy import stats
+
 from server import figures, plots
 from server.tables import cell, interval, table
 from server.told_linear import Parts
@@ -20,7 +22,8 @@ THRESHOLDS = (
     "specificity_low",
     "specificity_high",
 )
-CALIBRATION = ("quantity", "estimate", "standard_error", "perfect")
+CALIBRATION = ("quantity", "estimate", "standard_error", "ci_low", "ci_high", "perfect")
+NORMAL = float(stats.norm.isf(0.025))
 
 
 def survival(found: Mapping[str, Any], declared: Mapping[str, Any], key: str) -> Parts:
@@ -31,7 +34,7 @@ def survival(found: Mapping[str, Any], declared: Mapping[str, Any], key: str) ->
     end = max((step["end"] for curve in curves for step in curve["steps"]), default=1.0)
     drawn = [plots.survival(curves, names=names, unit=str(declared["time"]), end=end, key=key)]
     whole = [{"group": name, **curve} for name, curve in zip(names, curves, strict=True)]
-    ratios = [{**one, **{at: _level(declared, one[at]) for at in ("first", "second")}} for one in found["ratios"]]
+    ratios = [{**one, **{at: _level(declared, one[at]) for at in ("first", "second")}} for one in found.get("ratios") or ()]
     note = (
         ""
         if found["chi2"] is None
@@ -67,7 +70,14 @@ def roc(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts:
     if one := found["calibration"]:
         groups = [{**group, "group": at + 1} for at, group in enumerate(one["groups"])]
         lines = [
-            {"quantity": name, "estimate": one[name], "standard_error": one[f"{name}_error"], "perfect": at}
+            {
+                "quantity": name,
+                "estimate": one[name],
+                "standard_error": one[f"{name}_error"],
+                "ci_low": one[name] - NORMAL * one[f"{name}_error"],
+                "ci_high": one[name] + NORMAL * one[f"{name}_error"],
+                "perfect": at,
+            }
             for at, name in enumerate(("intercept", "slope"))
         ]
         tables.append(table("Calibration: logit of the outcome on the logit of the score", CALIBRATION, lines))
@@ -96,7 +106,7 @@ def ranks(found: Mapping[str, Any], declared: Mapping[str, Any], key: str) -> Pa
         {"level": _level(declared, at), "n": n, "mean_rank": rank}
         for at, (n, rank) in enumerate(zip(found["n"], found["mean_ranks"], strict=True))
     ]
-    pairs = [{**one, **{at: _level(declared, one[at]) for at in ("first", "second")}} for one in found["pairs"]]
+    pairs = [{**one, **{at: _level(declared, one[at]) for at in ("first", "second")}} for one in found.get("pairs") or ()]
     note = f"H({found['df']}) = {cell(found['h'])}, p = {cell(found['p'], p_value=True)}, "
     note += f"\u03b5\u00b2 {cell(found['epsilon_squared'])}."
     if two := found["mann_whitney"]:

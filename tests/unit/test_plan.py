@@ -151,6 +151,16 @@ def test_numbers_are_those_of_the_longest_sum_with_who_is_left_out() -> None:
     assert agreement["numbers"] == 6 + 2  # 1, y, age and their products
 
 
+def test_a_table_of_many_cells_is_advised_against() -> None:
+    ranks = {"kind": "ranks", "response": "y", "group": "grade", "bins": 8}
+    study = tables.study(NUMBERS, factors=FACTORS, analyses=[ranks])
+    crowded, roomy = (plans.plan(study, patients=n, hospitals=4) for n in (400, 40_000))
+    (one,) = crowded["analyses"]
+    assert one["cells"] == 8 * len(FACTORS["grade"])
+    assert any("analysis-1-ranks counts in" in text and "Ask for fewer bins." in text for text in crowded["advice"])
+    assert not any("analysis-1-ranks" in text for text in roomy["advice"])
+
+
 def test_a_harmonisation_that_is_applied_stands_before_the_gram() -> None:
     said = plans.plan(cohorts.study({"kind": "combat", "features": ["x1", "x2"], "covariates": ["time"], "apply": True}))
     assert [one["task"] for one in said["rounds"][:2]] == ["analysis-1-combat", "gram"]
