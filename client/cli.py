@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typing_extensions import override
 
-from client import config, doctor, proposal, supernode
+from client import config, copies, doctor, proposal, supernode
 from client import parameters as parameters_command
 from client import preview as preview_command
 from client import relay as relays
@@ -50,6 +50,7 @@ app = typer.Typer(
 commands.with_version(app)
 app.add_typer(attack.app, name="attack")
 app.command("scans")(scans_command.scans)
+app.command("deidentify")(copies.deidentify)
 app.command("parameters")(parameters_command.parameters)
 app.command("preview")(preview_command.preview)
 app.command("receive")(sources.receive)

@@ -29,8 +29,8 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from client.imaging import images, pixels, structure, values
-from client.imaging.guard import ANSWER, DTYPES, REQUEST, Limits, Reason
+from client.imaging import allowed, images, pixels, structure, values
+from client.imaging.guard import ANSWER, DTYPES, HEADER, IDENTIFIERS, PIXELS, REQUEST, Limits, Reason
 from client.imaging.values import Refused
 
 _CPU_TOTAL_S = 3600
@@ -59,14 +59,36 @@ def main() -> None:
     sink.write(b"+")
     used = 0.0
     while used + limits.cpu_s < _CPU_TOTAL_S and len(head := source.read(REQUEST.size)) == REQUEST.size:
-        with_pixels, size = REQUEST.unpack(head)
-        data = source.read(size)
+        kind, beside_bytes, size = REQUEST.unpack(head)
+        beside, data = source.read(beside_bytes), source.read(size)
         used = math.fsum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + limits.cpu_s, _CPU_TOTAL_S))
-        answer, arrays = examine(data, with_pixels=bool(with_pixels), limits=limits, scratch=scratch)
+        answer, arrays = answered(data, kind=kind, beside=beside, limits=limits, scratch=scratch)
         if used + 2 * limits.cpu_s >= _CPU_TOTAL_S:
             answer["last"], used = True, math.inf
         _write(sink, answer, arrays)
+
+
+def answered(data: bytes, *, kind: int, beside: bytes, limits: Limits, scratch: int | None) -> Answer:
+    """Return what is asked of one file: its header, its pixels, its identifiers, or a pseudonymised copy."""
+    if kind in {HEADER, PIXELS}:
+        return examine(data, with_pixels=kind == PIXELS, limits=limits, scratch=scratch)
+    try:
+        ds = _parsed(data, with_pixels=True, limits=limits)
+        if ds.SOPClassUID not in images.KINDS:
+            raise Refused(Reason.SOP_CLASS)
+        images.examine(ds, with_pixels=False, limits=limits, scratch=None)  # text burned in, lossy, colour
+        if kind == IDENTIFIERS:
+            return {"identifiers": allowed.identifiers(ds)}, {}
+        given = json.loads(beside)
+        file = np.frombuffer(allowed.rewritten(ds, given=given), np.uint8)
+        return {"instance": given["uids"][str(ds.SOPInstanceUID)]}, {"file": file}
+    except Refused as refused:
+        return {"reason": refused.reason}, {}
+    except MemoryError:
+        return {"reason": Reason.TOO_LARGE}, {}
+    except Exception:  # noqa: BLE001  (as below)
+        return {"reason": Reason.UNREADABLE}, {}
 
 
 def examine(data: bytes, *, with_pixels: bool, limits: Limits, scratch: int | None) -> Answer:

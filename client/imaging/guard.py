@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from client.inside import Acquisition, Float, Float32, Mask, freeze
 from common.errors import InternalError
 
-REQUEST = struct.Struct(">BQ")  # with pixels?, bytes that follow
+REQUEST = struct.Struct(">BQQ")  # what is asked, bytes of JSON beside the file, bytes of the file
+HEADER, PIXELS, IDENTIFIERS, REWRITE = range(4)
 ANSWER = struct.Struct(">I")  # bytes of JSON that follow, then the arrays that it announces
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8"), "uint8": np.dtype("u1")}
 _ANSWER_MOST = 1 << 20
 _PIPE_BYTES = 1 << 20
 _STARTUP_S = 60.0
+SENSELESS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what the answer of a lying child may raise
 SCRATCH_SPARE_BYTES = 1 << 16  # our own header of what the second decoder reads
 
 
@@ -212,6 +214,17 @@ class Guard:
         A link, a pipe or a file above `Limits.file_bytes` is refused before a byte is parsed. Raises InternalError when
         the child cannot even be started.
         """
+        answer = self.ask(path, kind=PIXELS if with_pixels else HEADER)
+        if isinstance(answer, Reason):
+            return answer
+        try:
+            return _parse(answer[0], arrays=answer[1], with_pixels=with_pixels)
+        except SENSELESS:
+            self.close()
+            return Reason.CRASHED
+
+    def ask(self, path: Path, *, kind: int, beside: bytes = b"") -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | Reason:
+        """Return the child's answer as it stands, to be checked by the caller, or why there is none."""
         data = _bytes_of(path, most=self._limits.file_bytes)
         if isinstance(data, Reason):
             return data
@@ -222,17 +235,17 @@ class Guard:
         try:
             if self._scratch is not None:
                 os.ftruncate(self._scratch, len(data) + SCRATCH_SPARE_BYTES)
-            self._send(REQUEST.pack(with_pixels, len(data)), data)
+            self._send(REQUEST.pack(kind, len(beside), len(data)), beside, data)
             head, arrays = self._receive()
             if head.pop("last", False):  # the child has spent its processor time; the next file gets a new one
                 self.close()
-            return _parse(head, arrays=arrays, with_pixels=with_pixels)
+            return Reason(head["reason"]) if "reason" in head else (head, arrays)
         except TimeoutError:
             self.close()
             return Reason.TIMED_OUT
         except _Died:
             return Reason.TIMED_OUT if self._ended_by() == -signal.SIGXCPU else Reason.CRASHED
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # the answer makes no sense
+        except SENSELESS:
             self.close()
             return Reason.CRASHED
 
@@ -271,10 +284,10 @@ class Guard:
             self.close()
             raise InternalError("The DICOM reader does not start.", action="Is pydicom installed (motet[hospital])?")
 
-    def _send(self, head: bytes, data: bytes) -> None:
+    def _send(self, *parts: bytes) -> None:
         self._until = time.monotonic() + self._limits.wall_s
         pipe = _number(self._child and self._child.stdin)
-        for part in (head, data):
+        for part in parts:
             view = memoryview(part)
             while view:
                 try:
@@ -345,10 +358,8 @@ def _number(pipe: Any) -> int:  # noqa: ANN401  (a pipe of subprocess, or None)
     return int(pipe.fileno())
 
 
-def _parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Found | Reason:
+def _parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Found:
     """Check the child's answer as if a stranger had written it."""
-    if "reason" in head:
-        return Reason(head["reason"])
     identity = Identity(**{name: _text(value) for name, value in head["identity"].items()})
     if head["kind"] == "contours":
         return _contours(identity, of_series=_text(head["of_series"]), arrays=arrays if with_pixels else None)

@@ -1,0 +1,54 @@
+"""motet-hospital deidentify: pseudonymised copies of the hospital's images, for use inside it; nothing of them is sent."""
+
+import hashlib
+import hmac
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.config import Home, pseudonym_key, read_site
+from common import files
+
+out = Console(highlight=False)
+
+
+def deidentify(
+    home: Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the copies: PATIENT/INSTANCE.dcm, pseudonyms, 0600.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,  # noqa: FBT002  (a flag)
+) -> None:
+    """Write a pseudonymised copy of every image in `scans`, as far as an allow-list of attributes goes.
+
+    The patient's pseudonym is that of the studies. Copies are for use inside the hospital: pseudonymous data are personal
+    data, and a head can be recognised from its voxels. Images that may have text burned in get none.
+    """
+    from client.imaging.deidentify import deidentified  # noqa: PLC0415  (pulls numpy in)
+    from client.imaging.guard import Guard, Reason  # noqa: PLC0415
+
+    made = Home(home)
+    site, key = read_site(made), pseudonym_key(made)
+
+    def pseudonym(kind: str, raw: str) -> str:
+        return hmac.new(key, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32]
+
+    files.refuse_remains(folder.parent, names=(folder.name,))
+    folder.mkdir(parents=True, mode=0o700)
+    counts: Counter[str] = Counter()
+    with Guard() as reader:
+        for place, _, names in os.walk(site.scans, followlinks=False):
+            for name in sorted(names):
+                done = deidentified(Path(place) / name, reader=reader, pseudonym=pseudonym)
+                counts[done.value if isinstance(done, Reason) else "copied"] += 1
+                if not isinstance(done, Reason):
+                    patient, instance, data = done
+                    (folder / patient).mkdir(mode=0o700, exist_ok=True)
+                    files.write(folder / patient / f"{instance}.dcm", data, private=True)
+    if as_json:
+        out.print_json(json.dumps({"counts": dict(counts.most_common())}))
+        return
+    out.print(", ".join(f"{count} {what}" for what, count in counts.most_common()) or "there are no files")
