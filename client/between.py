@@ -1,90 +1,113 @@
 """What two exact sums over shared variables tell together: of the patients in one of them only, and between two grids.
 
 Subtract them: what is left is a sum over the patients who are in one only, or, of counts on two grids over the same patients, a
-count of those between two edges. Each is held to what a sum by itself is held to.
+count of those between two edges; or, of products with a column that both have, its product with a combination of others. Each
+is held to what a sum by itself is held to.
 """
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client import disclosure, released
+from client import columns, disclosure, released
 from client.config import Policy
 from client.inside import Cohort, Float, Mask
 from client.kernels.histogram import bins_of
 from client.released import Released
 from client.weights import few
+from common import terms
 from common.study import Study
+
+Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
 SEPARATE = frozenset({"marginals"})  # counts variables one by one; others count them together
 
 
-def judge(policy: Policy, *, study: Study, cohort: Cohort, whole: Cohort, secret: bytes) -> released.Judge:
-    """Return what judges two sums, for client/released.py; it raises TooFewPatients where they may not both be had.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """What judges sums of `study`, for client/released.py: `cohort` as the sum of now sees it, `whole` as it was measured.
 
-    `cohort` as the sum of now sees it, `whole` as it was measured. Refused: patients in one sum only of whom a shared variable
-    is not known here; products of shared variables over them that check_group refuses, or where one sum only counts, small
-    cells of two-valued ones; small cells of the grid of all edges, of them, and of all patients where the grids are two.
+    Raises TooFewPatients where the sums may not be had together.
     """
 
-    @functools.cache
-    def tags() -> tuple[str, ...]:
-        return tuple(released.tag(patient, secret) for patient in cohort.patients)
+    policy: Policy
+    study: Study
+    cohort: Cohort
+    whole: Cohort
+    secret: bytes
 
-    def check(earlier: Released, now: Released, apart: frozenset[str]) -> None:
-        if not apart.issubset(tags() if apart else ()):
+    def pair(self, earlier: Released, now: Released, apart: frozenset[str]) -> None:
+        """Refuse a sum beside an earlier one that shares variables; `apart`: tags of the patients who are in one only.
+
+        Refused: patients apart of whom a shared variable is not known here; products of shared variables over them that
+        check_group refuses, or where one sum only counts, small cells of two-valued ones; small cells of the grid of all
+        edges: of those apart, and of all patients where the grids are two.
+        """
+        tags = [released.tag(patient, self.secret) for patient in self.cohort.patients] if apart else []
+        if not apart <= set(tags):
             raise few("patients of an earlier sum over shared variables are not in the cohort any more")
-        names = sorted(earlier.variables & now.variables)
-        values = {name: _values(name, cohort=cohort, whole=whole) for name in names}
+        values = {name: self._values(name) for name in sorted(earlier.variables & now.variables)}
         grids = {name: (dict(earlier.grids)[name], edges) for name, edges in now.grids if name in dict(earlier.grids)}
         together = not SEPARATE & {earlier.kernel, now.kernel}
         if apart:
-            one_only = np.array([tag in apart for tag in tags()], dtype=bool)
-            _check_group(policy, study, {name: value[one_only] for name, value in values.items()}, earlier, now)
-            _check_cells(policy, values, grids, of=one_only, together=together)
+            one_only = np.array([tag in apart for tag in tags], dtype=bool)
+            self._check_group({name: value[one_only] for name, value in values.items()}, {earlier.kernel, now.kernel})
+            self._check_cells(values, grids, of=one_only, together=together)
         if any(first != second for first, second in grids.values()):
-            held = cohort.table[:, [cohort.columns.index(name) for name in sorted(now.variables)]]
-            _check_cells(policy, values, grids, of=np.logical_not(np.isnan(held).any(axis=1)), together=together)
+            self._check_cells(values, grids, of=self._complete(now.variables), together=together)
 
-    return check
+    def span(self, now: Released, functions: frozenset[str]) -> None:
+        """Refuse products of `functions` of variables, had in several sums, whose combination is a few patients' indicator.
 
+        Two sums that share a column give its products with any combination of the columns beside it. Judged together are the
+        functions of few values, and those of one variable, over the patients who have them all; functions of variables that
+        this study does not have are not known here.
+        """
+        known = {str(piece): piece for piece in self._pieces()}
+        named = [terms.column(known[name]) for name in sorted(functions & known.keys())]
+        table = columns.table(self.whole, columns=named, study=self.study)[self._complete(now.variables)]
+        table = table[columns.complete(table)]
+        rare = [len(np.unique(column)) <= disclosure.LEVELS_MOST for column in table.T]
+        sets = {variable: [column.pieces[0].variable == variable for column in named] for variable in now.variables}
+        for chosen in (rare, *sets.values()):
+            if sum(chosen) > 1 and len(table):
+                disclosure.check_span(self.policy, values=table[:, np.array(chosen)])
 
-def _values(name: str, *, cohort: Cohort, whole: Cohort) -> Float:
-    """Return a variable of all patients, as it is summed now where it has a value there, else as it was measured."""
-    now, measured = (held.table[:, held.columns.index(name)] for held in (cohort, whole))
-    return np.where(np.isnan(now), measured, now)
+    def _pieces(self) -> Iterator[terms.Piece]:
+        for one in self.study.variables:
+            yield terms.Piece(variable=one.name)
+            yield from (terms.Piece(variable=one.name, transform=transform) for transform in one.transforms)
+            yield from (terms.Piece(variable=one.name, level=level) for level in one.levels)
 
+    def _complete(self, variables: frozenset[str]) -> Mask:
+        held = self.cohort.table[:, [self.cohort.columns.index(name) for name in sorted(variables)]]
+        return columns.complete(held)
 
-def _check_group(policy: Policy, study: Study, values: Mapping[str, Float], earlier: Released, now: Released) -> None:
-    dictionary = study.dictionary()
-    made: dict[str, Float] = {}
-    for name, value in values.items():
-        levels = dictionary[name].levels
-        made |= {f"{name}[{level}]": np.where(value == at, 1.0, value * 0) for at, level in enumerate(levels) if at}
-        made |= {} if levels else {name: value}
-    group = np.column_stack(list(made.values()))
-    if np.isnan(group).any():
-        raise few("of patients in one of two sums a shared variable is not known")
-    if earlier.kernel in disclosure.COUNTS_ONLY or now.kernel in disclosure.COUNTS_ONLY:
-        disclosure.check_cells(policy, values=group, names=tuple(made))
-    else:
-        disclosure.check_group(policy, values=group, names=tuple(made))
+    def _values(self, name: str) -> Float:
+        """Return a variable of all patients, as it is summed now where it has a value there, else as it was measured."""
+        now, measured = (held.table[:, held.columns.index(name)] for held in (self.cohort, self.whole))
+        return np.where(np.isnan(now), measured, now)
 
+    def _check_group(self, values: Mapping[str, Float], kernels: set[str]) -> None:
+        dictionary = self.study.dictionary()
+        made: dict[str, Float] = {}
+        for name, value in values.items():
+            levels = dictionary[name].levels
+            made |= {f"{name}[{level}]": np.where(value == at, 1.0, value * 0) for at, level in enumerate(levels) if at}
+            made |= {} if levels else {name: value}
+        group = np.column_stack(list(made.values()))
+        if np.isnan(group).any():
+            raise few("of patients in one of two sums a shared variable is not known")
+        check = disclosure.check_cells if kernels & disclosure.COUNTS_ONLY else disclosure.check_group
+        check(self.policy, values=group, names=tuple(made))
 
-def _check_cells(
-    policy: Policy,
-    values: Mapping[str, Float],
-    grids: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]],
-    *,
-    of: Mask,
-    together: bool,
-) -> None:
-    bins = [bins_of(values[name][of], edges=_merged(*pair)) for name, pair in grids.items()]
-    for cells in [np.stack(bins, axis=1)] if together and bins else [one[:, None] for one in bins]:
-        if bool(np.any(np.unique(cells, axis=0, return_counts=True)[1] < policy.cell_min)):
-            raise few("between the cells of two sums there is a small one")
+    def _check_cells(self, values: Mapping[str, Float], grids: Mapping[str, Pair], *, of: Mask, together: bool) -> None:
+        bins = [bins_of(values[name][of], edges=_merged(*pair)) for name, pair in grids.items()]
+        for cells in [np.stack(bins, axis=1)] if together and bins else [one[:, None] for one in bins]:
+            if bool(np.any(np.unique(cells, axis=0, return_counts=True)[1] < self.policy.cell_min)):
+                raise few("between the cells of two sums there is a small one")
 
 
 def _merged(first: tuple[float, ...], second: tuple[float, ...]) -> NDArray[np.float64]:

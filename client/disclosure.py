@@ -57,15 +57,24 @@ def check_group(policy: Policy, *, values: Float, names: tuple[str, ...]) -> Non
     for name, column in zip(names, values.T, strict=True):
         if "[" in name and 0 < int(np.count_nonzero(column)) < policy.cell_min:
             raise few(f"{name} is other than zero for too few")
+    alike, rows = check_span(policy, values=values)
+    flags = np.concatenate([alike, span.above(values, most=LEVELS_MOST)], axis=1)
+    told = span.shown(flags, rows=rows) > span.TELLS_LEAST
+    _cells([("a group", flag) for flag in flags[:, told].T], k=policy.cell_min)
+
+
+def check_span(policy: Policy, *, values: Float) -> tuple[NDArray[np.bool_], Float]:
+    """Refuse columns of which a combination is nearly a patient's, or the indicator of 1 to k - 1 with one value of a column.
+
+    Returns which patients share a value (span.alike) and the columns' basis.
+    """
     rows, most = span.basis(values), leverage_most(policy)
     if bool(np.any((rows * rows).sum(axis=1) > most)):
         raise few("a combination of the columns is nearly zero but for one patient")
     alike = span.alike(values, most=LEVELS_MOST)
     if bool(np.any((alike.sum(axis=0) < policy.cell_min) & (span.shown(alike, rows=rows) > most))):
         raise few("a combination of the columns shows a small group")
-    flags = np.concatenate([alike, span.above(values, most=LEVELS_MOST)], axis=1)
-    told = span.shown(flags, rows=rows) > span.TELLS_LEAST
-    _cells([("a group", flag) for flag in flags[:, told].T], k=policy.cell_min)
+    return alike, rows
 
 
 def check_cells(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from client import cohort as cohort_step
 from client import columns, harmonise, local, score, summarise, train
+from client.disclosure import COUNTS_ONLY
 from client.imaging import segment
 from client.imaging.guard import Guard, Reader
 from client.imaging.lesion import locate
@@ -43,6 +44,7 @@ FAMILIES: tuple[ModuleType, ...] = (
 )
 UNSEEN_TOGETHER = 2  # honest hospitals of which the sum is no hospital's own
 Progress = Callable[[int, int], None]
+SOLVED_ALONE = frozenset({"logistic", "firth", "ordinal", "cox_stratified"})  # fits whose sums are over all rows at once
 
 log = logging.getLogger("motet.vault")
 
@@ -166,7 +168,7 @@ class Entering:
 
     `variables` are those of the dictionary behind the columns, `rows` what a query is answered from; a Gram's `rows` are its
     columns. An evaluation has neither: its sums are of scores, which no other sum holds. `grids`: on which edges variables are
-    counted.
+    counted; `functions`: of which variables, plain, transformed or a level, it holds products.
     """
 
     patients: tuple[str, ...]
@@ -175,6 +177,7 @@ class Entering:
     rows: Rows | None = None
     kernel: str = "gram"
     grids: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    functions: tuple[str, ...] = ()
 
 
 def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: Cohort) -> Entering:
@@ -207,6 +210,7 @@ def entering(announcement: Announcement, *, blob: bytes, study: Study, cohort: C
             | {canonical.digest({**incomplete, "recipe": prepared}): "".join(_patients(cohort, ~complete)).encode()},
             variables=variables,
             rows=_rows(table[complete], design=study.design(), study=study),
+            functions=_functions(study.design()),
         )
     _, rows = training_rows(cohort, study=study)
     label = cohort.columns.index(study.training.label)
@@ -255,7 +259,12 @@ def _of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Ente
         rows=rows,
         kernel=asked.kernel,
         grids=_counted(asked),
+        functions=() if asked.kernel in COUNTS_ONLY else _functions(bound.columns),
     )
+
+
+def _functions(design: Sequence[Column]) -> tuple[str, ...]:
+    return tuple(sorted({str(piece) for column in design for piece in column.pieces}))
 
 
 def _counted(asked: Query) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -288,11 +297,12 @@ def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[st
     return {canonical.digest({"taken once": named}): canonical.encode(told)}
 
 
-def counting(announcement: Announcement, *, blob: bytes, study: Study) -> tuple[str, int, str]:
+def counting(announcement: Announcement, *, blob: bytes, study: Study, rows: Rows) -> tuple[str, int, str]:
     """Return under what name a query counts, how many different ones of that name are answered, ever, and its form.
 
     An iterated analysis counts all queries of its kind about its columns together, of whatever study, against this study's cap;
-    any other asks each form once a study, however often the study declares it.
+    a fit is told no more numbers than it has values of these `rows`, which would be equations enough to solve for them. Any
+    other analysis asks each form once a study, however often the study declares it.
     """
     if announcement.task != "query":
         return "", 0, ""
@@ -311,7 +321,10 @@ def counting(announcement: Announcement, *, blob: bytes, study: Study) -> tuple[
     if not analyses.iterated(one):
         return f"{asked.kernel} {form}", 1, form
     columns = " ".join(sorted(column.name for column in study.asked(position).columns))
-    return f"{one.kind} of {columns}", analyses.queries_most(one), form
+    most = analyses.queries_most(one)
+    if asked.kernel in SOLVED_ALONE:
+        most = min(most, max(1, rows.values.size // query.dimension(asked)))
+    return f"{one.kind} of {columns}", most, form
 
 
 def _rows(values: NDArray[np.float64], *, design: Sequence[Column], study: Study) -> Rows:

@@ -10,9 +10,10 @@ a bit about the data, and after one no other question of its form is taken.
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from common import files
 from common.errors import AlreadyAnswered, OutsidePolicy, RecordDamaged
@@ -32,6 +33,7 @@ class Released:
     patients: str
     kernel: str = "gram"
     grids: Grids = ()  # of the variables that it counts
+    functions: tuple[str, ...] = ()  # of variables, of which products are summed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +59,28 @@ class Asking:
     patients: Sequence[str]
     kernel: str = "gram"
     grids: Grids = ()
+    functions: tuple[str, ...] = ()
     query_sha256: str = ""
     counted: str = ""  # under what the query counts against its cap
     form: str = ""  # what it is a question of: other numbers, the same sums
 
 
-Judge = Callable[[Released, Released, frozenset[str]], None]
+class Judge(Protocol):
+    """What says whether sums over shared variables may be had together; it raises where they may not."""
+
+    def pair(self, earlier: Released, now: Released, apart: frozenset[str]) -> None:
+        """Judge two sums; `apart` are the tags of the patients who are in one of them only."""
+
+    def span(self, now: Released, functions: frozenset[str]) -> None:
+        """Judge all functions of variables of which this sum and earlier ones hold products."""
 
 
 def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge: Judge) -> Record:
     """Return the record with this sum in it, to be saved before anything leaves; the same object when nothing is new.
 
-    `judge` is called for a new sum, with each earlier one that shares a variable, the new one, and the tags of the patients who
-    are in one of them only; it raises where both together tell too much. Raises AlreadyAnswered, which names the earlier sum,
-    when the roster is another, or 1 to k - 1 patients are; by Grams too, since client/exact.py does not know a
-    pair of columns again whose bounds are others.
+    `judge` judges a new sum beside each earlier one that shares a variable. Raises AlreadyAnswered, which names the earlier
+    sum, when the roster is another, or 1 to k - 1 patients are; by Grams too, since client/exact.py does not know a pair of
+    columns again whose bounds are others.
     """
     tags = frozenset(tag(patient, secret) for patient in asking.patients)
     name = hashlib.sha256("".join(sorted(tags)).encode()).hexdigest()
@@ -82,10 +91,10 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
         patients=name,
         kernel=asking.kernel,
         grids=asking.grids,
+        functions=asking.functions,
     )
-    for earlier in record.sums:
-        if not earlier.variables & asking.variables:
-            continue
+    beside = [earlier for earlier in record.sums if earlier.variables & asking.variables]
+    for earlier in beside:
         if earlier.roster != asking.roster:
             raise AlreadyAnswered(
                 f"The roster is another than that of an earlier sum ({earlier.label}).", action="Wait for the full roster."
@@ -97,9 +106,12 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
                 action="Leave out the variable that few patients lack, or let a study share its patients (complete_cases).",
             )
         if now not in record.sums:
-            judge(earlier, now, apart)
+            judge.pair(earlier, now, apart)
     if now in record.sums:
         return record
+    functions = frozenset(name for one in (*beside, now) for name in one.functions)
+    if now.functions and functions > frozenset(now.functions):
+        judge.span(now, functions)
     return replace(record, sets={**record.sets, name: tags}, sums=(*record.sums, now))
 
 
@@ -145,6 +157,7 @@ def read(path: Path) -> Record:
                     roster=tuple(one["roster"]),
                     patients=one["patients"],
                     kernel=one.get("kernel", "gram"),
+                    functions=tuple(one.get("functions", ())),
                     grids=tuple(sorted((key, tuple(map(float.fromhex, at))) for key, at in one.get("grids", {}).items())),
                 )
                 for one in plain["sums"]
@@ -170,6 +183,7 @@ def save(path: Path, record: Record) -> None:
                 "roster": list(one.roster),
                 "patients": one.patients,
                 "kernel": one.kernel,
+                "functions": list(one.functions),
                 "grids": {key: [edge.hex() for edge in edges] for key, edges in one.grids},
             }
             for one in record.sums

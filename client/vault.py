@@ -282,7 +282,7 @@ class Vault:
         )
         record, contribution = released.read(self._released_file), None
         if entering.rows is not None:
-            counted, most, form = pipeline.counting(announced, blob=request.blob, study=study)
+            counted, most, form = pipeline.counting(announced, blob=request.blob, study=study, rows=entering.rows)
             asking = released.Asking(
                 label=f"{announced.mechanism.entry()['statistic']} of {announced.study}",
                 variables=entering.variables,
@@ -290,12 +290,13 @@ class Vault:
                 patients=entering.patients,
                 kernel=entering.kernel,
                 grids=entering.grids,
+                functions=entering.functions,
                 query_sha256=announced.blob_sha256 if announced.task == "query" else "",
                 counted=counted,
                 form=form,
             )
             whole = self._warm[announced.study].cohort
-            judge = between.judge(site.policy, study=study, cohort=cohort, whole=whole, secret=secret)
+            judge = between.Judge(policy=site.policy, study=study, cohort=cohort, whole=whole, secret=secret)
             after = released.check(record, asking=asking, cell_min=site.policy.cell_min, secret=secret, judge=judge)
             seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
             if announced.task == "query":

@@ -5,10 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client import between, released
+from client import pipeline, released
+from client.between import Judge
 from client.config import CELL_MIN
+from client.kernels.rows import Rows
 from client.released import Asking, Record
+from common import analyses, query
+from common.announcement import Announcement
 from common.errors import AlreadyAnswered, OutsidePolicy, TooFewPatients
+from common.mechanism import Exact
+from common.query import ask
 from tests import cohorts
 from tests.federation import HOSPITALS
 from tests.unit.test_analyses import LOGISTIC, Asker, asker, glm
@@ -74,12 +80,16 @@ def one_sum(kernel: str, *variables: str, grids=None) -> released.Released:
     )
 
 
+def judge_of(table=None, *, study=STUDY) -> Judge:
+    held = cohorts.cohort("hosp-a", cohorts.table() if table is None else table, study)
+    return Judge(policy=POLICY, study=study, cohort=held, whole=held, secret=SECRET)
+
+
 def together(earlier, now, *, table=None, apart=()):
     """Judge two sums of which the patients `apart` (rows) are in one only."""
-    held = cohorts.cohort("hosp-a", cohorts.table() if table is None else table, STUDY)
-    tags = [released.tag(patient, SECRET) for patient in held.patients]
-    judge = between.judge(POLICY, study=STUDY, cohort=held, whole=held, secret=SECRET)
-    judge(earlier, now, frozenset(tags[row] for row in apart))
+    judge = judge_of(table)
+    tags = [released.tag(patient, SECRET) for patient in judge.cohort.patients]
+    judge.pair(earlier, now, frozenset(tags[row] for row in apart))
 
 
 def refused(*sums, **parts):
@@ -140,21 +150,77 @@ def test_patients_of_whom_a_value_is_not_known_any_more_are_not_taken_out_of_a_s
     table = cohorts.table()
     table[:24, 0] = np.nan  # as other bounds leave them out
     refused(one_sum("gram", "x1", "x2"), one_sum("gram", "x1", "x2", "y"), table=table, apart=range(24))
-    held = cohorts.cohort("hosp-a", table, STUDY)
-    judge = between.judge(POLICY, study=STUDY, cohort=held, whole=held, secret=SECRET)
     with pytest.raises(TooFewPatients, match="not in the cohort"):
-        judge(one_sum("gram", "x1"), one_sum("gram", "x1"), frozenset({"0" * 24}))
+        judge_of(table).pair(one_sum("gram", "x1"), one_sum("gram", "x1"), frozenset({"0" * 24}))
+
+
+def graded(*, twos: int) -> np.ndarray:
+    """Grades 0 and 1, and 2 for so many patients; `dead` is any grade above 0."""
+    table = cohorts.table()
+    table[:, 7] = np.arange(len(table)) % 2
+    table[np.flatnonzero(table[:, 7])[:twos], 7] = 2
+    table[:, 5] = table[:, 7] > 0
+    return table
+
+
+@pytest.mark.parametrize(
+    "functions", [("malignancy", "dead"), ("malignancy", "square(malignancy)")], ids=["two columns", "a square"]
+)
+def test_two_models_do_not_show_together_what_one_may_not(functions):
+    squared = [{**one, "transforms": ["square"] * (one["name"] == "malignancy")} for one in cohorts.VARIABLES]
+    study = cohorts.study(variables=squared)
+    now = one_sum("exact_gram", "x1", "malignancy", "dead")
+    for twos, told in ((0, False), (1, True), (CELL_MIN - 1, True), (CELL_MIN, False)):
+        judge = judge_of(graded(twos=twos), study=study)
+        judge.span(now, frozenset({"x1", functions[0]}))
+        if told:
+            with pytest.raises(TooFewPatients):
+                judge.span(now, frozenset({"x1", *functions}))
+        else:
+            judge.span(now, frozenset({"x1", *functions, "of another study"}))
+
+
+def test_a_second_model_that_tells_the_only_patient_of_a_grade_is_refused(make_federation):
+    """The products of x1 with a grade and with any grade: their difference is the x1 of the only patient of grade 2."""
+    dealt = cohorts.tables()
+    dealt["hosp-a"] = graded(twos=1)
+    models = [{"kind": "robust", "formula": f"x1 ~ {name}"} for name in ("malignancy", "dead", "y")]
+    made = asker(make_federation, *models, rows=dealt)
+    made.ask(ask("exact_gram", responses=["x1"], predictors=["malignancy"]), position=0)
+    assert made.refused(ask("exact_gram", responses=["x1"], predictors=["dead"]), position=1) == "E-REFUSED-PATIENTS"
+    made.ask(ask("exact_gram", responses=["x1"], predictors=["y"]), position=2)
+
+
+class Never:
+    """Judges nothing: what comes before is refused or known."""
+
+    def pair(self, *_):
+        pytest.fail("judged")
+
+    span = pair
 
 
 def test_who_differs_by_few_or_stands_under_another_roster_is_named_before_anything_is_judged():
-    def never(*_):
-        pytest.fail("judged")
-
     many = tuple(f"p{at}" for at in range(20))
     nothing = Record(sets={}, sums=(), queries={})
-    record = released.check(nothing, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=never)
+    record = released.check(nothing, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=Never())
     for other in ({"patients": many[1:]}, {"roster": ("a",), "patients": many}):
         with pytest.raises(AlreadyAnswered):
-            released.check(record, asking=asking(**other), cell_min=CELL_MIN, secret=SECRET, judge=never)
-    assert released.check(record, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=never) is record
+            released.check(record, asking=asking(**other), cell_min=CELL_MIN, secret=SECRET, judge=Never())
+    assert released.check(record, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=Never()) is record
     assert len(record.sums) == 1
+
+
+def test_a_fit_is_told_no_more_numbers_than_there_are_values_behind_them():
+    """Twelve numbers a step about so many rows of three columns: more of them could be solved for the rows."""
+    study = cohorts.study({**LOGISTIC, "queries_max": 40}, {**LOGISTIC, "queries_max": 9})
+    asked = glm(0, 0, 0)
+    assert query.dimension(asked) == 12
+    for rows, position, most in ((10_000, 0, 40), (160, 0, 40), (80, 0, 20), (79, 0, 19), (79, 1, 9), (2, 0, 1)):
+        announced = Announcement(
+            run="r", study=study.hash(), roster="", round=1, hospitals=("a",), task="query", dimension=14,
+            index=analyses.index(position, number=1), blob_sha256="", mechanism=Exact(statistic="s", ring_bits=128),
+        )  # fmt: skip
+        table = Rows(names=("y", "x1", "sex[m]"), values=np.zeros((rows, 3)), lower=(0.0, -16.0, 0.0), upper=(1.0, 16.0, 1.0))
+        counted, told, form = pipeline.counting(announced, blob=asked.bytes(), study=study, rows=table)
+        assert (counted, told, len(form)) == ("logistic of sex[m] x1 y", most, 64)
