@@ -23,6 +23,7 @@ from client.imaging.scan import read_scans
 from client.imaging.tensor import to_tensor
 from client.imaging.volume import assemble
 from client.inside import Cohort, Measured, Scan, SetAside, View, Volume
+from client.kept import Kept
 from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
 from client.measure import acquisition, angle, burden, depth, edges, histogram, intensity, length, position, shape, wall
@@ -58,11 +59,13 @@ def read_cohort(
     progress: Progress,
     reading: Reading | None = None,
     points: Mapping[str, Point] | None = None,
+    kept: Kept | None = None,
 ) -> Cohort:
     """DICOM -> Scan -> Volume -> Parameters and View -> Cohort. One bad series is set aside with its reason.
 
     `reading` writes down what is set aside, as it goes, and spares the reader what it knows to be bad.
     `points` are marked in lesions, by series; the study's recipe says whether a region is found from one.
+    `kept` spares measuring what was measured before, whatever its files are called now.
     """
     cohort_step.check_clinical(clinical, study=study)  # before hours of reading scans
     measured: list[Measured] = []
@@ -73,7 +76,7 @@ def read_cohort(
         reader: Reader = reading.through(guard) if reading else guard
         try:
             for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):
-                made = item if isinstance(item, SetAside) else _measured_or_aside(item, study=study, points=points or {})
+                made = _measured_or_aside(item, study=study, points=points or {}, kept=kept)
                 if isinstance(made, SetAside):
                     aside.append(made)
                     if reading:
@@ -96,10 +99,14 @@ def families(study: Study) -> tuple[ModuleType, ...]:
     return tuple(family for family in FAMILIES if named.intersection(family.NAMES))
 
 
-def _measured_or_aside(scan: Scan, *, study: Study, points: Mapping[str, Point]) -> tuple[Measured, View] | SetAside:
+def _measured_or_aside(
+    scan: Scan | SetAside, *, study: Study, points: Mapping[str, Point], kept: Kept | None
+) -> tuple[Measured, View] | SetAside:
     """Return what a series gives, or why it is set aside: one bad series never stops a run, a bad recipe does."""
+    if isinstance(scan, SetAside):
+        return scan
     try:
-        return _measure_and_see(scan, study=study, point=points.get(scan.series))
+        return _kept_or_measured(scan, study=study, point=points.get(scan.series), kept=kept)
     except GeometryRefused as error:
         return SetAside(name=scan.series, reason=error.reason)
     except MotetError:
@@ -107,6 +114,17 @@ def _measured_or_aside(scan: Scan, *, study: Study, points: Mapping[str, Point])
     except Exception as error:  # noqa: BLE001  (what a step did not foresee, a degenerate shape say, costs that series)
         logs.internal_error(log, error)
         return SetAside(name=scan.series, reason="FAILED")
+
+
+def _kept_or_measured(scan: Scan, *, study: Study, point: Point | None, kept: Kept | None) -> tuple[Measured, View]:
+    if kept is None:
+        return _measure_and_see(scan, study=study, point=point)
+    key = kept.key(scan, point=point)
+    made = kept.look(key, scan=scan)
+    if made is None:
+        made = _measure_and_see(scan, study=study, point=point)
+        kept.keep(key, made=made)
+    return made
 
 
 def _measure_and_see(scan: Scan, *, study: Study, point: Point | None) -> tuple[Measured, View]:

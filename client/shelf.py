@@ -14,6 +14,7 @@ import numpy as np
 from client import pipeline, points
 from client.config import Home, Site
 from client.inside import Cohort, SetAside
+from client.kept import Kept
 from common import canonical, files
 from common.errors import ClinicalTableWrong, NoScans
 from common.study import Study
@@ -45,6 +46,7 @@ def cohort(
         pseudonym=pseudonym,
         progress=progress,
         points=points.read(site.points, pseudonym=pseudonym) if site.points and study.recipe.points else None,
+        kept=Kept(folder=home.cohorts / "series", asked=_asked(study)),
     )
     save(path, fresh, provenance=_provenance(study))
     return fresh
@@ -96,6 +98,16 @@ def _provenance(study: Study) -> dict[str, Any]:
         "version": metadata.version("motet"),
         "levels": {one.name: list(one.levels) for one in study.variables if one.levels},
     }
+
+
+def _asked(study: Study) -> bytes:
+    """Return what a study wants of one series, and the code that gives it."""
+    variables = sorted((one.name, one.levels) for one in study.variables if one.source == "image")
+    wanted = {
+        "recipe": study.recipe.model_dump(mode="python"),
+        "variables": [[name, list(levels)] for name, levels in variables],
+    }
+    return canonical.encode(wanted) + _code(Path(__file__).parent).encode()
 
 
 def _fingerprint(site: Site, study: Study) -> str:

@@ -241,7 +241,7 @@ def test_one_series_that_breaks_a_step_does_not_stop_the_run(
     broken = SetAside(name=scan.series, reason="FAILED")
     object.__setattr__(scan, "acquisition", None)
     object.__setattr__(scan, "spacings_mm", None)
-    assert pipeline._measured_or_aside(scan, study=study) == broken
+    assert pipeline._measured_or_aside(scan, study=study, points={}, kept=None) == broken
 
 
 def test_a_folder_without_one_usable_series_says_why(
