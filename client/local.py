@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from common import model as network
 from common.contribution import Contribution
 from common.crypto import noise, rng
-from common.errors import InternalError, OutsidePolicy
+from common.errors import OutsidePolicy
 from common.mechanism import LocalSteps
 from common.study import Study
 
 __all__ = ["ClippedSum", "contribution", "shortened"]
 
 Vector = NDArray[np.float64]
+FARTHEST = 1e30  # a weight beyond it is put there: a refusal instead would say something that is not charged
 ClippedSum = Callable[[bytes, NDArray[np.bool_]], Vector]  # a model and who was drawn, to the sum of their clipped gradients
 
 
@@ -26,7 +27,7 @@ def contribution(blob: bytes, *, study: Study, patients: int, mechanism: LocalSt
     noise_multiplier * sensitivity; an empty draw is a step of noise. All that follows is computed from these integers and
     public numbers: sums are divided by the expected batch, the same at all hospitals, never by the one drawn.
     `study` is that of the phase (common/phases.py). Raises OutsidePolicy when the mechanism is not the study's or there are
-    more patients than it allows, InternalError when the steps leave the numbers that a model can hold.
+    more patients than it allows; nothing is raised that depends on a patient's data: what runs away is clipped to FARTHEST.
     """
     training, privacy, local = study.training, study.privacy, study.training.local
     channels = 1 + study.recipe.edge_channel
@@ -53,11 +54,8 @@ def contribution(blob: bytes, *, study: Study, patients: int, mechanism: LocalSt
         drawn = rng.poisson_sample(patients, rate=mechanism.sampling_rate)
         clipped = clipped_sum(network.dump(model), drawn)
         total = noise.noised(clipped, mechanism=mechanism) * mechanism.grid_step
-        position = position - float(local.learning_rate) * total / batch
-        try:
-            network.with_flat(model, names, position)
-        except ValueError:
-            raise InternalError("Local steps left the range of numbers.", action="Lower local.learning_rate.") from None
+        position = np.clip(position - float(local.learning_rate) * total / batch, -FARTHEST, FARTHEST)
+        network.with_flat(model, names, position)
     return Contribution(values=shortened(position - start, norm=float(local.update_norm)), mechanism=mechanism)
 
 
