@@ -160,8 +160,20 @@ def _noisy(study: Study, policy: Policy) -> Iterator[str]:
         )
     yield (
         f"Together: {_spent([*released, *steps], privacy.delta)} for a run; another run costs it again. Your epsilon_cap is "
-        f"{decimal_text(policy.epsilon_cap)} over all studies, your delta_cap {decimal_text(policy.delta_cap)}."
+        f"{decimal_text(policy.epsilon_cap)} over all studies, your delta_cap {decimal_text(policy.delta_cap)}"
+        f"{_over(study, policy, [*released, *steps])}."
     )
+
+
+def _over(study: Study, policy: Policy, released: list[GaussianShare]) -> str:
+    """Say what the caps of this hospital, with nothing spent yet, would refuse of a run with all its void rounds."""
+    parts = (study.privacy, study.statistics.privacy, study.evaluation.privacy)
+    said = ""
+    if accounting.round_up(accounting.epsilon_rdp(released, delta=study.privacy.delta)) > policy.epsilon_cap:
+        said += "; that is less than the run's epsilon, and what comes last is refused"
+    if any(part is not None and part.delta > policy.delta_cap for part in parts):
+        said += "; that is less than a delta of the study, which is refused"
+    return said
 
 
 def _steps(training: Training) -> str:

@@ -107,6 +107,17 @@ def test_what_the_policy_closes_or_opens_is_said_before_approval(kind, parts, sa
     assert "Closed here" not in opened
 
 
+def test_caps_that_a_run_would_pass_are_said_before_approval():
+    wanted = federation.study(statistics={"privacy": NOISY})
+    ample, tight, small = (
+        "\n".join(proposal.study(wanted, policy=POLICY.model_copy(update=changed)))
+        for changed in ({"epsilon_cap": Decimal(10**6)}, {"epsilon_cap": Decimal("0.01")}, {"delta_cap": Decimal("1e-9")})
+    )
+    assert "what comes last is refused" not in part(ample, "Leaves with noise")
+    assert "that is less than the run's epsilon, and what comes last is refused" in part(tight, "Leaves with noise")
+    assert "that is less than a delta of the study, which is refused" in part(small, "Leaves with noise")
+
+
 def test_a_harmonised_study_says_so():
     one = {"kind": "combat", "features": ["longest_diameter_mm", "mean_hu"], "covariates": [], "apply": True}
     text = said(statistics={"analyses": [one]})
