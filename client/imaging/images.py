@@ -11,6 +11,7 @@ from client.imaging.guard import Limits, Reason
 from client.imaging.values import Refused
 
 AIR_HU = -1024.0
+FLOAT32_WHOLE = 1 << 24  # whole numbers below it are float32s
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 MR, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -164,10 +165,15 @@ def _stored(ds: Dataset, *, shape: tuple[int, ...], scratch: int | None) -> NDAr
 
 def _scaled(ds: Dataset, stored: NDArray[Any], *, slope: float, intercept: float) -> NDArray[np.float32]:
     """Return slope * stored + intercept, float32, nan where the scanner padded."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled: NDArray[np.float32] = (stored * np.float64(slope) + intercept).astype(np.float32)
-    if not np.isfinite(scaled).all():
-        raise Refused(Reason.NOT_FINITE)
+    whole = slope.is_integer() and intercept.is_integer() and abs(slope) * 65535 + abs(intercept) < FLOAT32_WHOLE
+    if whole and stored.dtype.itemsize <= 2:  # exact in float32, and half the work
+        scaled: NDArray[np.float32] = np.multiply(stored, np.float32(slope), dtype=np.float32)
+        scaled += np.float32(intercept)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = (stored * np.float64(slope) + intercept).astype(np.float32)
+        if not np.isfinite(scaled).all():
+            raise Refused(Reason.NOT_FINITE)
     padding = _padding(ds)
     if padding is not None:
         low, high = padding
