@@ -53,7 +53,11 @@ class Judge:
         together = not SEPARATE & {earlier.kernel, now.kernel}
         if apart:
             one_only = np.array([tag in apart for tag in tags], dtype=bool)
-            self._check_group({name: value[one_only] for name, value in values.items()}, {earlier.kernel, now.kernel})
+            apart_values = {name: value[one_only] for name, value in values.items()}
+            shared = self._named(frozenset(earlier.functions) & frozenset(now.functions))
+            made = columns.table(self.whole, columns=shared, study=self.study)[one_only]
+            transformed = {column.name: made[:, at] for at, column in enumerate(shared) if column.pieces[0].transform}
+            self._check_group(apart_values, {earlier.kernel, now.kernel}, more=transformed)
             self._check_cells(values, grids, of=one_only, together=together)
         if any(first != second for first, second in grids.values()):
             self._check_cells(values, grids, of=self._complete(now.variables), together=together)
@@ -65,8 +69,7 @@ class Judge:
         functions of few values, and those of one variable, over the patients who have them all; functions of variables that
         this study does not have are not known here.
         """
-        known = {str(piece): piece for piece in self._pieces()}
-        named = [terms.column(known[name]) for name in sorted(functions & known.keys())]
+        named = self._named(functions)
         table = columns.table(self.whole, columns=named, study=self.study)[self._complete(now.variables)]
         table = table[columns.complete(table)]
         rare = [len(np.unique(column)) <= disclosure.LEVELS_MOST for column in table.T]
@@ -74,6 +77,10 @@ class Judge:
         for chosen in (rare, *sets.values()):
             if sum(chosen) > 1 and len(table):
                 disclosure.check_span(self.policy, values=table[:, np.array(chosen)])
+
+    def _named(self, functions: frozenset[str]) -> list[terms.Column]:
+        known = {str(piece): piece for piece in self._pieces()}
+        return [terms.column(known[name]) for name in sorted(functions & known.keys())]
 
     def _pieces(self) -> Iterator[terms.Piece]:
         for one in self.study.variables:
@@ -90,9 +97,9 @@ class Judge:
         now, measured = (held.table[:, held.columns.index(name)] for held in (self.cohort, self.whole))
         return np.where(np.isnan(now), measured, now)
 
-    def _check_group(self, values: Mapping[str, Float], kernels: set[str]) -> None:
+    def _check_group(self, values: Mapping[str, Float], kernels: set[str], *, more: Mapping[str, Float]) -> None:
         dictionary = self.study.dictionary()
-        made: dict[str, Float] = {}
+        made = dict(more)
         for name, value in values.items():
             levels = dictionary[name].levels
             made |= {f"{name}[{level}]": np.where(value == at, 1.0, value * 0) for at, level in enumerate(levels) if at}

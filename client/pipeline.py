@@ -296,8 +296,8 @@ def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[st
     """Return what a query is told of which a hospital takes one, ever: each other one would be more equations.
 
     The variance between hospitals of one model of a meta-analysis: three more about hospitals' own estimates. Named by the
-    columns in any order, without their bounds, since in other units it is another one as well. The scores of ranks of variables
-    on their grids: one more about each table of two.
+    columns in any order, without their bounds and the recipe: in other units it is another one as well, and a recipe can be
+    another one that changes no value. The scores of ranks of variables on their grids: one more about each table of two.
     """
     if asked.kernel == "rank_gram":
         numbers = dict(asked.numbers)
@@ -307,7 +307,7 @@ def _taken_once(asked: Query, question: Mapping[str, Any], *, bounds: Mapping[st
         return {canonical.digest(ranked): canonical.encode([[at.hex() for at in numbers[score]] for _, _, score in of])}
     if asked.kernel != "meta_random":
         return {}
-    named = {"responses": asked.responses, "predictors": sorted(asked.predictors), "recipe": question["recipe"]}
+    named = {"responses": asked.responses, "predictors": sorted(asked.predictors)}
     told = {
         "bounds": {name: [low.hex(), high.hex()] for name, (low, high) in bounds.items()},
         "tau": {name: tau.hex() for name, tau in zip(asked.predictors, asked.array("tau").tolist(), strict=True)},

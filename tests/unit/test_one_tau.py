@@ -63,6 +63,10 @@ def wider():
     return other(FOREST, variables=variables)
 
 
+def prepared():
+    return other(FOREST, recipe={"patch_voxels": 48})
+
+
 def turned():
     return other({**FOREST, "formula": "malignancy ~ x2 + x1"})
 
@@ -80,7 +84,9 @@ def test_a_second_tau_is_refused_in_the_run_and_in_another(told):
     assert asked(one, wanted, again(TAU), run="fourth")  # what is known may be asked again
 
 
-@pytest.mark.parametrize("make", [wider, turned, meta], ids=["other bounds", "other order", "meta-analysis"])
+@pytest.mark.parametrize(
+    "make", [wider, prepared, turned, meta], ids=["other bounds", "another recipe", "other order", "meta-analysis"]
+)
 def test_a_second_tau_is_refused_in_another_approved_study(told, make):
     one, wanted = told[0], make()
     cohorts.put(one, wanted, cohorts.tables())

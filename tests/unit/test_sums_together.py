@@ -163,6 +163,24 @@ def graded(*, twos: int) -> np.ndarray:
     return table
 
 
+def test_a_transformed_column_counts_among_what_patients_apart_share():
+    study = cohorts.study(
+        variables=[{**one, "transforms": ["square"] * (one["name"] == "malignancy")} for one in cohorts.VARIABLES]
+    )
+    table = graded(twos=1)
+    judge, names = judge_of(table, study=study), ("x1", "malignancy")
+    of_twelve = np.flatnonzero(table[:, 7] > 0)[:12], np.flatnonzero(table[:, 7] == 0)[:12]
+    tags = [released.tag(patient, SECRET) for patient in judge.cohort.patients]
+    apart = frozenset(tags[row] for row in np.concatenate(of_twelve))
+    plain, squared = (
+        [replace(one_sum(kernel, *names), functions=functions) for kernel in ("gram", "logistic")]
+        for functions in (names, (*names, "square(malignancy)"))
+    )
+    judge.pair(*plain, apart)
+    with pytest.raises(TooFewPatients):
+        judge.pair(*squared, apart)
+
+
 @pytest.mark.parametrize(
     "functions", [("malignancy", "dead"), ("malignancy", "square(malignancy)")], ids=["two columns", "a square"]
 )
