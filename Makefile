@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup demo drill test test-all lint fix bench bench-demo bench-secure-sum bench-rounds bench-statistics bench-training bench-scans bundle proto clean
+.PHONY: help setup demo drill test test-all lint fix bench bench-demo bench-secure-sum bench-rounds bench-statistics bench-training bench-scans bench-audit bundle proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,7 +43,7 @@ fix: setup ## format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-demo bench-secure-sum bench-rounds bench-statistics bench-training bench-scans ## all benchmarks; JSON under out/bench
+bench: bench-demo bench-secure-sum bench-rounds bench-statistics bench-training bench-scans bench-audit ## all benchmarks; JSON under out/bench
 
 bench-demo: setup ## the demo's times, as JSON in out/bench/demo.json
 	$(BIN)/python -m tests.benchmarks.demo
@@ -63,6 +63,9 @@ bench-training: setup ## a private training step beside a plain one and Opacus, 
 
 bench-scans: setup ## scans read beside bare pydicom, IBSI values, 100,000 mutated files: out/bench/scans.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.scans
+
+bench-audit: setup ## 100,000 entries verified, 500 kills, changed bundles, wrong builds, one-run bound: out/bench/audit.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.audit
 
 bundle: setup ## build the Flower bundle (configuration only) and print its SHA-256
 	@mkdir -p out/bundle && cd out/bundle && rm -f *.fab && ../../$(BIN)/flwr build --app ../../server/bundle >/dev/null && sha256sum *.fab

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typing_extensions import override
 
-from client import config, copies, doctor, proposal, supernode
+from client import config, copies, doctor, officers, proposal, supernode
 from client import parameters as parameters_command
 from client import preview as preview_command
 from client import relay as relays
@@ -282,6 +282,10 @@ def doctor_command(
         )
         found += [doctor.known(Home(home), made)] if home else []
     raise typer.Exit(findings.show(found, console=out, as_json=as_json))
+
+
+app.command("officer")(officers.officer)
+app.command("sign-policy")(officers.sign_policy)
 
 
 @app.command("bundle")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tomlkit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from client import relay
 from client.ledger import Ledger
@@ -45,11 +45,19 @@ class Policy(BaseModel):
     local_steps_max: Annotated[int, Field(ge=0, le=LOCAL_STEPS_MOST)]
     allowed_studies: tuple[HashText, ...]
     approved_roster: HashText | None = None
+    officers: tuple[HashText, ...] = ()  # two or more public keys: then raising a cap takes two signatures
+
+    @field_validator("officers")
+    @classmethod
+    def _two_or_none(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or len(value) == 1:
+            raise ValueError("name two officers or more, each once, or none")
+        return value
 
     def snapshot(self) -> dict[str, Any]:
         """Return the policy as the ledger records it."""
         return {
-            **self.model_dump(exclude={"allowed_studies"}, exclude_none=True),
+            **self.model_dump(exclude={"allowed_studies"} | (set() if self.officers else {"officers"}), exclude_none=True),
             "allowed_studies": sorted(self.allowed_studies),
         }
 

@@ -21,7 +21,7 @@ from common.errors import (
     ReservationConflict,
     StudyNotApproved,
 )
-from common.ledger import accounting, events, merkle, note, witness
+from common.ledger import accounting, events, merkle, note, officers, witness
 from common.ledger.events import Event, Kind
 from common.ledger.receipt import Receipt
 from common.ledger.state import STEPS, Reservation, Stage, State
@@ -82,15 +82,21 @@ class Ledger:
         """Open for reading beside a running vault: check and replay, forfeit nothing; whatever would write raises."""
         return cls(Leaves(path, writable=False), origin=origin, key=key, clock=clock, forfeit=False)
 
-    def record_policy(self, policy: Mapping[str, object]) -> None:
-        """Write the policy down when it differs from the last one; raises OutsidePolicy unless it is JSON below 64 KiB."""
+    def record_policy(self, policy: Mapping[str, object], *, signatures: Mapping[str, str] | None = None) -> None:
+        """Write the policy down when it differs from the last one; raises OutsidePolicy unless it is JSON below 64 KiB.
+
+        It is raised, too, where a cap rises without the signatures that the last policy asks for (common/ledger/officers.py).
+        """
         with self._transaction():
             try:
                 plain = canonical.decode(canonical.encode(dict(policy)))
             except (TypeError, ValueError):
                 raise OutsidePolicy("The policy cannot be written as JSON.", action="Mend site.toml.") from None
             if plain != self._state.policy:
-                self._append(Kind.POLICY, policy=plain, salt=_salt())
+                officers.check(self._state.policy, plain, origin=self._origin, signatures=signatures or {})
+                needed = officers.must_sign(self._state.policy, plain)
+                held = {key: text for key, text in (signatures or {}).items() if key in needed}
+                self._append(Kind.POLICY, policy=plain, salt=_salt(), **({"signatures": held} if held else {}))
 
     def record_study(self, study_hash: str, *, title: str) -> None:
         """Register a study before its first release; a second time does nothing."""
@@ -217,6 +223,11 @@ class Ledger:
     def _signed(self, size: int, root: bytes) -> bytes:
         body = note.Checkpoint(origin=self._origin, size=size, root=root)
         return note.sign(body.text(), name=self._origin, key=self._key)
+
+    def policy(self) -> Mapping[str, Any]:
+        """Return the last policy that was written down; empty where none was."""
+        with self._reading():
+            return dict(self._state.policy or {})
 
     def spent(self, *, delta: Decimal) -> Spent:
         """Return what was spent so far, epsilon at `delta` by Renyi accounting; raises ValueError unless 0 < delta < 1."""

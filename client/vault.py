@@ -8,7 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client import between, disclosure, exact, harmonise, noisy, pipeline, policy, refusals, released, session, shelf, witness
+from client import (
+    between,
+    disclosure,
+    exact,
+    harmonise,
+    noisy,
+    officers,
+    pipeline,
+    policy,
+    refusals,
+    released,
+    session,
+    shelf,
+    witness,
+)
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.kernels.rows import Rows, Seat
@@ -82,7 +96,7 @@ class Vault:
         except BaseException:
             self.ledger.close()
             raise
-        self.ledger.record_policy(site.policy.snapshot())
+        self.ledger.record_policy(site.policy.snapshot(), signatures=officers.signatures(home))
         self._warm: dict[str, _Open] = {}
         self._approved: tuple[tuple[bytes, bytes], Site, Roster] | None = None
         self._said: dict[str, str] = {}  # reservation -> what the coordinator said of its round
@@ -125,7 +139,7 @@ class Vault:
         """Answer one envelope; a refusal is an envelope too, with a code and no text, and is in the ledger."""
         self.settle()
         site, roster = self._settings()
-        self.ledger.record_policy(site.policy.snapshot())
+        self.ledger.record_policy(site.policy.snapshot(), signatures=officers.signatures(self.home))
         request = wire.open_envelope(
             data, key=roster.identity(roster.coordinator), sender=roster.coordinator, recipient=self.name
         )

@@ -12,10 +12,10 @@ from common import study as studies
 from common.audit import recompute, witnessed
 from common.audit.bundle import Bundle
 from common.audit.caps import Caps
-from common.errors import AccountantsDisagree, AnotherRoster, ConfigError, RecordDamaged
-from common.ledger import accounting, events, merkle, note
+from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, OutsidePolicy, RecordDamaged
+from common.ledger import accounting, events, merkle, note, officers
 from common.ledger.accounting import Tally
-from common.ledger.events import Kind
+from common.ledger.events import Event, Kind
 from common.ledger.state import Reservation, Stage, State
 from common.mechanism import Exact, GaussianShare, LocalSteps, Mechanism, NoisyGram, NoisyScores, SampledStep
 from common.roster import Roster
@@ -32,7 +32,7 @@ STEPS = (
     "(4) every entry is canonical, of a known type and in order",
     "(5) every release follows its reservation, none twice",
     "(6) every study is in the bundle under its hash, and every release is one of its study, in its number",
-    "(7) no cap was passed at any entry",
+    "(7) no cap was passed at any entry, nor raised without the officers whom the policy names",
     "(8) two independent accountants agree, and neither exceeds the gate's",
 )
 
@@ -187,6 +187,8 @@ def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: s
     exact = {name: _exact_of(study) for name, study in plans.items()}
     for line in lines:
         event = events.decode(line)  # (4)
+        if event.kind == Kind.POLICY:
+            _check_officers(event, state)  # (7)
         state.apply(event)  # (5)
         if event.kind == Kind.PLAN:
             planned[event.fields["study"]] = event.seq
@@ -203,6 +205,17 @@ def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: s
                 caps.give_back(given_back)
     caps.settle()
     return _Run(state=state, planned=planned, last=last)
+
+
+def _check_officers(event: Event, state: State) -> None:
+    try:
+        signatures = event.fields.get("signatures", {})
+        officers.check(state.policy, event.fields["policy"], origin=state.origin, signatures=signatures)
+    except OutsidePolicy:
+        raise CapPassed(
+            f"Entry {event.seq} raises a cap, or changes the officers, without two officers' signatures.",
+            action="Ask the hospital who decided that.",
+        ) from None
 
 
 def _check_plan(

@@ -19,6 +19,7 @@ HEADER = frozenset({"v", "seq", "type", "ts"})
 
 ID = re.compile(r"[\x21-\x7e]{1,200}\Z")
 HASH = re.compile(r"[0-9a-f]{64}\Z")
+SIGNATURE = re.compile(r"[0-9a-f]{128}\Z")
 SALT = re.compile(r"[0-9a-f]{32}\Z")
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 CODE = re.compile(r"[A-Z][A-Z0-9-]{0,63}\Z")
@@ -116,6 +117,10 @@ def _check_fields(kind: Kind, fields: Mapping[str, Any]) -> None:
         if not _text(SALT)(fields["salt"]):
             raise ValueError("a salt is 32 hex digits")
         fields = {name: value for name, value in fields.items() if name != "salt"}
+    if kind == Kind.POLICY and "signatures" in fields:
+        if not _signatures(fields["signatures"]):
+            raise ValueError("the signatures of a policy are malformed")
+        fields = {name: value for name, value in fields.items() if name != "signatures"}
     if fields.keys() != expected.keys():
         raise ValueError(f"a {kind.value} entry has the fields {', '.join(sorted(expected))}")
     for name, holds in expected.items():
@@ -141,6 +146,16 @@ def _printable(most: int) -> Callable[[Any], bool]:
 
 def _is_object(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, dict)
+
+
+def _signatures(value: Any) -> bool:  # noqa: ANN401
+    key, signature = _text(HASH), _text(SIGNATURE)
+    return (
+        isinstance(value, dict)
+        and 1 <= len(value) <= ROSTER_MOST
+        and all(map(key, value))
+        and all(map(signature, value.values()))
+    )
 
 
 def _roster(value: Any) -> bool:  # noqa: ANN401

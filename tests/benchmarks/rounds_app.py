@@ -16,9 +16,8 @@ import numpy as np
 from common.crypto import ring
 from server import app as coordinator
 from server import config
-from server.exchange import Exchange
-from server.journal import Journal
 from server.rounds import Rounds
+from server.run import begin
 from server.setup import set_up
 from tests.benchmarks import rounds_vectors
 
@@ -27,12 +26,7 @@ SIGMAS = 8  # a sum further away than this from what it should be is wrong
 
 def drive(*, study, roster, key, carrier, folder, run):
     """Make the rounds of the plan, one size after the other; within a size, its kinds in turn."""
-    journal = Journal(folder / "journal.jsonl")
-    (folder / "rounds").mkdir(mode=0o700)
-    exchange = Exchange(
-        run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=folder / "rounds"
-    )
-    exchange.say("start", run=run, study=study.hash(), roster=roster.hash())
+    exchange = begin(study=study, roster=roster, key=key, carrier=carrier, folder=folder, run=run)
     began = time.perf_counter()
     rounds = Rounds(exchange=exchange, keys=set_up(exchange))
     figures = {"set_up_s": time.perf_counter() - began, "rounds": []}

@@ -1,0 +1,67 @@
+"""motet-hospital officer, sign-policy: how two officers of a hospital raise a cap that site.toml already states."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
+
+from client import config
+from client.config import Home
+from client.ledger import Ledger
+from client.origin import ledger_origin
+from common import canonical, files
+from common.crypto import keys
+from common.errors import ConfigError
+from common.ledger import officers
+
+NAME = "policy-signatures.json"
+Folder = Annotated[Path, typer.Option("--home", help="The hospital's folder.")]
+
+
+def signatures(home: Home) -> Mapping[str, str]:
+    """Return the officers' signatures that lie beside the approvals, by public key; none where there is no file."""
+    path = home.approved / NAME
+    try:
+        plain = json.loads(path.read_bytes())
+        return {str(key): str(text) for key, text in plain.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"{path} is damaged.", action="Remove it, and let two officers sign again.") from None
+
+
+def officer(
+    key: Annotated[Path, typer.Argument(help="File to write the officer's private key to; keep it off this machine.")],
+) -> None:
+    """Make an officer's key and print the public half, for `officers` in site.toml."""
+    made = Ed25519PrivateKey.generate()
+    files.write_new(key, keys.private_pem(made), private=True)
+    Console(highlight=False).print(made.public_key().public_bytes_raw().hex(), soft_wrap=True)
+
+
+def sign_policy(
+    home: Folder, key: Annotated[Path, typer.Option(help="The officer's private key, as `officer` wrote it.")]
+) -> None:
+    """Sign the step from the ledger's policy to the one that site.toml now states; it counts once two officers have."""
+    made = Home(home)
+    site = config.read_site(made)
+    after = canonical.decode(canonical.encode(site.policy.snapshot()))
+    origin = ledger_origin(site.name)
+    with Ledger.look(made.ledger, origin=origin, key=config.ledger_key(made), clock=lambda: int(time.time())) as ledger:
+        before = ledger.policy()
+    wanted = officers.must_sign(before, after)
+    public, signature = officers.sign(before, after, origin=origin, key=keys.load_private_pem(files.read(key)))
+    if public not in wanted:
+        raise ConfigError(
+            "This policy needs no signature of this officer.",
+            action="See `officers` in the ledger's policy (`motet-audit show`), and state the new cap in site.toml first.",
+        )
+    both = {**signatures(made), public: signature}
+    files.write(made.approved / NAME, json.dumps(both, sort_keys=True).encode())
+    held = len(wanted & both.keys())
+    Console(highlight=False).print(f"Signed; {held} of {officers.SIGNERS} officers have signed a policy.", soft_wrap=True)

@@ -1,0 +1,67 @@
+"""Raising a cap takes two of the hospital's own officers: their signatures stand beside the new policy in its ledger."""
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from common import canonical
+from common.errors import OutsidePolicy
+
+CAPS: Final = ("epsilon_cap", "delta_cap", "exact_releases_max")
+SIGNERS: Final = 2
+DOMAIN: Final = b"motet/policy/v1\0"
+
+
+def must_sign(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> frozenset[str]:
+    """Return the officers of whom two must sign the step from one recorded policy to the next; none where it needs none.
+
+    It needs them when the policy before names officers and the next one raises a cap, or names other officers.
+    """
+    named = (before or {}).get("officers") or []
+    officers = frozenset(key for key in named if isinstance(key, str)) if isinstance(named, list) else frozenset()
+    raised = any(_number((before or {}).get(cap)) < _number(after.get(cap)) for cap in CAPS)
+    return officers if officers and (raised or named != (after.get("officers") or [])) else frozenset()
+
+
+def statement(before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str) -> bytes:
+    """Return what officers sign: the ledger, the policy that it holds and the one that is to follow."""
+    return DOMAIN + canonical.encode({"ledger": origin, "before": canonical.digest(dict(before)), "after": dict(after)})
+
+
+def sign(before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str, key: Ed25519PrivateKey) -> tuple[str, str]:
+    """Return an officer's public key and signature, both hexadecimal."""
+    public = key.public_key().public_bytes_raw().hex()
+    return public, key.sign(statement(before, after, origin=origin)).hex()
+
+
+def check(before: Mapping[str, Any] | None, after: Mapping[str, Any], *, origin: str, signatures: Mapping[str, str]) -> None:
+    """Raise OutsidePolicy when the step needs two officers' signatures and has not two that hold."""
+    officers = must_sign(before, after)
+    if not officers:
+        return
+    said = statement(before or {}, after, origin=origin)
+    held = [key for key in sorted(officers) if key in signatures and _holds(key, signatures[key], said)]
+    if len(held) < SIGNERS:
+        raise OutsidePolicy(
+            f"A cap was raised, or the officers changed, with {len(held)} of {SIGNERS} officers' signatures.",
+            action="Let two officers run `motet-hospital sign-policy`, or put the old policy back.",
+        )
+
+
+def _holds(key: str, signature: str, said: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), said)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _number(value: object) -> Decimal:
+    """Return a cap as a number; what is missing or malformed is as high as can be: nothing is raised above it."""
+    try:
+        return Decimal(value) if isinstance(value, str | int) and not isinstance(value, bool) else Decimal("Infinity")
+    except InvalidOperation:
+        return Decimal("Infinity")

@@ -1,0 +1,131 @@
+"""A cap is raised by two of the hospital's own officers, and a ledger that raised one without them is found."""
+
+import sys
+from decimal import Decimal
+
+import pytest
+
+from client import cli, config
+from client.config import Home
+from client.ledger import Ledger
+from client.officers import signatures
+from client.origin import ledger_origin
+from common.audit import bundle, verify
+from common.errors import CapPassed, ConfigError, OutsidePolicy
+from common.ledger import events, officers
+from tests import ledgers
+from tests.ledgers import DELTA, clock
+
+PI, DPO, STRANGER = ledgers.key(31), ledgers.key(32), ledgers.key(33)
+OFFICERS = [key.public_key().public_bytes_raw().hex() for key in (PI, DPO)]
+
+
+def policy(cap="8", **changes):
+    return {"epsilon_cap": cap, "delta_cap": str(DELTA), "exact_releases_max": 5, "officers": OFFICERS, **changes}
+
+
+def signed(ledger, after, *keys):
+    return dict(officers.sign(ledger.policy(), after, origin=ledgers.ORIGIN, key=key) for key in keys)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with Ledger.create(tmp_path / "ledger.sqlite", origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=clock) as made:
+        made.record_policy(policy())
+        made.record_study(ledgers.HASH, title=ledgers.study().title)
+        yield made
+
+
+@pytest.mark.parametrize("after", [policy("9"), policy(exact_releases_max=6), policy(delta_cap="0.1"), policy(officers=[])])
+def test_raising_a_cap_or_changing_the_officers_needs_two_signatures(ledger, after):
+    size = ledger.size()
+    for keys in ((), (PI,), (PI, STRANGER), (STRANGER, STRANGER)):
+        with pytest.raises(OutsidePolicy):
+            ledger.record_policy(after, signatures=signed(ledger, after, *keys))
+    assert ledger.size() == size
+    other = policy("8.5")
+    with pytest.raises(OutsidePolicy):  # signatures of another step
+        ledger.record_policy(after, signatures=signed(ledger, other, PI, DPO))
+    ledger.record_policy(after, signatures=signed(ledger, after, PI, DPO))
+    assert ledger.policy() == after
+
+
+def test_signatures_do_not_raise_a_cap_again_after_it_was_lowered(ledger):
+    raised = policy("9")
+    both = signed(ledger, raised, PI, DPO)
+    ledger.record_policy(raised, signatures=both)
+    ledger.record_policy(policy("7"))  # lowering needs nobody
+    with pytest.raises(OutsidePolicy):
+        ledger.record_policy(raised, signatures=both)
+
+
+def test_a_missing_cap_is_a_raised_one_and_a_policy_without_officers_is_free():
+    after = {name: value for name, value in policy().items() if name != "epsilon_cap"}
+    assert officers.must_sign(policy(), after) == set(OFFICERS)
+    assert officers.must_sign(policy(officers=[]), policy("99")) == set()
+    assert officers.must_sign(None, policy("99")) == set()
+
+
+def test_the_auditor_finds_a_cap_that_was_raised_without_them(tmp_path, ledger, monkeypatch):
+    after = policy("9")
+    ledger.record_policy(after, signatures=signed(ledger, after, PI, DPO))
+    ledgers.export(tmp_path / "good.zip", ledger)
+    assert verify.verify(bundle.read(tmp_path / "good.zip"), roster_hash=None).entries == ledger.size()
+    monkeypatch.setattr(officers, "check", lambda *_args, **_named: None)  # a hospital whose program does not ask
+    ledger.record_policy(policy("10"))
+    ledgers.export(tmp_path / "bad.zip", ledger)
+    monkeypatch.undo()
+    with pytest.raises(CapPassed, match="officers"):
+        verify.verify(bundle.read(tmp_path / "bad.zip"), roster_hash=None)
+
+
+def test_malformed_signatures_are_no_entry(ledger):
+    event = events.decode(list(ledger.entries())[1])
+    for wrong in ({}, {"x": "y"}, [], {OFFICERS[0]: "0" * 127}):
+        with pytest.raises(ValueError, match="signatures"):
+            events.encode(events.Event(seq=1, kind=event.kind, ts=1, fields={**event.fields, "signatures": wrong}))
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["motet-hospital", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    return ending.value.code
+
+
+def test_two_officers_sign_what_site_toml_states(tmp_path, monkeypatch, capsys):
+    home = Home(tmp_path / "h")
+    site = config.create(
+        home.folder, name="aalen", scans=tmp_path, clinical=tmp_path / "c.csv", epsilon_cap=Decimal(8), delta_cap=DELTA,
+        hospitals_min=3, colluders_min=1, patients_min=1, exact_releases_max=5,
+    )  # fmt: skip
+    public = []
+    for name in ("pi", "dpo"):
+        assert run(monkeypatch, "officer", tmp_path / f"{name}.pem") == 0
+        public.append(capsys.readouterr().out.strip())
+    named = "\n".join(f'  "{key}",' for key in public)
+    text = home.site_file.read_text().replace("allowed_studies = []", f"officers = [\n{named}\n]\nallowed_studies = []")
+    home.site_file.write_text(text)
+
+    def opened():
+        return Ledger.open(home.ledger, origin=ledger_origin(site.name), key=config.ledger_key(home), clock=clock)
+
+    with opened() as ledger:
+        ledger.record_policy(config.read_site(home).policy.snapshot())
+    home.site_file.write_text(text.replace("epsilon_cap = 8", "epsilon_cap = 9"))
+    wanted = config.read_site(home).policy.snapshot()
+    for number, name in enumerate(("pi", "dpo"), start=1):
+        with opened() as ledger, pytest.raises(OutsidePolicy):
+            ledger.record_policy(wanted, signatures=signatures(home))
+        assert run(monkeypatch, "sign-policy", "--home", home.folder, "--key", tmp_path / f"{name}.pem") == 0
+        assert f"{number} of 2" in capsys.readouterr().out
+    with opened() as ledger:
+        ledger.record_policy(wanted, signatures=signatures(home))
+    assert run(monkeypatch, "sign-policy", "--home", home.folder, "--key", tmp_path / "pi.pem") == ConfigError.exit_code
+
+
+def test_one_officer_alone_or_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="officers"):
+        config.Policy._two_or_none(("0" * 64,))
+    with pytest.raises(ValueError, match="officers"):
+        config.Policy._two_or_none(("0" * 64, "0" * 64))
