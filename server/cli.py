@@ -24,6 +24,7 @@ from server import (
     config,
     doctor,
     door,
+    evaluation_sections,
     follow,
     glance,
     keeper,
@@ -355,12 +356,12 @@ def report_command(
 def _figures(result: dict[str, Any]) -> Table:
     table = Table(title=result["study"]["title"], show_header=False)
     training, read = result["training"], result.get("private_gram", result)
-    spent = result.get("privacy", training)
+    spent, (scored, value_of_model) = result.get("privacy", training), evaluation_sections.headline(training)
     for name, value in {
         "hospitals": ", ".join(result["hospitals"]),
         "patients in the statistics": read["patients"],
         "R² of the regression": read["ols"].get("r_squared", read["ols"].get("diagnosis")),
-        "held-out AUC": training["auc"],
+        f"held-out {scored}": value_of_model,
         "epsilon at delta": f"{spent['epsilon']} at {spent['delta']}",
         "seconds per secure sum": result["seconds"]["per_secure_sum"],
     }.items():

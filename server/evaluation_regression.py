@@ -22,23 +22,23 @@ def measures(sums: Float, *, noise: float, lower: float, upper: float) -> dict[s
     The mean absolute error has a normal interval, whose variance follows from the sums. R squared, the correlation and the line
     of true on predicted values have percentile intervals of a parametric bootstrap: patients drawn from the normal distribution
     with these moments, and noise added again; keyed by the sums, so that equal sums give equal intervals. None where the number
-    of patients or a variance does not stand out of the noise.
+    of patients does not stand out of the noise, or a variance is not above zero.
     """
     n, unit = float(sums[0]), upper - lower
     told: dict[str, Any] = {"patients": round(n) if noise == 0 else round(n, 1)}
-    found = _moments(sums)
-    few = n < PATIENTS_LEAST or not stands_out(n, noise=noise, cells=1) or found is None
-    if few or found is None:
-        return {**told, "mean_absolute_error": NONE.plain(), **{name: NONE.plain() for name in (*MEASURES, "rmse")}}
-    error = _absolute_error(sums, noise=noise)
-    rmse = math.sqrt(max(0.0, _squared_error(found)))
-    ends = _bootstrap(sums, found, noise=noise)
-    return {
-        **told,
-        "mean_absolute_error": _times(error, unit).plain(),
+    if n <= 0 or not stands_out(n, noise=noise, cells=1):
+        return {**told, **{name: NONE.plain() for name in ("mean_absolute_error", "rmse", *MEASURES)}}
+    rmse = math.sqrt(max(0.0, float(sums[3] + sums[5] - 2 * sums[6]) / n))
+    told |= {
+        "mean_absolute_error": _times(_absolute_error(sums, noise=noise), unit).plain(),
         "rmse": Estimate(value=rmse * unit).plain(),
-        **{name: Estimate(value=ask(found), low=ends[name][0], high=ends[name][1]).plain() for name, ask in MEASURES.items()},
     }
+    found = _moments(sums)
+    if n < PATIENTS_LEAST or found is None:
+        return {**told, **{name: NONE.plain() for name in MEASURES}}
+    ends = _bootstrap(sums, found, noise=noise)
+    shown = {name: Estimate(value=ask(found), low=ends[name][0], high=ends[name][1]) for name, ask in MEASURES.items()}
+    return {**told, **{name: one.plain() for name, one in shown.items()}}
 
 
 def _moments(sums: Float) -> Float | None:

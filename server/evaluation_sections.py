@@ -46,6 +46,14 @@ def sections(training: Part | None) -> list[dict[str, Any]]:
     return found
 
 
+def headline(training: Part) -> tuple[str, float | None]:
+    """Return the one figure of an evaluation with its name: the AUC, of several questions their mean; the error of values."""
+    part = training.get("evaluation") or {}
+    if part.get("regression"):
+        return "mean absolute error", part["regression"]["mean_absolute_error"]["value"]
+    return "mean AUC" if len(part.get("questions") or ()) > 1 else "AUC", training["auc"]
+
+
 def marks(training: Part) -> dict[str, Any]:
     """Return what each row of an evaluation's CSV says: how many patients, and at which price."""
     noise = (training.get("evaluation") or {}).get("noise") or {}

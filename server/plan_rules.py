@@ -27,7 +27,18 @@ def rules(study: Study, *, hospitals: int, gram: dict[str, Any], asked: list[dic
         *_permissions(study, hospitals=hospitals),
         *(_missing(study) if study.statistics.privacy else ()),
     ]
-    return [*found, f"training: at most {study.training.patients_per_step_max} training patients at each hospital"]
+    found.append(f"training: at most {study.training.patients_per_step_max} training patients at each hospital")
+    return [*found, *_evaluation(study)]
+
+
+def _evaluation(study: Study) -> list[str]:
+    wanted = study.evaluation
+    if wanted.privacy is not None:
+        most = wanted.privacy.patients_max
+        return [f"evaluate: at most {most} held-out patients at each hospital; its epsilon below the cap there"]
+    if not wanted.subgroups:
+        return []
+    return [f"evaluate: a subgroup with fewer than {CELL_MIN} patients of a class at a hospital is with everybody else there"]
 
 
 def coefficients(form: Form) -> int:

@@ -68,6 +68,7 @@ def _page(result: Mapping[str, Any]) -> str:
         analyses=told(result.get("analyses") or ()),
         training=_training(result.get("training")),
         evaluation=evaluation_sections.sections(result.get("training")),
+        headline=evaluation_sections.headline({"auc": None, **(result.get("training") or {})}),
         scored={"noise": None, "head": None} | dict((result.get("training") or {}).get("evaluation") or {}),
         budgets=_budgets(result),
         exact=_filled(result.get("exact_releases"), ("round", "statistic", "hospitals")),

@@ -12,7 +12,7 @@ from common import announcement, model, scores
 from common.announcement import mechanism_for
 from common.errors import ConfigError, OutsidePolicy, TooManyPatients
 from common.study import Study
-from server import plan, report
+from server import cli, plan, report
 from tests import federation, learning
 from tests.heads import CLASSES, cohort, study
 
@@ -229,3 +229,27 @@ def test_a_plan_says_what_leaving_out_each_hospital_costs():
     assert made["training"]["noise_over_clip"] > alone["training"]["noise_over_clip"]  # three share the noise, not four
     with pytest.raises(ConfigError):
         plan.plan(Study.model_validate(plain), hospitals=3)
+
+
+def test_a_run_that_learns_a_value_tells_its_error_with_noise_and_pays_for_it(make_federation, tmp_path):
+    one = make_federation(epsilon_cap=Decimal(1000), cell_min=2)
+    privacy = {"noise_multiplier": "0.2", "delta": "1e-6", "patients_max": 60, "colluders": 1, "rounds_void_allowed": 0}
+    wanted = federation.study(
+        training={"head": "regression", "positive_above": None, "held_out_fraction": Decimal("0.9")},
+        evaluation={"privacy": privacy},
+    )
+    one.approve(wanted)
+    result = one.run(wanted)
+    told = result["training"]["evaluation"]
+    assert told["regression"]["patients"] == pytest.approx(43, abs=6)
+    error = told["regression"]["mean_absolute_error"]
+    assert 0 < error["low"] <= error["value"] <= error["high"] < 8
+    assert result["training"]["auc"] is None
+    assert float(told["noise"]["epsilon"]) > 10
+    assert [item["statistic"] for item in result["exact_releases"]] == ["gram"]
+    report.render(result, out=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Mean absolute error, held-out patients" in page
+    assert "differential privacy per patient for this release" in page
+    shown = cli._figures(result)
+    assert "held-out mean absolute error" in list(shown.columns[0].cells)
