@@ -4,7 +4,9 @@ import functools
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from client import pipeline, points
 from client.config import Home, Site
 from client.inside import Cohort, SetAside
 from client.kept import Kept
+from client.quarantine import Quarantine
 from common import canonical, files
 from common.errors import ClinicalTableWrong, NoScans
 from common.study import Study
@@ -39,15 +42,18 @@ def cohort(
     path = home.cohorts / f"{_fingerprint(site, study)}.npz"
     if path.exists():
         return load(path)
-    fresh = pipeline.read_cohort(
-        scans=site.scans,
-        clinical=site.clinical,
-        study=study,
-        pseudonym=pseudonym,
-        progress=progress,
-        points=points.read(site.points, pseudonym=pseudonym) if site.points and study.recipe.points else None,
-        kept=Kept(folder=home.cohorts / "series", asked=_asked(study)),
-    )
+    with closing(Quarantine(home.quarantine, clock=lambda: int(time.time()))) as quarantine:
+        recipe = canonical.digest({"recipe": study.recipe.model_dump(mode="python")})
+        fresh = pipeline.read_cohort(
+            scans=site.scans,
+            clinical=site.clinical,
+            study=study,
+            pseudonym=pseudonym,
+            progress=progress,
+            points=points.read(site.points, pseudonym=pseudonym) if site.points and study.recipe.points else None,
+            kept=Kept(folder=home.cohorts / "series", asked=_asked(study)),
+            reading=quarantine.begin(root=site.scans, recipe=recipe, code=_code(Path(__file__).parent), pseudonym=pseudonym),
+        )
     save(path, fresh, provenance=_provenance(study))
     return fresh
 

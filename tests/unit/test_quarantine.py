@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
-from client import config, pipeline, quarantine
+from client import config, pipeline, quarantine, shelf
 from client.cli import app
 from client.imaging.guard import Guard, Reason, Slice
 from client.imaging.lesion import NoLesion
@@ -273,3 +273,13 @@ def test_a_good_file_is_never_skipped(folder: Path, guard: Guard, reopened: Call
     assert any(isinstance(item, Scan) for item in found)
     assert isinstance(guard.read(next(folder.glob("a/*0001.dcm")), with_pixels=False), Slice)
     assert sum(name.startswith("P-1") for name in counting.opened) == 12
+
+
+def test_the_vaults_reading_is_written_down(home: config.Home, folder: Path) -> None:
+    names = ",".join(v.name for v in federation.study().variables if v.source == "clinical")
+    site = config.read_site(home)
+    site.clinical.write_text(f"patient_id,{names}\nP-1{',1' * len(names.split(','))}\n")
+    shelf.cohort(home, site, study=federation.study(), pseudonym=pseudonym, progress=lambda *_: None)
+    found, last = quarantine.look(home.quarantine)
+    assert {one.reason for one in found} >= {"NOT_DICOM", "NO_RESCALE", "TRUNCATED"}
+    assert last is not None
