@@ -13,7 +13,7 @@ from scipy import stats
 from common import files
 from common.analyses import PREFIX
 from common.errors import ConfigError
-from server import evaluation_sections, figures, methods, private_sections
+from server import evaluation_sections, figures, methods, private_sections, words
 from server.figures import number
 from server.sections import sections, without
 from server.told import told
@@ -56,7 +56,10 @@ def _page(result: Mapping[str, Any]) -> str:
         hospitals=[str(name) for name in result.get("hospitals") or ()],
         patients=result.get("patients", private.get("patients")),
         left_out=without(result.get("left_out")),
-        rounds=_filled(result.get("rounds"), ("round", "task", "hospitals", "state", "seconds", "missing")),
+        rounds=[
+            {**one, "task": one["task"] if one["index"] is None else words.step(str(one["task"]), one["index"])}
+            for one in _filled(result.get("rounds"), ("round", "task", "index", "hospitals", "state", "seconds", "missing"))
+        ],
         seconds=dict(result.get("seconds") or {}),
         correlation=_correlation(result.get("correlation")),
         ols=_ols(result.get("ols")),
@@ -167,7 +170,7 @@ def _training(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "releases",
         "rolled_back_to_step",
     )
-    privacy = ("epsilon", "epsilon_rdp", "delta", "noise_multiplier", "clip_norm", "sampling_rate", "colluders")
+    privacy = ("epsilon", "epsilon_rdp", "delta", "noise_multiplier", "clip_norm", "sampling_rate", "colluders", "local_steps")
     thresholds = _thresholds(part.get("histogram") or ((), ()))
     return {
         **{key: part.get(key) for key in (*keys, *privacy)},

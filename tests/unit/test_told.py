@@ -164,6 +164,14 @@ def test_an_analysis_without_an_answer_is_named_and_shows_no_number(analyses, tm
     assert (section["tables"], section["figures"], section["note"]) == ([], [], "")
 
 
+def test_a_round_names_its_analysis(tmp_path):
+    rounds = [
+        {"round": 4, "task": "query", "index": 20_003, "state": "void", "hospitals": ["a"], "missing": {"a": "E-REFUSED"}}
+    ]
+    _, text = shown(tmp_path, result([], rounds=rounds))
+    assert "analysis 3" in text
+
+
 def test_csv_files_hold_every_digit(analyses, tmp_path):
     names = csvs.write(result(analyses), folder=tmp_path / "tables")
     assert len(names) == len(set(names)) == sum(len(section["tables"]) for section in told(analyses))
