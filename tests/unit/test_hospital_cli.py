@@ -33,6 +33,8 @@ OPTIONS = {
     "status": {"--home", "--json"},
     "doctor": {"--home", "--folder", "--superlink", "--ca", "--lane", "--json"},
     "bundle": {"--home", "PATH"},
+    "officer": {"KEY"},
+    "sign-policy": {"--home", "--key"},
     "scans": {"--home", "--paths-to", "--json"},
     "receive": {"--inbox", "--aet", "--allow", "--host", "--port", "--certificate", "--key", "--ca", "--plain", "--json"},
     "deidentify": {"--home", "FOLDER", "--json"},
