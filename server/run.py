@@ -162,6 +162,7 @@ def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
         "clip_norm": decimal_text(privacy.clip_norm),
         "sampling_rate": decimal_text(privacy.sampling_rate),
         "colluders": privacy.colluders,
+        "local_steps": None if study.training.local is None else study.training.local.local_steps,
     }
 
 

@@ -99,6 +99,9 @@ def test_the_charge_is_what_the_library_says_of_so_many_sampled_gaussians_and_th
     one.approve(wanted())
     result = one.run(wanted())
     has_the_charges_of(one, result)
+    (report,) = one.folder.glob("run-*/report.html")
+    assert "2 rounds of 3 steps of DP-SGD (Abadi et al. 2016) at each hospital" in report.read_text()
+    assert "added a share" not in report.read_text()
     (journal,) = one.folder.glob("run-*/journal.jsonl")
     shown = view.view(Journal(journal).events(), run="r", study=wanted(), hospitals=HOSPITALS, now=0)
     assert shown.epsilon == one.vaults["hosp-a"].ledger.spent(delta=Decimal("1e-5")).epsilon_rdp
