@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from client import points
 from client.config import Home, pseudonym_key, read_site
 from common import files
 from common import study as studies
 from common.errors import GeometryRefused, NoScans
 
 if TYPE_CHECKING:
-    from client.inside import Scan
+    from client.imaging.segment import Quality
+    from client.inside import Scan, Volume
+    from client.points import Point
     from common.study import Recipe
 
 out = Console(highlight=False)
@@ -32,7 +35,8 @@ def preview(
 ) -> None:
     """Write PNGs of some series: before the recipe, after it with the lesion's outline and measured lines, and the edges.
 
-    Pictures are numbered; no name, date or pseudonym is in a file's name or in what is printed.
+    Pictures are numbered; no name, date or pseudonym is in a file's name or in what is printed. Where the study finds lesions
+    from points that you mark, the quality of each is said: below its `agreement_min` a series would be set aside.
     """
     from client.imaging.guard import Guard  # noqa: PLC0415  (SimpleITK and the codecs are slow to import)
     from client.imaging.scan import read_scans  # noqa: PLC0415
@@ -42,20 +46,20 @@ def preview(
     site = read_site(made)
     recipe = studies.parse(files.read(study)).recipe
     secret = pseudonym_key(made)
+
+    def pseudonym(kind: str, raw: str) -> str:
+        return hmac.new(secret, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32]
+
+    marked = points.read(site.points, pseudonym=pseudonym) if site.points and recipe.points else {}
     os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=False) if not folder.exists() else _must_be_empty(folder)
     shown: list[dict[str, Any]] = []
     with Guard() as reader:
         try:
-            found = read_scans(
-                site.scans,
-                pseudonym=lambda kind, raw: hmac.new(secret, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32],
-                reader=reader,
-            )
-            for item in found:
+            for item in read_scans(site.scans, pseudonym=pseudonym, reader=reader):
                 if isinstance(item, SetAside):
                     continue
-                shown.append(_one(item, recipe=recipe, folder=folder, number=len(shown) + 1))
+                shown.append(_one(item, recipe=recipe, point=marked.get(item.series), folder=folder, number=len(shown) + 1))
                 if len(shown) == series:
                     break
         except NoScans:
@@ -66,6 +70,10 @@ def preview(
         return
     for one in shown:
         said = f"set aside: {one['reason']}" if one["reason"] else ", ".join(one["pictures"])
+        if one["from_point"]:
+            said += "; from a point, agreement {agreement:.2f}, contrast to noise {contrast_to_noise:.1f}".format(
+                **one["from_point"]
+            )
         out.print(f"series {one['number']}: {said}", markup=False, soft_wrap=True)
 
 
@@ -74,29 +82,46 @@ def _must_be_empty(folder: Path) -> None:
         raise typer.BadParameter("the folder of the pictures is not empty", param_hint="FOLDER")
 
 
-def _one(scan: "Scan", *, recipe: "Recipe", folder: Path, number: int) -> dict[str, Any]:
+def _one(scan: "Scan", *, recipe: "Recipe", point: "Point | None", folder: Path, number: int) -> dict[str, Any]:
     """Write the pictures of one series and say which; a series that would be set aside says why."""
-    names = []
+    from client.imaging.volume import assemble  # noqa: PLC0415
+
+    shown: dict[str, Any] = {"number": number, "pictures": [], "from_point": None, "reason": None}
+    names = shown["pictures"]
     try:
-        for what, data in _pictures(scan, recipe=recipe):
+        volume, quality = _with_region(assemble(scan), point=point, recipe=recipe)
+        if quality is not None:
+            shown["from_point"] = {
+                "agreement": quality.agreement,
+                "contrast_to_noise": quality.contrast_to_noise,
+                "leaked": quality.leaked,
+            }
+        for what, data in _pictures(volume, recipe=recipe):
             name = f"{number:03d}-{what}.png"
             files.write_new(folder / name, data, private=True)
             names.append(name)
     except GeometryRefused as error:
-        return {"number": number, "pictures": names, "reason": str(error.reason)}
-    return {"number": number, "pictures": names, "reason": None}
+        shown["reason"] = str(error.reason)
+    return shown
 
 
-def _pictures(scan: "Scan", *, recipe: "Recipe") -> Iterator[tuple[str, bytes]]:
+def _with_region(volume: "Volume", *, point: "Point | None", recipe: "Recipe") -> "tuple[Volume, Quality | None]":
+    from client.imaging.segment import from_seed  # noqa: PLC0415
+
+    how = recipe.points
+    if volume.region is not None or point is None or how is None:
+        return volume, None
+    return from_seed(volume, seed_mm=point, reach_mm=float(how.reach_mm), method=how.method)
+
+
+def _pictures(before: "Volume", *, recipe: "Recipe") -> Iterator[tuple[str, bytes]]:
     from client import picture  # noqa: PLC0415
     from client.imaging.lesion import locate  # noqa: PLC0415
     from client.imaging.prepare import prepare  # noqa: PLC0415
     from client.imaging.tensor import to_tensor  # noqa: PLC0415
-    from client.imaging.volume import assemble  # noqa: PLC0415
     from client.measure import region  # noqa: PLC0415
 
     window = float(recipe.window_lower_hu), float(recipe.window_upper_hu)
-    before = assemble(scan)
     there = before.region is not None and bool(before.region.any())
     middle = int(before.region.sum(axis=(1, 2)).argmax()) if there and before.region is not None else len(before.voxels) // 2
     yield "before", picture.of_slice(before, z=middle, window_hu=window)

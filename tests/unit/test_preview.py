@@ -1,16 +1,20 @@
 """Claims about previews: the pictures show slice, outline, measured lines and edges, private and without a name."""
 
 import io
+import json
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
 from client import picture
 from client.measure import region
+from common.study import Points
 from tests import federation, phantoms
 from tests.unit.test_hospital_cli import CHOICES, motet
 
@@ -66,6 +70,25 @@ def home(tmp_path: Path) -> Path:
         phantoms.write_series(scans, patient_id=patient, voxels_hu=image.voxels, spacing_mm=image.spacing_mm, region=drawn)
     (tmp_path / "study.json").write_bytes(federation.study().canonical_bytes())
     return tmp_path / "hosp"
+
+
+def test_a_lesion_from_a_point_says_how_good_it_is(home: Path, tmp_path: Path) -> None:
+    plain = federation.study()
+    how = Points(method="watershed", reach_mm=Decimal(12), agreement_min=Decimal("0.9"))
+    wanted = plain.model_copy(update={"recipe": plain.recipe.model_copy(update={"points": how})})
+    (tmp_path / "points.study.json").write_bytes(wanted.canonical_bytes())
+    slices = [pydicom.dcmread(path) for path in (tmp_path / "scans").glob("PLANTED-TWO*")]
+    row = f"{slices[0].StudyInstanceUID},{slices[0].SeriesInstanceUID},0,0,0"
+    (tmp_path / "points.csv").write_text("study_uid,series_uid,left_mm,posterior_mm,superior_mm\n" + row + "\n")
+    site = home / "site.toml"
+    site.write_text(f'points = "{tmp_path / "points.csv"}"\n' + site.read_text())
+    code, said = motet("preview", "--home", home, "--study", tmp_path / "points.study.json", tmp_path / "p", "--json")
+    assert code == 0
+    drawn, found = json.loads(said)["series"]
+    assert drawn["from_point"] is None
+    assert found["from_point"]["agreement"] > 0.8
+    assert found["from_point"]["contrast_to_noise"] > 2
+    assert found["pictures"] == ["002-before.png", "002-after.png", "002-patch-edges.png"]
 
 
 def test_the_command_writes_pictures_and_says_nothing_of_patients(home: Path, tmp_path: Path) -> None:
