@@ -13,7 +13,7 @@ from common.errors import ConfigError
 from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.roster import Roster, in_groups
-from common.study import Study, Training
+from common.study import Recipe, Study, Training
 
 HONEST_LEAST: Final = 2  # the vault answers no round with fewer
 DIMENSION_MOST: Final = 1 << 28  # no announced vector is longer: an upper bound that needs no network built
@@ -45,6 +45,7 @@ def _lines(study: Study, policy: Policy) -> Iterator[str]:
     for source, shown in (("image", "the scans"), ("clinical", "the clinical table")):
         names = [one.name for one in study.variables if one.source == source]
         yield f"Variables from {shown}: {', '.join(names) or 'none'}."
+    yield _recipe(study.recipe)
     yield "Leaves exactly (no noise, epsilon infinite; each number is a sum over all hospitals of the round):"
     yield from (f"  {line}" for line in _exact(study))
     noisy = (study.statistics.privacy, study.evaluation.privacy)
@@ -108,6 +109,21 @@ def _permitted(study: Study, policy: Policy) -> Iterator[str]:
         else:
             ends = ", and with it every sum of its features" if one.statistic == first else ""
             yield f"Closed here ({one.key} is false): {where}{one.statistic} is {one.without}{ends}: {one.why}."
+
+
+def _recipe(recipe: Recipe) -> str:
+    """Say what every scan goes through, and which lesions are measured; `motet-hospital preview` shows it."""
+    steps = ["the bias field is taken out by n4"] if recipe.filters and recipe.filters.bias_field == "n4" else []
+    steps.append(f"voxels become {decimal_text(recipe.spacing_mm)} mm")
+    if recipe.denoise != "none":
+        steps.append(f"noise is filtered ({recipe.denoise}, {decimal_text(recipe.denoise_mm)} mm)")
+    if recipe.edge_channel:
+        steps.append(f"the network also sees edges ({recipe.filters.edges if recipe.filters else 'gradient'})")
+    found = recipe.points
+    lesions = "lesions that were drawn"
+    if found is not None:
+        lesions += f", or are found from a point that you mark ({found.method}, agreement {decimal_text(found.agreement_min)})"
+    return f"Each scan: {', '.join(steps)}. Measured: {lesions}."
 
 
 def _read_from(study: Study) -> str:

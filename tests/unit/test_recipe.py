@@ -6,14 +6,16 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from client import proposal
 from client.imaging.prepare import prepare
 from client.imaging.tensor import to_tensor
 from client.inside import Volume
 from common.errors import ConfigError
-from common.study import Filters
+from common.study import Filters, Points
 from tests import federation
 from tests.phantoms import Box, Ellipsoid, points_of, volume
 from tests.unit.test_prepare import recipe
+from tests.unit.test_proposal import POLICY
 
 
 def noisy(hu: float = 30.0) -> Volume:
@@ -77,6 +79,25 @@ def test_edges_are_where_the_lesion_ends_and_nowhere_inside(edges: str) -> None:
     assert channel[(away > 7.5) & (away < 10.5)].max() == channel.max() > 0.03
     if edges == "canny":
         assert set(np.unique(channel).tolist()) == {0.0, 1.0}
+
+
+def test_the_hospital_reads_what_its_scans_would_go_through() -> None:
+    plain = federation.study()
+    more = recipe(
+        denoise="median",
+        filters=Filters(bias_field="n4", edges="canny"),
+        points=Points(method="watershed", reach_mm=Decimal(20), agreement_min=Decimal("0.9")),
+    )
+    for one, words in (
+        (plain.recipe, ("1 mm", "lesions that were drawn.")),
+        (more, ("n4", "median, 1 mm", "edges (canny)", "from a point that you mark (watershed, agreement 0.9).")),
+    ):
+        (said,) = (
+            line
+            for line in proposal.study(plain.model_copy(update={"recipe": one}), policy=POLICY)
+            if line.startswith("Each scan")
+        )
+        assert all(word in said for word in words), said
 
 
 def test_filters_are_in_the_hash_that_a_hospital_approves() -> None:
