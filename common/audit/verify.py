@@ -12,6 +12,7 @@ from common import study as studies
 from common.audit import recompute, witnessed
 from common.audit.bundle import Bundle
 from common.audit.caps import Caps
+from common.audit.exact_cap import ExactCap
 from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, OutsidePolicy, RecordDamaged
 from common.ledger import accounting, events, merkle, note, officers
 from common.ledger.accounting import Tally
@@ -183,7 +184,7 @@ def _allowed(state: State) -> frozenset[str]:
 
 
 def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: str) -> _Run:
-    state, caps, planned, last = State(), Caps(), {}, None
+    state, caps, exact_cap, planned, last = State(), Caps(), ExactCap(), {}, None
     exact = {name: _exact_of(study) for name, study in plans.items()}
     for line in lines:
         event = events.decode(line)  # (4)
@@ -196,9 +197,12 @@ def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: s
             reserved = state.reservations[event.fields["id"]]
             _check_plan(reserved, plans=plans, exact=exact, hospital=hospital)  # (6)
             _check_sums(reserved, study=plans[reserved.study], state=state)
+            exact_cap.reserve(reserved, policy=state.policy)  # (7)
             if isinstance(reserved.mechanism, GaussianShare):
                 caps.charge(reserved, reserved.mechanism, policy=state.policy)  # (7)
                 last = reserved
+        elif event.kind == Kind.RELEASE:
+            exact_cap.release(state.reservations[event.fields["id"]])
         elif event.kind == Kind.ABORT:
             given_back = state.reservations[event.fields["id"]].mechanism
             if isinstance(given_back, GaussianShare):

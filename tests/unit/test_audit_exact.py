@@ -4,7 +4,7 @@ import pytest
 
 from common import analyses, announcement
 from common.audit import bundle, verify
-from common.errors import HospitalMissing, RecordDamaged
+from common.errors import CapPassed, HospitalMissing, RecordDamaged
 from common.mechanism import Exact
 from common.study import Study
 from tests import cohorts, federation, ledgers
@@ -26,9 +26,14 @@ def study():
 STUDY = study()
 
 
-def verified(folder, *sums, aborted=0):
-    """The auditor's verdict on a real ledger that was asked for these exact sums in one run, one a round."""
+def verified(folder, *sums, aborted=0, most=None):
+    """The auditor's verdict on a real ledger that was asked for these exact sums in one run, one a round.
+
+    `most`: the exact_releases_max of the hospital's policy.
+    """
     with ledgers.create(folder / "ledger.sqlite", plan=STUDY) as ledger:
+        if most is not None:
+            ledger.record_policy({"epsilon_cap": ledgers.CAP, "delta_cap": DELTA, "exact_releases_max": most})
         for number, mechanism in enumerate(sums, start=1):
             receipt = Ask(number=number, mechanism=mechanism, study=STUDY.hash(), delta=DELTA).to(ledger)
             if number <= aborted:
@@ -50,6 +55,20 @@ def test_every_statistic_of_the_study_holds(tmp_path):
         *("gram", "score-histogram", "analysis-1-robust", "analysis-1-robust"),
         *["analysis-2-logistic"] * 3,
     ]
+
+
+def test_more_exact_sums_than_the_policy_allowed_are_found(tmp_path):
+    gram, scores, robust = of("gram"), of("evaluate"), [of("query")] * 2
+    assert len(verified(tmp_path, gram, gram, *robust, scores, most=3).exact) == 5  # a Gram and an analysis count once
+    for at, sums in enumerate([(gram, *robust, scores), (gram, scores, scores), (scores, robust[0], gram)]):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        with pytest.raises(CapPassed, match="more than the 2"):
+            verified(folder, *sums, most=2)
+    (tmp_path / "given").mkdir()
+    assert (
+        len(verified(tmp_path / "given", gram, scores, robust[0], aborted=1, most=2).exact) == 2
+    )  # what was given back left not
 
 
 @pytest.mark.parametrize(
