@@ -233,7 +233,7 @@ def test_a_plan_says_what_leaving_out_each_hospital_costs():
 
 def test_a_run_that_learns_a_value_tells_its_error_with_noise_and_pays_for_it(make_federation, tmp_path):
     one = make_federation(epsilon_cap=Decimal(1000), cell_min=2)
-    privacy = {"noise_multiplier": "0.2", "delta": "1e-6", "patients_max": 60, "colluders": 1, "rounds_void_allowed": 0}
+    privacy = {"noise_multiplier": "0.5", "delta": "1e-6", "patients_max": 60, "colluders": 1, "rounds_void_allowed": 0}
     wanted = federation.study(
         training={"head": "regression", "positive_above": None, "held_out_fraction": Decimal("0.9")},
         evaluation={"privacy": privacy},
@@ -241,7 +241,7 @@ def test_a_run_that_learns_a_value_tells_its_error_with_noise_and_pays_for_it(ma
     one.approve(wanted)
     result = one.run(wanted)
     told = result["training"]["evaluation"]
-    assert told["regression"]["patients"] == pytest.approx(43, abs=6)
+    assert told["regression"]["patients"] == pytest.approx(43, abs=12)
     error = told["regression"]["mean_absolute_error"]
     assert 0 < error["low"] <= error["value"] <= error["high"] < 8
     assert result["training"]["auc"] is None
