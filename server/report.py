@@ -139,7 +139,19 @@ def _ols(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if standard
         else f"change of {outcome} per unit"
     )
-    keys = ("diagnosis", "n", "df", "r_squared", "r_squared_adjusted", "sigma", "f", "f_p", "condition_number")
+    keys = (
+        "diagnosis",
+        "n",
+        "df",
+        "r_squared",
+        "r_squared_low",
+        "r_squared_high",
+        "r_squared_adjusted",
+        "sigma",
+        "f",
+        "f_p",
+        "condition_number",
+    )
     return {
         **{key: part.get(key) for key in keys},
         "outcome": outcome,

@@ -109,13 +109,17 @@ def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
         tables.append(table(f"Adjusted means of {made['term']}", ADJUSTED, made["means"]))
         tables.append(table(f"Contrasts of {made['term']}", CONTRASTS, made["contrasts"]))
         drawn.append(adjusted(made["means"], outcome=fit["outcome"], of=made["term"], key=f"{key}-{at}"))
-    note = "" if "diagnosis" in fit else f"n = {fit['n']}, R\u00b2 {cell(fit['r_squared'])}, residual SD {cell(fit['sigma'])}."
+    note = "" if "diagnosis" in fit else f"n = {fit['n']}, {_explained(fit)}, residual SD {cell(fit['sigma'])}."
     if drawn:
         note += (
             " Adjusted means weigh the levels of other factors equally, with covariates at their means. Standardised contrasts "
             "are in residual SDs."
         )
     return section(one["formula"], [fit, *kinds.values(), *means], tables=tables, note=note, drawn=drawn)
+
+
+def _explained(fit: Mapping[str, Any]) -> str:
+    return f"R\u00b2 {cell(fit['r_squared'])} ({interval(fit.get('r_squared_low'), fit.get('r_squared_high'))})"
 
 
 def _groups(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from common.moments import Moments
 from common.terms import Model
+from server.infer import noncentral
 from server.infer.linear import ONE, Solved, solve
 
 CONFIDENCE = 0.95
@@ -41,7 +42,8 @@ class Regression:
     """An ordinary least squares fit with intercept.
 
     `sigma` is the residual standard deviation, `df` its degrees of freedom; `condition_number` is that of the predictors,
-    centred and scaled to unit length (Belsley); `f` tests all predictors at once.
+    centred and scaled to unit length (Belsley); `f` tests all predictors at once. The interval of `r_squared`
+    is of the share of the variance that the predictors explain (Steiger 2004).
     """
 
     outcome: str
@@ -49,6 +51,8 @@ class Regression:
     n: int
     df: int
     r_squared: float
+    r_squared_low: float
+    r_squared_high: float
     r_squared_adjusted: float
     sigma: float
     f: float
@@ -97,12 +101,15 @@ def fit(moments: Moments, *, outcome: str, predictors: Sequence[str], absorbed: 
         scale = math.sqrt(solved.square[j] / solved.square[p] * (solved.unit[p] / solved.unit[j]) ** 2)
         rows.append(_row(name, estimate, variance * spread, df=df, vif=vif, scale=scale))
     f = float((total - solved.residual) / p / variance)
+    low, high = noncentral.explained(f, q=p, df=df)
     return Regression(
         outcome=outcome,
         rows=tuple(rows),
         n=solved.n,
         df=df,
         r_squared=float(1 - solved.residual / total),
+        r_squared_low=low,
+        r_squared_high=high,
         r_squared_adjusted=float(1 - variance * (df + p) / total),
         sigma=math.sqrt(variance),
         f=f,

@@ -111,6 +111,16 @@ def test_interval_of_the_effect_size_inverts_the_noncentral_f() -> None:
     assert below + above == pytest.approx(1, abs=1e-14)
 
 
+def test_interval_of_r_squared_inverts_the_f_test_of_all_predictors() -> None:
+    held = tables.study(NUMBERS, factors=FACTORS, models=["y ~ age"])
+    fit = regression.fit(tables.pooled(tables.synthetic(), held=held), outcome="y", predictors=["age"])
+    low, high = (share * fit.n / (1 - share) for share in (fit.r_squared_low, fit.r_squared_high))
+    assert fit.r_squared_low < fit.r_squared < fit.r_squared_high
+    assert noncentral_truth(fit.f, q=1, df=fit.df, ncp=high) == pytest.approx(0.025, rel=1e-10)
+    if low > 0:
+        assert noncentral_truth(fit.f, q=1, df=fit.df, ncp=low) == pytest.approx(0.975, rel=1e-10)
+
+
 def test_interval_of_a_small_f_starts_at_zero_and_that_of_a_tiny_f_is_zero() -> None:
     assert noncentral.interval(0.9, q=3, df=57)[0] == 0
     assert noncentral.interval(0.001, q=3, df=57) == (0, 0)
