@@ -16,6 +16,7 @@ from client import cohort as cohort_step
 from client import columns, harmonise, local, score, summarise, train
 from client.disclosure import COUNTS_ONLY
 from client.imaging import segment
+from client.imaging.ahead import Ahead
 from client.imaging.guard import Guard, Reader
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
@@ -72,7 +73,7 @@ def read_cohort(
     views: list[View] = []
     aside: list[SetAside] = []
 
-    with Guard() as guard:
+    with Guard() as child, Ahead(child) as guard:
         reader: Reader = reading.through(guard) if reading else guard
         try:
             for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):

@@ -2,13 +2,13 @@
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.imaging.guard import Found, Frames, Reader, Reason, Slice
+from client.imaging.guard import Expecting, Found, Frames, Reader, Reason, Slice
 from client.inside import SetAside
 
 CHEAP: Final = frozenset({Reason.LINK, Reason.NOT_A_FILE})  # decided without parsing, by what is not in the file
@@ -118,11 +118,17 @@ class Reading:
         self._reader = reader
         return self
 
+    def expect(self, paths: Iterable[Path]) -> None:
+        """Say which files will be asked for; those that are known to be bad will not be."""
+        inner: object = self._reader
+        if isinstance(inner, Expecting):
+            inner.expect(path for path in paths if self._remembered(path) is None)
+
     def read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
         """Return what the file holds, or why it is not used; a file that is known to be bad is not opened."""
         name, stamp = _name(path, root=self._root), _stamp(path)
-        if (known := self._known.get(name)) and known[1] == stamp:
-            answer: Found | Reason = known[0]
+        if (known := self._remembered(path)) is not None:
+            answer: Found | Reason = known
         elif self._reader is None:
             answer = Reason.NOT_A_FILE
         else:
@@ -134,6 +140,10 @@ class Reading:
             who = answer.identity if isinstance(answer, Slice) else answer.slices[0].identity
             self._series.setdefault(self._pseudonym("series", f"{who.study}/{who.series}"), name)
         return answer
+
+    def _remembered(self, path: Path) -> Reason | None:
+        known = self._known.get(_name(path, root=self._root))
+        return known[0] if known is not None and known[1] == _stamp(path) else None
 
     def note(self, item: SetAside) -> None:
         """Write down a series, or a file that is bad among the others; both are looked at again in each reading."""

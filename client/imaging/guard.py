@@ -16,10 +16,11 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +167,15 @@ class Reader(Protocol):
 
     def read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
         """Return what the file holds, or why it is not used."""
+        ...
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """A reader that works ahead when it is told what comes."""
+
+    def expect(self, paths: Iterable[Path]) -> None:
+        """Say which files will be asked for, in this order."""
         ...
 
 

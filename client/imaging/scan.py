@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from client.imaging import contours
-from client.imaging.guard import Contours, Found, Frames, Identity, Reader, Reason, Segmentation, Slice
+from client.imaging.guard import Contours, Expecting, Found, Frames, Identity, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
 from common.errors import NoScans
 
@@ -46,7 +46,7 @@ def read_scans(
     `pseudonym("patient", raw)` gets the PatientID, with `^^^` and its issuer appended where there is an issuer.
     Raises NoScans, at the end, when no scan was yielded.
     """
-    paths = list(_walk(folder))
+    paths = _announced(list(_walk(folder)), reader=reader)
     counted = 0
 
     def step(readings: int) -> None:
@@ -103,6 +103,12 @@ def _slices(found: Found, *, modality: str) -> tuple[Slice, ...]:
     """Return the slices of `modality` that a file holds; none of a radiograph, a segmentation or another modality."""
     slices = found.slices if isinstance(found, Frames) else (found,) if isinstance(found, Slice) else ()
     return tuple(one for one in slices if one.modality == modality)
+
+
+def _announced(paths: list[Path], *, reader: Reader) -> list[Path]:
+    if isinstance(reader, Expecting):
+        reader.expect(paths)
+    return paths
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -21,6 +21,7 @@ import numpy as np
 import pydicom
 
 from client import pipeline
+from client.imaging.ahead import Ahead
 from client.imaging.guard import Guard
 from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
@@ -46,7 +47,7 @@ def reading(folder: Path) -> dict[str, Any]:
     )
     paths = write_series(folder, patient_id="P", voxels_hu=image.voxels, spacing_mm=image.spacing_mm)
     ours, bare = [], []
-    with Guard() as guard:
+    with Guard() as child, Ahead(child) as guard:
         guard.read(paths[0], with_pixels=True)  # the child is there, as it is for all files but the first
         for _ in range(REPEATS):
             began = time.perf_counter()
