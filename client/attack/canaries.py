@@ -47,7 +47,7 @@ class _Pixels(nn.Module):
 
 def run(*, noise: Decimal, rate: Decimal, steps: int, canaries: int, progress: Callable[[], None] = lambda: None) -> Seen:
     """Return what is seen of `canaries`, each in with probability 1/2, over `steps`; `progress` is called after each."""
-    mechanism = _mechanism(noise=noise, rate=rate, canaries=canaries)
+    mechanism = mechanism_of(noise=noise, rate=rate, dimension=canaries, patients=canaries)
     network = _Pixels(pixels=canaries)
     inside = rng.poisson_sample(canaries, rate=Decimal("0.5"))
     members = np.flatnonzero(inside)
@@ -77,7 +77,8 @@ def _clipped(network: _Pixels, sampled: NDArray[np.int64], *, canaries: int, row
     return total
 
 
-def _mechanism(*, noise: Decimal, rate: Decimal, canaries: int) -> SampledStep:
+def mechanism_of(*, noise: Decimal, rate: Decimal, dimension: int, patients: int) -> SampledStep:
+    """Return a step's mechanism for so many synthetic patients, at the clip norm CLIP_NORM."""
     hospitals = len(HOSPITALS) + COLLUDERS
     return SampledStep(
         noise_multiplier=noise,
@@ -85,16 +86,16 @@ def _mechanism(*, noise: Decimal, rate: Decimal, canaries: int) -> SampledStep:
         sampling_rate=rate,
         hospitals=hospitals,
         colluders=COLLUDERS,
-        dimension=canaries,
+        dimension=dimension,
         share_bits=largest_share_bits(
             noise_multiplier=noise,
             hospitals=hospitals,
             colluders=COLLUDERS,
-            patients_per_step_max=canaries,
+            patients_per_step_max=patients,
             ring_bits=RING_BITS,
         ),
         ring_bits=RING_BITS,
-        patients_per_step_max=canaries,
+        patients_per_step_max=patients,
     )
 
 
