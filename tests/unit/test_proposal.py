@@ -180,3 +180,17 @@ def test_a_roster_is_shown_with_every_identity(make_federation):
     shown = "\n".join(proposal.roster(one.roster))
     for identity in (one.roster.coordinator_identity, *(member.identity for member in one.roster.members)):
         assert identity in shown.replace(" ", "")
+
+
+def test_a_charged_evaluation_is_named_as_noisy_with_what_stands_apart():
+    privacy = {"noise_multiplier": "4", "delta": "0.000001", "patients_max": 60, "colluders": 1, "rounds_void_allowed": 1}
+    wished = {"privacy": privacy, "subgroups": [{"variable": "mean_hu", "cuts": ["0"]}], "by_hospital": True}
+    learnt = {"head": "ordinal", "positive_above": None, "classes": ("low", "high"), "thresholds": ["3"]}
+    text = said(evaluation=wished, training=learnt)
+    exact, noisy = part(text, "Leaves exactly"), part(text, "Leaves with noise")
+    assert "Scores" not in exact
+    assert "These count as 1 against" in exact
+    assert "Scores of the final model over the held-out patients, once: epsilon at most" in noisy
+    assert "at most 60 scored patients here" in noisy
+    assert "which class is taken for which; of the last model apart by mean_hu; your own apart" in noisy
+    assert "Training (cnn2d) on malignancy (low, high)" in noisy
