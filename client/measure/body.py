@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from client.inside import Float, Mask, Volume
+from client.inside import Float, Float32, Mask
 from client.measure import region
 
 AIR_HU = -300.0
@@ -14,9 +14,9 @@ _SOME = 50  # every so many points of the outline tell a first distance
 _IN_PLANE: NDArray[np.int64] = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros((3, 3))], np.int64)
 
 
-def outside(volume: Volume) -> Mask:
-    """Return the air (< -300 HU) connected, within its axial slice, to the slice's edge: air inside the body is not in it."""
-    labels, count = ndimage.label(volume.voxels < AIR_HU, structure=_IN_PLANE)
+def outside(voxels: Float32) -> Mask:
+    """Return the air (< -300 HU) of voxels (z, y, x) that its axial slice connects to its edge, not that inside the body."""
+    labels, count = ndimage.label(voxels < AIR_HU, structure=_IN_PLANE)
     at_edge = np.zeros(count + 1, np.bool_)
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         at_edge[edge] = True

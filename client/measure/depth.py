@@ -16,7 +16,7 @@ def measure(volume: Volume) -> dict[str, float]:
     values = dict.fromkeys(NAMES, math.nan)
     if volume.region is None or not volume.region.any():
         return values
-    skin_mm = region.outline(body.outside(volume), spacing_mm=volume.spacing_mm)
+    skin_mm = region.outline(body.outside(volume.voxels), spacing_mm=volume.spacing_mm)
     if not len(skin_mm):
         return values
     return dict(zip(NAMES, body.nearest_mm(volume.region, surface_mm=skin_mm, spacing_mm=volume.spacing_mm), strict=True))

@@ -21,7 +21,8 @@ def measure(volume: Volume) -> dict[str, float]:
     if volume.region is None or not volume.region.any():
         return values
     centre = np.argwhere(volume.region).mean(axis=0)
-    flesh = ~body.outside(volume)[round(float(centre[0]))]
+    at = round(float(centre[0]))
+    flesh = ~body.outside(volume.voxels[at : at + 1])[0]
     box = body.largest(flesh)
     if box is None:
         return values

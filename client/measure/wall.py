@@ -38,7 +38,7 @@ def measure(volume: Volume) -> dict[str, float]:
 
 def organ(volume: Volume) -> Mask | None:
     """Return the lungs, (z, y, x), None where there are none."""
-    air = (volume.voxels < LUNG_HU) & ~body.outside(volume)
+    air = (volume.voxels < LUNG_HU) & ~body.outside(volume.voxels)
     if not air.any():
         return None
     box = region.box(air)
