@@ -73,7 +73,7 @@ def read_cohort(
     views: list[View] = []
     aside: list[SetAside] = []
 
-    with Guard() as child, Ahead(child) as guard:
+    with Guard() as one, Guard() as other, Ahead(one, other) as guard:
         reader: Reader = reading.through(guard) if reading else guard
         try:
             for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):

@@ -1,25 +1,32 @@
-"""The next file is read in the guard's child while the caller still works on this one."""
+"""The next files are read in guards' children while the caller still works on this one."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from queue import LifoQueue
+from typing import Final, Self
 
 from client.imaging.guard import Found, Reader, Reason
 
+FEW: Final = 32  # so many files are read before a second reader is worth its start
+
 
 class Ahead:
-    """A reader over another one that is told what comes next. A context manager; not for two threads at once.
+    """A reader over others, one file ahead with each, that is told what comes. A context manager; not for two threads at once.
 
-    The other reader is used by one thread at a time. Answers are those it would give; a file that was read ahead and is not
-    asked for next is read again when it is.
+    Each of the others is used by one thread at a time, and the second and further ones after 32 files only. Answers are those
+    that they would give; a file that was read ahead and is not asked for next is read again when it is.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._pool = ThreadPoolExecutor(1)
+    def __init__(self, *readers: Reader) -> None:
+        self._most, self._done = len(readers), 0
+        self._free: LifoQueue[Reader] = LifoQueue()
+        for reader in reversed(readers):
+            self._free.put(reader)
+        self._pool = ThreadPoolExecutor(self._most)
         self._coming: Iterator[Path] = iter(())
-        self._under_way: tuple[Path, bool, Future[Found | Reason]] | None = None
+        self._under_way: deque[tuple[Path, bool, Future[Found | Reason]]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -29,29 +36,38 @@ class Ahead:
 
     def expect(self, paths: Iterable[Path]) -> None:
         """Say which files will be asked for, in this order."""
-        self._settled()
+        self._forget()
         self._coming = iter(paths)
-        self._begin(next(self._coming, None), with_pixels=True)
+        self._fill(with_pixels=True)
 
     def read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
         """Return what the file holds, or why it is not used."""
-        ready = self._settled()
-        if ready is not None and ready[:2] == (path, with_pixels):
+        if self._under_way and self._under_way[0][0] != path:
+            self._forget()  # another order than was said
+        ready = self._under_way.popleft() if self._under_way else None
+        if ready is not None and ready[1] == with_pixels:
             answer = ready[2].result()
         else:
-            if ready is not None and ready[0] != path:
-                self._coming = iter(())  # another order than was said
-            answer = self._reader.read(path, with_pixels=with_pixels)
-        self._begin(next(self._coming, None), with_pixels=with_pixels)
+            if ready is not None:
+                ready[2].exception()  # waits
+            answer = self._read(path, with_pixels=with_pixels)
+        self._done += 1
+        self._fill(with_pixels=with_pixels)
         return answer
 
-    def _settled(self) -> tuple[Path, bool, Future[Found | Reason]] | None:
-        """Wait for what is under way and return it."""
-        ready, self._under_way = self._under_way, None
-        if ready is not None:
-            ready[2].exception()
-        return ready
+    def _forget(self) -> None:
+        self._coming = iter(())
+        while self._under_way:
+            self._under_way.popleft()[2].exception()  # waits
 
-    def _begin(self, path: Path | None, *, with_pixels: bool) -> None:
-        if path is not None:
-            self._under_way = (path, with_pixels, self._pool.submit(self._reader.read, path, with_pixels=with_pixels))
+    def _fill(self, *, with_pixels: bool) -> None:
+        deep = self._most if self._done >= FEW else 1
+        while len(self._under_way) < deep and (path := next(self._coming, None)) is not None:
+            self._under_way.append((path, with_pixels, self._pool.submit(self._read, path, with_pixels=with_pixels)))
+
+    def _read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
+        reader = self._free.get()
+        try:
+            return reader.read(path, with_pixels=with_pixels)
+        finally:
+            self._free.put(reader)

@@ -47,8 +47,9 @@ def reading(folder: Path) -> dict[str, Any]:
     )
     paths = write_series(folder, patient_id="P", voxels_hu=image.voxels, spacing_mm=image.spacing_mm)
     ours, bare = [], []
-    with Guard() as child, Ahead(child) as guard:
-        guard.read(paths[0], with_pixels=True)  # the child is there, as it is for all files but the first
+    with Guard() as one, Guard() as other, Ahead(one, other) as guard:
+        for child in (one, other):  # they are there, as they are for all files but the first
+            child.read(paths[0], with_pixels=True)
         for _ in range(REPEATS):
             began = time.perf_counter()
             (scan,) = (one for one in read_scans(folder, pseudonym=lambda _, raw: raw, reader=guard) if isinstance(one, Scan))

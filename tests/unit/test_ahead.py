@@ -34,21 +34,32 @@ PATHS = [Path(name) for name in "abcdef"]
 
 @pytest.mark.parametrize("asked", ["abcdef", "abc", "fedcba", "aabbcc", "acebdf", "", "xyz"])
 @pytest.mark.parametrize("turn", [0, 2, 9])
-def test_answers_are_those_of_the_reader_itself(asked: str, turn: int) -> None:
-    inner = Recording()
-    with Ahead(inner) as reader:
+@pytest.mark.parametrize("readers", [1, 2, 3])
+def test_answers_are_those_of_the_reader_itself(asked: str, turn: int, readers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.imaging.ahead.FEW", 1)
+    with Ahead(*(Recording() for _ in range(readers))) as reader:
         reader.expect(PATHS)
         for at, name in enumerate(asked):
             assert reader.read(Path(name), with_pixels=at < turn) == (name, at < turn)
 
 
 def test_files_in_the_order_that_was_said_are_read_once() -> None:
-    inner = Recording()
-    with Ahead(inner) as reader:
+    one, other = Recording(), Recording()
+    many = [Path(str(number)) for number in range(100)]
+    with Ahead(one, other) as reader:
+        reader.expect(many)
+        for path in many:
+            reader.read(path, with_pixels=True)
+    assert sorted(int(name) for name, _ in one.asked + other.asked) == list(range(100))
+
+
+def test_a_small_folder_starts_one_reader_only() -> None:
+    one, other = Recording(), Recording()
+    with Ahead(one, other) as reader:
         reader.expect(PATHS)
         for path in PATHS:
             reader.read(path, with_pixels=True)
-    assert [name for name, _ in inner.asked] == list("abcdef")
+    assert ([name for name, _ in one.asked], other.asked) == (list("abcdef"), [])
 
 
 def test_a_reader_that_fails_fails_where_its_file_is_asked_for() -> None:
