@@ -3,9 +3,9 @@
 import pytest
 
 from client import pipeline, serve, vault_pb2
-from common import query, wire
+from common import model, query, wire
 from common.errors import BadEnvelope
-from tests import federation
+from tests import cohorts, federation
 
 
 def chunks(count: int, *, size: int):
@@ -22,26 +22,25 @@ def test_a_request_is_collected_up_to_what_the_studies_imply():
 
 
 def test_a_vault_collects_no_more_than_its_studies_need(make_federation):
-    one, wanted = make_federation(), federation.study()
+    one, wanted = make_federation(), cohorts.study()
     vault = one.vaults["hosp-a"]
     nothing = vault.request_bytes_most()
     assert nothing < wire.HEAD_BYTES_MOST + 1024
+    cohorts.put(one, wanted, {"hosp-a": cohorts.table()})
     one.approve(wanted)
-    before = one.before
-    seen: list[tuple[int, int]] = []
-
-    def measured(name: str, data: bytes):
-        seen.append((len(data), one.vaults[name].request_bytes_most()))
-        return before(name, data)
-
-    one.before = measured
-    one.run(wanted)
-    assert all(size <= most for size, most in seen)
+    vault.prepare(wanted.hash())
     assert vault.request_bytes_most() - nothing == pipeline.blob_bytes_most(wanted) < 1 << 26
+
+
+def test_the_models_of_an_evaluation_fit_their_request():
+    for steps in (2, 2000):
+        wanted = federation.study(training={"steps": steps})
+        one = model.initial(wanted.training, channels=1, patch_voxels=wanted.recipe.patch_voxels)
+        assert len(wire.pack([one] * (steps + 2))) <= pipeline.blob_bytes_most(wanted) < 2 * len(one) * (steps + 2) + (1 << 25)
 
 
 def test_a_study_of_more_models_takes_more():
     few, many = (pipeline.blob_bytes_most(federation.study(training={"steps": steps})) for steps in (2, 10_000))
     assert few == 2 * query.BYTES_MOST
-    model = (federation.STUDY["recipe"]["patch_voxels"] ** 2) * 4  # more than an image's bytes a model
-    assert 10_002 * model < many < wire.BLOB_BYTES_MOST
+    image = (federation.STUDY["recipe"]["patch_voxels"] ** 2) * 4  # more than an image's bytes a model
+    assert 10_002 * image < many < wire.BLOB_BYTES_MOST
