@@ -88,7 +88,7 @@ def claims(shown: object, *, ledger: Ledger) -> tuple[int, ...]:
 def _followed(before: str | None, chain: list[dict[str, Any]], *, hospital: str, roster: Roster, evidence: Path) -> str | None:
     """Return the newest note that a chain of links leads to from what was seen before; None where it does not reach it."""
     key = note.parse_key(roster.member(hospital).ledger_key)
-    if before is None:
+    if before is None or not witness.signed_by(before.encode(), key=key):  # never seen, or enrolled anew under another key
         newest = str(chain[-1]["note"])
         witness.checkpoint(newest.encode(), key=key)
         return newest

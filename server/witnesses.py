@@ -46,7 +46,7 @@ class Witnesses:
         for event in events:
             shown = event.get("witnessed", {}) if event["type"] in {"start", "announced"} else {}
             for name, text in shown.items():
-                if name in self._keys:
+                if name in self._keys and witness.signed_by(text.encode(), key=self._keys[name]):
                     self._see(name, witness.checkpoint(text.encode(), key=self._keys[name]), text.encode())
             if event["type"] == "start":
                 begun = dict(shown)
@@ -141,12 +141,11 @@ class Witnesses:
         try:
             plain = json.loads(line)
             name, signed = plain["hospital"], plain["note"].encode()
-            text, lines = note.split(signed)
-            read = note.parse_checkpoint(text)
+            read = note.parse_checkpoint(note.split(signed)[0])
         except (ValueError, KeyError, TypeError, AttributeError, RecordDamaged):
             return  # the half of a line that a power cut left
         key = self._keys.get(name)
-        if key is None or key.name != read.origin or not any(item[0] == key.name and item[1][:4] == key.id for item in lines):
+        if key is None or key.name != read.origin or not witness.signed_by(signed, key=key):
             return
         self._roots[name].setdefault(read.size, read.root)
         if name not in self._last or read.size > self._last[name][0].size:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import ConfigError, LedgerRewritten, RecordDamaged, Unwitnessed
-from common.ledger import merkle, note, witness
+from common.ledger import merkle, witness
 from common.ledger.note import Checkpoint, Key
 from common.roster import Roster
 
@@ -89,7 +89,6 @@ def _prefixes(leaves: Sequence[bytes], signed: Mapping[int, Checkpoint], hospita
 
 def _of(text: bytes, key: Key) -> bool:
     try:
-        _, lines = note.split(text)
+        return witness.signed_by(text, key=key)
     except RecordDamaged:
         return False
-    return any((name, raw[:4]) == (key.name, key.id) for name, raw in lines)

@@ -58,6 +58,11 @@ def checkpoint(signed: bytes, *, key: Key) -> Checkpoint:
     return read
 
 
+def signed_by(signed: bytes, *, key: Key) -> bool:
+    """Tell whether a note has a line of this key; whether it holds, `checkpoint` says. Raises RecordDamaged on no note."""
+    return any((name, raw[:4]) == (key.name, key.id) for name, raw in note.split(signed)[1])
+
+
 def check_grown(old: Checkpoint, new: Checkpoint, *, proof: Sequence[bytes] | None) -> None:
     """Raise LedgerRewritten unless `proof` shows that `new` grew out of `old` by appending."""
     try:

@@ -8,6 +8,7 @@ import pytest
 from client import config
 from client.ledger import Ledger
 from client.origin import ledger_origin
+from client.witness import Memory
 from common import wire
 from common.errors import BadEnvelope, LedgerRewritten, RecordDamaged
 from common.ledger import note, witness
@@ -226,3 +227,52 @@ def test_a_vault_does_not_start_on_a_damaged_memory(make_federation):
     (one.homes["hosp-a"].state / "witnessed.json").write_text("{}")
     with pytest.raises(RecordDamaged):
         one.open("hosp-a")
+
+
+def test_a_hospital_that_enrolled_anew_under_another_key_is_seen_for_the_first_time(hospital, tmp_path):
+    roster, strange = ledgers.roster(), ledgers.key(44)
+    old = note.sign(note.Checkpoint(origin=ledgers.ORIGIN, size=99, root=bytes(32)).text(), name=ledgers.ORIGIN, key=strange)
+    with hospital.path.open("ab") as file:
+        file.write(json.dumps({"hospital": "aalen", "note": old.decode()}).encode() + b"\n")
+    again = hospital.coordinator()
+    assert again.seen(["aalen"]) == {}
+    again.resume([{"type": "start", "witnessed": {"aalen": old.decode()}}])
+    again.take("aalen", hospital.ledger.told(()).plain())
+    links = again.cosign({"aalen": hospital.ledger.told(()).plain()})
+    memory = Memory(others={"aalen": old.decode()})
+    after, lines = memory.cosign(
+        links, me="berlin", ledger=hospital.ledger, roster=roster, key=ledgers.key(11), now=NOW, evidence=tmp_path
+    )
+    assert (set(lines), after.others["aalen"]) == ({"aalen"}, links["aalen"][-1]["note"])
+    again.cosigned("berlin", lines)
+
+
+def test_a_hospital_that_was_away_follows_the_links_and_refuses_a_break_in_them(hospital, tmp_path):
+    roster, ends = ledgers.roster(), []
+    for _ in range(3):
+        size = ends[-1] if ends else 0
+        hospital.tell(*([size] if size else []))
+        links = hospital.witnesses.cosign({"aalen": hospital.ledger.told([size]).plain()})
+        ends.append(hospital.ledger.size())
+        hospital.grow()
+    given = {
+        "me": "berlin",
+        "ledger": hospital.ledger,
+        "roster": roster,
+        "key": ledgers.key(11),
+        "now": NOW,
+        "evidence": tmp_path,
+    }
+    behind = Memory(others={"aalen": links["aalen"][0]["note"]})
+    after, lines = behind.cosign(links, **given)
+    assert after.others["aalen"] == links["aalen"][2]["note"]
+    assert set(lines) == {"aalen"}
+    assert after.cosign(links, **given)[1] == {}, "nothing new, nothing to sign"
+    assert behind.cosign({"aalen": links["aalen"][2:]}, **given)[1] == {}, "a link is missing: not cosigned"
+    broken = [{**links["aalen"][1], "path": links["aalen"][2]["path"]}]
+    with pytest.raises(LedgerRewritten):
+        behind.cosign({"aalen": broken}, **given)
+    assert list(tmp_path.glob("evidence-aalen-*.jsonl"))
+    for junk in (7, [], {"aalen": [{}]}, {"aalen": [{"note": 1, "from": 0, "path": []}]}):
+        with pytest.raises((BadEnvelope, RecordDamaged)):
+            behind.cosign(junk, **given)
