@@ -147,15 +147,16 @@ def fuzz(folder: Path, *, count: int, seed: int) -> Outcome:
             if guard.pid is not None:
                 pids.add(guard.pid)
             if found.cases % 500 == 0 and guard.pid is not None:
-                found.child_mib = max(found.child_mib, _peak_mib(guard.pid))
+                found.child_mib = max(found.child_mib, peak_mib(guard.pid))
         if guard.pid is not None:
-            found.child_mib = max(found.child_mib, _peak_mib(guard.pid))
+            found.child_mib = max(found.child_mib, peak_mib(guard.pid))
     found.seconds, found.children = time.monotonic() - began, len(pids)
     found.parent_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found
 
 
-def _peak_mib(pid: int) -> float:
+def peak_mib(pid: int) -> float:
+    """Return the peak resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
