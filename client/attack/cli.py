@@ -5,15 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from common.audit.attack.check import Check
 from common.audit.attack.cli import NOT_CONFORMING, OK, AsJson, tell
+
+if TYPE_CHECKING:
+    from common.audit.attack.check import Check
 
 CANARIES_LEAST: Final = 200
 CANARIES_MOST: Final = 10_000
