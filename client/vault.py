@@ -148,7 +148,8 @@ class Vault:
         try:
             if request.kind not in answers:
                 raise BadEnvelope("This kind of envelope is not for a hospital.", action="Check the coordinator's version.")
-            self._shown = witness.claims(request.body.get("witnessed"), ledger=self.ledger)
+            if request.kind != "close":  # which erases keys before it looks at anything
+                self._shown = witness.claims(request.body.get("witnessed"), ledger=self.ledger)
             return answers[request.kind](request, data, site, roster)
         except MotetError as error:
             return self._refuse(request, error)
@@ -373,6 +374,7 @@ class Vault:
         state.erased().save(self.home.state)  # first: nothing that follows may keep the keys alive
         self._acknowledge(request, state)
         self.settle()
+        self._shown = witness.claims(request.body.get("witnessed"), ledger=self.ledger)
         body: dict[str, object] = {"checkpoint": self.ledger.checkpoint().decode()}
         if "passed_on" in request.body:
             body["cosigned"] = self._cosign(request.body["passed_on"], roster)

@@ -24,7 +24,11 @@ def close(exchange: Exchange, members: tuple[str, ...], *, outcomes: Mapping[str
     if witnesses is None:
         return replies
     links = witnesses.cosign({name: reply.body.get("ledger") for name, reply in replies.items()})
-    passed_on = {name: {"outcomes": dict(outcomes), "passed_on": links} for name in replies}
+    newest = exchange.seen(replies)  # a ledger may have grown meanwhile
+    passed_on = {
+        name: {"outcomes": dict(outcomes), "passed_on": links, "witnessed": [newest[name]] if name in newest else []}
+        for name in replies
+    }
     codes = {}
     for name, reply in exchange.ask("close", passed_on, kind="closed", part="witnessed").items():
         try:

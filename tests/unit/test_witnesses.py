@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from client import config
+from client import config, session
 from client.ledger import Ledger
 from client.origin import ledger_origin
 from client.witness import Memory
@@ -276,3 +276,37 @@ def test_a_hospital_that_was_away_follows_the_links_and_refuses_a_break_in_them(
     for junk in (7, [], {"aalen": [{}]}, {"aalen": [{"note": 1, "from": 0, "path": []}]}):
         with pytest.raises((BadEnvelope, RecordDamaged)):
             behind.cosign(junk, **given)
+
+
+def test_a_rolled_back_vault_erases_its_keys_at_the_end_before_it_refuses(make_federation):
+    one = make_federation()
+    wanted = federation.study()
+    one.approve(wanted)
+    vault = one.vaults["hosp-a"]
+    folder = one.folder / "run-0"
+    folder.mkdir()
+    exchange = begin(study=wanted, roster=one.roster, key=one.key, carrier=one, folder=folder, run="run0")
+    set_up(exchange)
+    key = config.ledger_key(one.homes["hosp-a"])
+    longer = note.Checkpoint(origin=vault.ledger.told(()).checkpoint.decode().split("\n")[0], size=10**6, root=bytes(32))
+    shown = note.sign(longer.text(), name=longer.origin, key=key).decode()
+    request = exchange.seal("close", "hosp-a", {"outcomes": {}, "witnessed": [shown]})
+    answer = wire.peek(vault.answer(request.whole()))
+    assert (answer.kind, answer.body["code"]) == ("refusal", "E-AUDIT-REWRITTEN")
+    assert session.load(one.homes["hosp-a"].state, run="run0").setup_key == b""
+
+
+def test_a_ledger_that_grows_between_the_two_questions_of_a_close_is_no_contradiction(make_federation):
+    one = make_federation()
+    wanted = federation.study()
+    one.approve(wanted)
+
+    def before(name, data):
+        if kind(data) == "close":
+            one.vaults[name].ledger.refuse(code="E-REFUSED", study=None, round_number=None)
+        return data
+
+    one.before = before
+    run(one, wanted)
+    assert not list(one.folder.glob("evidence-*"))
+    assert one.vaults["hosp-a"].memory.others.keys() == set(HOSPITALS) - {"hosp-a"}
