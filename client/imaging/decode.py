@@ -207,10 +207,11 @@ def _write(sink: BinaryIO, answer: dict[str, Any], arrays: dict[str, NDArray[Any
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     answer["arrays"] = {name: [kinds[array.dtype], list(array.shape)] for name, array in plain.items()}
     text = json.dumps(answer, allow_nan=False).encode()
-    for part in (ANSWER.pack(len(text)), text, *(array.tobytes() for array in plain.values())):
-        view = memoryview(part)
-        while view:
-            view = view[sink.write(view) :]
+    parts = [memoryview(ANSWER.pack(len(text))), memoryview(text), *(one.data.cast("B") for one in plain.values() if one.size)]
+    for part in parts:
+        left = part
+        while left:
+            left = left[sink.write(left) :]
 
 
 if __name__ == "__main__":

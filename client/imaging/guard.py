@@ -287,7 +287,7 @@ class Guard:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(_number(pipe), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
-            ready = self._take(1, until=time.monotonic() + _STARTUP_S) == b"+"
+            ready = bytes(self._take(1, until=time.monotonic() + _STARTUP_S)) == b"+"
         except (_Died, TimeoutError):
             ready = False
         if not ready:
@@ -322,12 +322,12 @@ class Guard:
             freeze(arrays[name])
         return head, arrays
 
-    def _take(self, size: int, *, until: float) -> bytearray:
+    def _take(self, size: int, *, until: float) -> memoryview:
         pipe = _number(self._child and self._child.stdout)
-        taken, view = bytearray(size), 0
+        taken, view = np.empty(size, np.uint8).data, 0
         while view < size:
             _await(pipe, select.POLLIN, until=until)
-            got = os.readv(pipe, [memoryview(taken)[view:]])
+            got = os.readv(pipe, [taken[view:]])
             if not got:
                 raise _Died
             view += got
