@@ -1,6 +1,7 @@
 """What this hospital saw of ledgers, its own and others': it cosigns what grew, and answers nothing on one that shrank."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from common.roster import Roster
 
 NOTES_MOST: Final = 4  # checkpoints of its own ledger that a request may show a hospital
 NAME: Final = "witnessed.json"
+
+log = logging.getLogger("motet.vault")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,9 @@ class Memory:
     ) -> tuple[Self, dict[str, str]]:
         """Return the memory after what the coordinator passed on, and this hospital's cosignatures, by hospital.
 
-        Raises LedgerRewritten where a hospital's ledger contradicts what was seen of it here: both checkpoints are then in a
-        file in `evidence`. Raises BadEnvelope on anything malformed. Who was never seen before is believed.
+        A hospital whose ledger contradicts what was seen of it here is not cosigned, and keeps none of the others from it: both
+        checkpoints are then in a file in `evidence`, and a line in the log. Raises LedgerRewritten where it is this hospital's
+        own, BadEnvelope on anything malformed. Who was never seen before is believed.
         """
         try:
             shown = [(str(name), list(chain)) for name, chain in links.items()]  # type: ignore[attr-defined]
@@ -62,10 +66,15 @@ class Memory:
             for name, chain in shown:
                 if name == me:
                     newest = str(chain[-1]["note"])
-                    ledger.check_covers(newest.encode())
-                    after = replace(after, own=newest)
+                    size = ledger.check_covers(newest.encode())
+                    if not self.own or size >= ledger.check_covers(self.own.encode()):
+                        after = replace(after, own=newest)
                 elif name in roster.names:
-                    seen = _followed(self.others.get(name), chain, hospital=name, roster=roster, evidence=evidence)
+                    try:
+                        seen = _followed(self.others.get(name), chain, hospital=name, roster=roster, evidence=evidence)
+                    except RecordDamaged as error:
+                        log.error("ledger-contradicts", extra={"hospital": name, "code": error.code})  # noqa: TRY400
+                        continue
                     if seen is not None:
                         after = replace(after, others={**after.others, name: seen})
                         lines[name] = witness.cosign(seen.encode(), name=me, key=key, now=now)

@@ -30,16 +30,18 @@ def set_up(exchange: Exchange) -> SetUp:
     What was agreed in an earlier life of this coordinator is taken from the run's folder: the hospitals see the same requests.
     """
     place = exchange.place(BUNDLES)
-    invited = [event["hospitals"] for event in exchange.journal.events() if event["type"] == "invited"]
+    invited = [event for event in exchange.journal.events() if event["type"] == "invited"]
     exchange.say("stage", stage="set-up 1 of 2: hospitals open the study")
-    asked = tuple(invited[-1]) if invited else exchange.roster.names
+    asked = tuple(invited[-1]["hospitals"]) if invited else exchange.roster.names
     body, shown = {"study": exchange.study.hash(), "roster": exchange.roster.hash()}, exchange.shown
     invited_by = {name: {**body, **shown.get(name, {})} for name in asked}
     answered = exchange.ask("invite", invited_by, kind="bundle", part=BUNDLES)
     setup_keys = {name: key for name, reply in answered.items() if (key := _setup_key(exchange, name, reply))}
     exchange.enough(tuple(setup_keys))
     if not invited:
-        exchange.say("invited", hospitals=sorted(setup_keys))
+        invited = [exchange.say("invited", hospitals=sorted(setup_keys), witnessed=exchange.seen(setup_keys))]
+    if "witnessed" in invited[-1]:  # a ledger may grow between the two requests, and shows that out of the newest that was seen
+        shown = {name: {"witnessed": [text]} for name, text in invited[-1]["witnessed"].items()}
     transcript = keys.transcript(setup_keys, roster_hash=exchange.roster.hash(), run=exchange.run)
     exchange.say("stage", stage="set-up 2 of 2: pair keys")
     bundles = {"bundles": {name: (place / f"{name}.envelope").read_bytes().hex() for name in setup_keys}}

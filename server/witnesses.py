@@ -1,6 +1,8 @@
 """The coordinator as witness: a hospital's ledger must grow out of the one seen before; contradictions are kept."""
 
+import bisect
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +32,7 @@ class Witnesses:
         """Read what was seen before; lines of ledgers with other keys than the roster's are left where they are."""
         self._path, self._roster, self._key, self._clock = path, roster, key, clock
         self._roots: defaultdict[str, dict[int, bytes]] = defaultdict(dict)  # hospital -> size -> root
+        self._sizes: defaultdict[str, list[int]] = defaultdict(list)  # the same sizes, sorted
         self._last: dict[str, tuple[Checkpoint, bytes]] = {}
         self._passed: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # hospital -> links from run to run
         self._keys = {name: note.parse_key(roster.member(name).ledger_key) for name in roster.names}
@@ -44,7 +47,7 @@ class Witnesses:
         """Take what the file may have lost from a run's journal; return what the run's set-up shows each hospital."""
         begun: dict[str, str] | None = None
         for event in events:
-            shown = event.get("witnessed", {}) if event["type"] in {"start", "announced"} else {}
+            shown = event.get("witnessed", {}) if event["type"] in {"start", "invited", "announced"} else {}
             for name, text in shown.items():
                 if name in self._keys and witness.signed_by(text.encode(), key=self._keys[name]):
                     self._see(name, witness.checkpoint(text.encode(), key=self._keys[name]), text.encode())
@@ -65,38 +68,45 @@ class Witnesses:
         """
         told = witness.told(plain)
         new = witness.checkpoint(told.checkpoint, key=self._keys[name])
-        roots = self._roots[name]
+        signed = witness.own(told.checkpoint, key=self._keys[name])
+        roots, sizes = self._roots[name], self._sizes[name]
         if new.size in roots or not roots:
             grown = roots.get(new.size, new.root) == new.root
         else:
-            base = max((size for size in roots if size < new.size), default=0)
-            if new.size < max(roots) and not late:
-                base = max(roots)
+            older = bisect.bisect_left(sizes, new.size)
+            base = sizes[older - 1] if older else 0
+            if new.size < sizes[-1] and not late:
+                base = sizes[-1]
             old = Checkpoint(origin=new.origin, size=base, root=roots.get(base, merkle.EMPTY))
             grown = _grown(old, new, told.proofs.get(base))
         if not grown:
-            self._convict(name, told.checkpoint)
-        self._see(name, new, told.checkpoint)
+            self._convict(name, signed)
+        self._see(name, new, signed)
 
     def cosign(self, ends: Mapping[str, object]) -> dict[str, list[dict[str, Any]]]:
         """Cosign the checkpoints with which a run ends; return each hospital's links from run to run, for the others.
 
-        A link: the note, the size that it grew out of, and the proof. A hospital that the checks refuse has no new link.
+        A link: the note, the size that it grew out of, and the proof. A hospital that the checks refuse has no new link: one
+        that did not hold would be refused by all others, at the end of every run to come.
         """
         for name, plain in ends.items():
-            told, before = witness.told(plain), self.passed(name)
-            start = witness.checkpoint(before.encode(), key=self._keys[name]).size if before else 0
-            if before and (start not in told.proofs or witness.checkpoint(told.checkpoint, key=self._keys[name]).size == start):
-                continue  # it did not grow, or an earlier life of this coordinator passed it on
-            line = witness.cosign(told.checkpoint, name=self._roster.coordinator, key=self._key, now=int(self._clock()))
+            told, before, key = witness.told(plain), self.passed(name), self._keys[name]
+            new = witness.checkpoint(told.checkpoint, key=key)
+            empty = Checkpoint(origin=new.origin, size=0, root=merkle.EMPTY)
+            old = witness.checkpoint(before.encode(), key=key) if before else empty
+            proof = told.proofs.get(old.size) if before else ()
+            if new.size == old.size or not _grown(old, new, proof):
+                continue  # it did not grow, or an earlier life of this coordinator passed it on, or it does not follow
+            signed = witness.own(told.checkpoint, key=key)
+            line = witness.cosign(signed, name=self._roster.coordinator, key=self._key, now=int(self._clock()))
             link = {
-                "note": witness.cosigned(told.checkpoint, lines=[line]).decode(),
-                "from": start,
-                "path": [item.hex() for item in told.proofs.get(start, ())],
+                "note": witness.cosigned(signed, lines=[line]).decode(),
+                "from": old.size,
+                "path": [item.hex() for item in proof or ()],
             }
             self._passed[name].append(link)
-            self._write(name, **link)
-        return {name: links[-LINKS_MOST:] for name, links in self._passed.items() if links and name in self._keys}
+            self._write(name, synced=True, **link)
+        return {name: self._shown(name) for name, links in self._passed.items() if links and name in self._keys}
 
     def cosigned(self, by: str, lines: object) -> None:
         """Add a hospital's cosignatures to the checkpoints that were passed on; raises BadEnvelope when they are none."""
@@ -106,19 +116,39 @@ class Witnesses:
             before = self.passed(name) if name in self._keys and name != by else None
             if before is None:
                 raise BadEnvelope("A hospital cosigned what it was not shown.", action="Check its version.")
-            after = witness.cosigned(before.encode(), lines=[line])
-            try:
-                held = by in witness.witnesses(after, roster=self._roster, hospital=name)
-            except (RecordDamaged, UnsupportedAlgorithm):
-                held = False
-            if not held:
+            if not self._holds(by, line, name):
                 raise BadEnvelope("A hospital's cosignature does not hold.", action="Check its version.")
-            self._passed[name][-1]["note"] = after.decode()
+            if by in witness.witnesses(before.encode(), roster=self._roster, hospital=name):
+                continue  # once is enough, and a note has so many lines only
+            self._passed[name][-1]["note"] = witness.cosigned(before.encode(), lines=[line]).decode()
             self._write(name, **self._passed[name][-1])
 
+    def _holds(self, by: str, line: str, name: str) -> bool:
+        """Tell whether `line` is a cosignature of `by`, and nothing beside it, on what was last passed on of a hospital."""
+        alone = witness.own(self._passed[name][-1]["note"].encode(), key=self._keys[name])
+        with_it = witness.cosigned(alone, lines=[line])
+        try:
+            one_more = len(note.split(with_it)[1]) == len(note.split(alone)[1]) + 1 and line.count("\n") == 1
+            return one_more and by in witness.witnesses(with_it, roster=self._roster, hospital=name)
+        except (RecordDamaged, UnsupportedAlgorithm):
+            return False
+
+    def _shown(self, name: str) -> list[dict[str, Any]]:
+        """Return a hospital's links for the others; cosignatures on those that were followed already stay here."""
+        links = self._passed[name][-LINKS_MOST:]
+        shorter = [{**link, "note": witness.own(link["note"].encode(), key=self._keys[name]).decode()} for link in links[:-1]]
+        return [*shorter, dict(links[-1])]
+
+    def _add(self, name: str, seen: Checkpoint) -> bool:
+        """Keep a root; return whether its size is new."""
+        if seen.size in self._roots[name]:
+            return False
+        self._roots[name][seen.size] = seen.root
+        bisect.insort(self._sizes[name], seen.size)
+        return True
+
     def _see(self, name: str, seen: Checkpoint, signed: bytes) -> None:
-        if self._roots[name].get(seen.size) is None:
-            self._roots[name][seen.size] = seen.root
+        if self._add(name, seen):
             self._write(name, note=signed.decode())
         if name not in self._last or seen.size > self._last[name][0].size:
             self._last[name] = (seen, signed)
@@ -133,9 +163,12 @@ class Witnesses:
             action=f"Give {path.name} and the hospital's bundle to `motet-audit verify --witnessed`.",
         )
 
-    def _write(self, name: str, **fields: object) -> None:
+    def _write(self, name: str, *, synced: bool = False, **fields: object) -> None:
         with self._path.open("ab") as file:
             file.write(json.dumps({"hospital": name, **fields}, sort_keys=True).encode() + b"\n")
+            if synced:  # of a link no journal knows
+                file.flush()
+                os.fsync(file.fileno())
 
     def _remember(self, line: bytes) -> None:
         try:
@@ -147,7 +180,7 @@ class Witnesses:
         key = self._keys.get(name)
         if key is None or key.name != read.origin or not witness.signed_by(signed, key=key):
             return
-        self._roots[name].setdefault(read.size, read.root)
+        self._add(name, read)
         if name not in self._last or read.size > self._last[name][0].size:
             self._last[name] = (read, witness.own(signed, key=key))
         if "path" in plain:

@@ -89,10 +89,10 @@ def cosigned(signed: bytes, *, lines: Sequence[str]) -> bytes:
 
 
 def own(signed: bytes, *, key: Key) -> bytes:
-    """Return the note with the line of its own ledger alone."""
+    """Return the note with the first line of its own ledger alone."""
     text, lines = note.split(signed)
     kept = [raw for name, raw in lines if (name, raw[:4]) == (key.name, key.id)]
-    return f"{text}\n{''.join(note.line(key, raw[4:]) for raw in kept)}".encode()
+    return f"{text}\n{''.join(note.line(key, raw[4:]) for raw in kept[:1])}".encode()
 
 
 def witnesses(signed: bytes, *, roster: Roster, hospital: str) -> dict[str, int]:
