@@ -128,7 +128,7 @@ def stranger(tmp_path_factory, hospitals):
     """A hospital that was set up and never enrolled."""
     folder = tmp_path_factory.mktemp("s") / "stranger"
     site = hospital.read_site(hospitals.homes["hosp-a"])
-    policy = site.policy.model_dump(exclude={"allowed_studies", "approved_roster"})
+    policy = site.policy.model_dump(exclude={"allowed_studies", "approved_roster", "officers"})
     hospital.create(folder, name="hosp-x", scans=site.scans, clinical=site.clinical, **policy)
     return hospital.Home(folder)
 

@@ -156,5 +156,5 @@ def test_whatever_is_called_the_cap_holds_and_replay_agrees(steps):
         assert spent.epsilon_rdp <= CAP
         assert spent.epsilon_rdp == accounting.round_up(state.tally.epsilon_rdp(delta=DELTA))
         assert (spent.releases_private, spent.releases_exact) == (len(state.private()), len(state.exact()))
-        assert merkle.root([merkle.leaf_hash(line) for line in lines]) == ledger._frontier.root()
+        assert merkle.root([merkle.leaf_hash(line) for line in lines]) == ledger._tree.root()
         ledger.close()

@@ -39,8 +39,14 @@ OPTIONS = {
 }
 AUDIT_OPTIONS = {
     "replay": {"--roster-hash", "--json", "RUN"},
-    "verify": {"--roster-hash", "--json", "BUNDLE"},
+    "verify": {"--roster-hash", "--witnessed", "--witnesses", "--json", "BUNDLE"},
     "show": {"--json", "BUNDLE"},
+    "recompute": {"--roster-hash", "--json", "BUNDLE"},
+    "reconcile": {"--run", "--roster-hash", "--json", "BUNDLE"},
+    "prove": {"--out", "BUNDLE"},
+    "verify-proof": {"--key", "--json", "PROOF"},
+    "report": {"--out", "--lang", "--roster-hash", "BUNDLE"},
+    "registry": {"--roster-hash", "BUNDLE"},
 }
 
 
