@@ -25,6 +25,7 @@ FIELDS: Final = frozenset(  # what `extra` may carry; anything else is left out
         "hospital",
         "hospitals",
         "index",
+        "objects",
         "port",
         "round",
         "run",

@@ -1,10 +1,13 @@
 """motet-hospital receive and pull: the process beside the vault that has a network and no key, and only fills the inbox."""
 
+import contextlib
 import json
+import logging
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     from client.sources.network import Tls
 
 LOOK_S: Final = 5.0
-out = Console(highlight=False)
+TELL_S: Final = 60.0
+out, said = Console(highlight=False), Console(highlight=False, stderr=True)
+log = logging.getLogger("motet.sources")
 pull = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -67,8 +72,9 @@ def receive(
     store = Store(Inbox(inbox))
     tls = _tls(certificate, key, ca, plain=plain)
     with listening(store, title=aet, allowed=allow, host=host, port=port, tls=tls) as bound:
-        out.print(f"receiving on port {bound}")
-        stop.wait()
+        (said if as_json else out).print(f"receiving as {aet} on {host}:{bound}")
+        with _counting(store.tally):
+            stop.wait()
     _tell(store.tally, as_json=as_json)
 
 
@@ -96,7 +102,8 @@ def get(
     at = findings.address(peer)
     whom = retrieve.Peer(host=at[0], port=at[1], title=peer_aet, ours=aet, tls=_tls(certificate, key, ca, plain=plain))
     store = Store(Inbox(inbox))
-    retrieve.get(whom, wanted=asked, store=store)
+    with _counting(store.tally):
+        retrieve.get(whom, wanted=asked, store=store)
     _finish(store.tally, as_json=as_json)
 
 
@@ -126,7 +133,8 @@ def move(
     at = findings.address(peer)
     whom = retrieve.Peer(host=at[0], port=at[1], title=peer_aet, ours=aet, tls=_tls(certificate, key, ca, plain=plain))
     store = Store(Inbox(inbox))
-    retrieve.move(whom, wanted=asked, store=store, host=host, port=port)
+    with _counting(store.tally):
+        retrieve.move(whom, wanted=asked, store=store, host=host, port=port)
     _finish(store.tally, as_json=as_json)
 
 
@@ -151,7 +159,8 @@ def web(
     user, token = (None, None) if credentials is None else _credentials(credentials)
     tally = Tally.empty()
     server = Server(root=root, user=user, token=token, ca=None if ca is None else str(ca))
-    fetch(server, wanted=asked, inbox=Inbox(inbox), tally=tally)
+    with _counting(tally):
+        fetch(server, wanted=asked, inbox=Inbox(inbox), tally=tally)
     _finish(tally, as_json=as_json)
 
 
@@ -169,8 +178,9 @@ def folder(
     os.umask(0o027)
     stop = _stopped_by_signal()
     watch = Watch(source, Inbox(inbox))
-    out.print("watching")
-    watch.until(stop, every_s=LOOK_S, clock=time.monotonic)
+    (said if as_json else out).print("watching")
+    with _counting(watch.tally):
+        watch.until(stop, every_s=LOOK_S, clock=time.monotonic)
     _tell(watch.tally, as_json=as_json)
 
 
@@ -206,11 +216,45 @@ def _stopped_by_signal() -> threading.Event:
     return stop
 
 
+@contextlib.contextmanager
+def _counting(tally: Tally) -> Iterator[None]:
+    """While something comes, say how much so far: beside a person's prompt at once, in a log once a minute where it changed."""
+    done = threading.Event()
+
+    def tell() -> None:
+        told: dict[str, int] = {}
+        with said.status("nothing yet") as shown:
+            while not done.wait(1.0 if said.is_terminal else TELL_S):
+                shown.update(_words(tally))
+                if not said.is_terminal:
+                    for state, objects in sorted(_counts(tally).items()):
+                        if told.get(state) != objects:
+                            log.info("so-far", extra={"state": state, "objects": objects})
+                            told[state] = objects
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    try:
+        yield
+    finally:
+        done.set()
+        telling.join()
+
+
 def _tell(tally: Tally, *, as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps({"counts": tally.counts}))
         return
-    out.print(", ".join(f"{count} {what}" for what, count in sorted(tally.counts.items())) or "nothing came")
+    out.print(_words(tally))
+
+
+def _words(tally: Tally) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(_counts(tally).items())) or "nothing came"
+
+
+def _counts(tally: Tally) -> dict[str, int]:
+    with tally.lock:
+        return {str(what): count for what, count in tally.counts.items()}
 
 
 def _finish(tally: Tally, *, as_json: bool) -> None:

@@ -1,10 +1,12 @@
 """The scans inbox: whole files appear in it in one step, named by their content; nothing in it is ever replaced."""
 
+import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 import threading
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +17,7 @@ from common.errors import ConfigError
 OBJECT_BYTES_MOST: Final = 256 << 20  # what the guard reads of one file
 FREE_BYTES_LEAST: Final = 5 << 30  # below it nothing more is taken
 DIGITS: Final = 32  # 128 bits of SHA-256
+REMAINS_S: Final = 3600.0  # nobody is writing a file any longer that was last touched so long ago
 
 
 class Put(StrEnum):
@@ -50,7 +53,8 @@ class Inbox:
 
     A file is written in `unfinished`, synced, then renamed into `scans`: the vault never sees half a file. Its name is the
     SHA-256 of its bytes, so that nothing received chooses a path, and the same object twice is one file. Files are 0640 in the
-    folder's group. Raises ConfigError where the folders cannot be made or lie on two file systems.
+    folder's group. Several processes may fill one inbox.
+    Raises ConfigError where the folders cannot be made or lie on two file systems.
     """
 
     def __init__(self, folder: Path, *, free_bytes_least: int = FREE_BYTES_LEAST) -> None:
@@ -59,8 +63,10 @@ class Inbox:
         try:
             for part in (self.scans, self.unfinished):
                 part.mkdir(mode=0o2750, parents=True, exist_ok=True)
-            for remains in self.unfinished.iterdir():  # of a receiver that was killed
-                remains.unlink()
+            for remains in self.unfinished.iterdir():  # of a receiver that was killed; a younger one may be another's at work
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - remains.stat().st_mtime > REMAINS_S:
+                        remains.unlink()
             apart = self.scans.stat().st_dev != self.unfinished.stat().st_dev
         except OSError as error:
             raise ConfigError(

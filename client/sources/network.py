@@ -69,11 +69,16 @@ def context(tls: Tls, *, serving: bool) -> ssl.SSLContext:
     made = _Impatient(ssl.PROTOCOL_TLS_SERVER if serving else ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.verify_mode = ssl.CERT_REQUIRED
+    which = "--certificate with --key"
     try:
         made.load_cert_chain(tls.certificate, tls.key)
+        which = "--ca"
         made.load_verify_locations(tls.ca)
-    except (OSError, ssl.SSLError):
-        raise ConfigError("A TLS file cannot be used.", action="Check --certificate, --key and --ca.") from None
+    except (OSError, ssl.SSLError) as error:
+        why = "no matching PEM" if isinstance(error, ssl.SSLError) else str(error.strerror)
+        raise ConfigError(
+            f"{which} cannot be used ({why}).", action="Check the path, its permissions and what is in it."
+        ) from None
     return made
 
 

@@ -1,17 +1,26 @@
 """Claims about the inbox: whole files only, named by content, nothing replaced; and about folders that are watched."""
 
+import json
 import os
+import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from pynetdicom.ae import ApplicationEntity as AE
 
 from client.sources.folder import Watch
-from client.sources.inbox import OBJECT_BYTES_MOST, Inbox, Put, Tally
+from client.sources.inbox import OBJECT_BYTES_MOST, REMAINS_S, Inbox, Put, Tally
+from client.sources.network import Tls, context
 from client.sources.wanted import wanted
 from client.sources.web import parts
 from common.errors import ConfigError, PullFailed
 
+RECEIVE = "from client.sources import cli as pulls; pulls.TELL_S = 0.5; from client.cli import main; main()"
 OBJECT = bytes(128) + b"DICM" + b"what a scanner wrote"
 
 
@@ -43,7 +52,16 @@ def test_what_a_killed_receiver_left_unfinished_is_never_seen_and_cleared_away(t
     inbox = Inbox(tmp_path)
     (inbox.unfinished / "half").write_bytes(OBJECT[:140])
     assert names(inbox) == []
+    an_hour_ago = time.time() - REMAINS_S - 1
+    os.utime(inbox.unfinished / "half", (an_hour_ago, an_hour_ago))
     assert list(Inbox(tmp_path).unfinished.iterdir()) == []
+
+
+def test_a_second_process_that_opens_the_inbox_takes_away_nothing_that_the_first_still_writes(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path)
+    (inbox.unfinished / "at-work").write_bytes(OBJECT[:140])
+    Inbox(tmp_path)
+    assert (inbox.unfinished / "at-work").exists()
 
 
 def test_an_inbox_that_cannot_be_used_says_so(tmp_path: Path) -> None:
@@ -139,3 +157,33 @@ def test_studies_come_from_a_file_or_from_dates_and_nothing_else(tmp_path: Path)
     ):
         with pytest.raises(ConfigError):
             wanted(studies=studies, dates=dates, modalities=modalities)
+
+
+def test_a_receiver_says_where_it_listens_as_whom_and_once_a_minute_what_came(tmp_path: Path) -> None:
+    call = [sys.executable, "-c", RECEIVE, "receive", "--inbox", str(tmp_path), "--aet", "MOTET", "--allow", "PACS", "--plain"]
+    with subprocess.Popen([*call, "--port", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            assert run.stdout is not None
+            assert run.stderr is not None
+            heard = run.stderr.readline()
+            assert re.fullmatch(r"receiving as MOTET on 127\.0\.0\.1:\d+\n", heard)
+            caller = AE("STRANGER")
+            caller.add_requested_context("1.2.840.10008.1.1")
+            assert caller.associate("127.0.0.1", int(heard.rsplit(":", 1)[1]), ae_title="MOTET").is_rejected
+            lines = [json.loads(run.stderr.readline()) for _ in range(2)]
+            assert [line["event"] for line in lines] == ["association-rejected", "so-far"]
+            assert (lines[1]["state"], lines[1]["objects"]) == ("REJECTED", 1)
+            run.send_signal(signal.SIGTERM)
+            assert json.loads(run.stdout.read()) == {"counts": {"REJECTED": 1}}  # with --json nothing else is on stdout
+            assert run.wait(timeout=20) == 0
+        finally:
+            run.kill()
+
+
+def test_the_tls_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_text("no certificate")
+    absent = Tls(certificate=tmp_path / "absent", key=tmp_path / "junk", ca=tmp_path / "junk")
+    with pytest.raises(ConfigError, match=r"--certificate with --key cannot be used \(No such file"):
+        context(absent, serving=True)
+    with pytest.raises(ConfigError, match="no matching PEM"):
+        context(Tls(certificate=tmp_path / "junk", key=tmp_path / "junk", ca=tmp_path / "junk"), serving=True)
