@@ -1,7 +1,10 @@
 """How a command line ends: a clear error and its exit code, never a traceback for a user's mistake."""
 
+import logging
+import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated, NoReturn
@@ -9,6 +12,8 @@ from typing import Annotated, NoReturn
 import click
 import typer
 from rich.console import Console
+from typer.core import TyperArgument, TyperGroup
+from typing_extensions import override
 
 from common import logs
 from common.errors import ConfigError, MotetError
@@ -31,6 +36,20 @@ def _tell_version(wanted: bool) -> None:  # noqa: FBT001  (typer's callback)
 Version = Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_tell_version)]
 
 
+class Group(TyperGroup):
+    """Commands that show the help of their arguments, too: click since 8.4 takes from an argument the help that typer gave it."""
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        said = {} if command is None or command.callback is None else inspect.signature(command.callback).parameters
+        for argument in command.params if command else ():
+            if isinstance(argument, TyperArgument) and not argument.help and argument.name in said:
+                for note in getattr(said[argument.name].annotation, "__metadata__", ()):
+                    argument.help = getattr(note, "help", None) or argument.help
+        return command
+
+
 def with_version(app: typer.Typer) -> typer.Typer:
     """Give a command line the option --version."""
 
@@ -47,8 +66,12 @@ def run(app: typer.Typer) -> NoReturn:
 
 
 def run_function(main: Callable[[], object]) -> NoReturn:
-    """Run `main` and leave with 0, with the integer it returns, or with the exit code of the error that it raises."""
+    """Run `main` and leave with 0, with the integer it returns, or with the exit code of the error that it raises.
+
+    An error that nobody foresaw, here or in a thread, is told by its type and place: neither its text nor a local variable.
+    """
     logs.start("motet")
+    before, threading.excepthook = threading.excepthook, _thread_ended
     errors = Console(stderr=True, highlight=False)
     try:
         code = main()
@@ -67,4 +90,15 @@ def run_function(main: Callable[[], object]) -> NoReturn:
         text = f"{error.filename or 'A file'}: {error.strerror or 'failed'}. Check the path, its permissions and the disk."
         errors.print("error:", text, style="red", markup=False, soft_wrap=True)
         code = ConfigError.exit_code
+    except Exception as error:  # noqa: BLE001  (a traceback shows values of whatever was computed, a patient's among them)
+        logs.internal_error(logging.getLogger("motet"), error)
+        errors.print("error:", "This is a bug of ours. Report it, with the line above.", style="red", markup=False)
+        code = INTERNAL
+    finally:
+        threading.excepthook = before
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _thread_ended(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        logs.internal_error(logging.getLogger("motet"), ended.exc_value)
