@@ -41,6 +41,7 @@ from common.locks import held
 from common.roster import Member, Roster
 
 app = typer.Typer(
+    cls=commands.Group,
     no_args_is_help=True,
     add_completion=False,
     help="Take part in studies with scans that never leave this hospital.\n\n"

@@ -29,6 +29,7 @@ def deidentify(
     """
     from client.imaging.deidentify import deidentified  # noqa: PLC0415  (pulls numpy in)
     from client.imaging.guard import Guard, Reason  # noqa: PLC0415
+    from client.imaging.scan import refuse_absent  # noqa: PLC0415
 
     made = Home(home)
     site, key = read_site(made), pseudonym_key(made)
@@ -36,14 +37,16 @@ def deidentify(
     def pseudonym(kind: str, raw: str) -> str:
         return hmac.new(key, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32]
 
+    refuse_absent(site.scans, written=folder)
     files.refuse_remains(folder.parent, names=(folder.name,))
     folder.mkdir(parents=True, mode=0o700)
     counts: Counter[str] = Counter()
-    with Guard() as reader:
+    with Guard() as reader, Console(stderr=True).status("reading scans") as shown:
         for place, _, names in os.walk(site.scans, followlinks=False):
             for name in sorted(names):
                 done = deidentified(Path(place) / name, reader=reader, pseudonym=pseudonym)
                 counts[done.value if isinstance(done, Reason) else "copied"] += 1
+                shown.update(f"reading scans: {counts.total()} files")
                 if not isinstance(done, Reason):
                     patient, instance, data = done
                     (folder / patient).mkdir(mode=0o700, exist_ok=True)

@@ -39,7 +39,7 @@ def preview(
     from points that you mark, the quality of each is said: below its `agreement_min` a series would be set aside.
     """
     from client.imaging.guard import Guard  # noqa: PLC0415  (SimpleITK and the codecs are slow to import)
-    from client.imaging.scan import read_scans  # noqa: PLC0415
+    from client.imaging.scan import read_scans, refuse_absent  # noqa: PLC0415
     from client.inside import SetAside  # noqa: PLC0415
 
     made = Home(home)
@@ -52,11 +52,17 @@ def preview(
 
     marked = points.read(site.points, pseudonym=pseudonym) if site.points and recipe.points else {}
     os.umask(0o077)
-    folder.mkdir(parents=True, exist_ok=False) if not folder.exists() else _must_be_empty(folder)
+    refuse_absent(site.scans, written=folder)
+    _make_empty(folder)
     shown: list[dict[str, Any]] = []
-    with Guard() as reader:
+    with Guard() as reader, Console(stderr=True).status("reading scans") as working:
         try:
-            for item in read_scans(site.scans, pseudonym=pseudonym, reader=reader):
+            for item in read_scans(
+                site.scans,
+                pseudonym=pseudonym,
+                reader=reader,
+                progress=lambda done, total: working.update(f"reading scans: {done} of {total} files"),
+            ):
                 if isinstance(item, SetAside):
                     continue
                 shown.append(_one(item, recipe=recipe, point=marked.get(item.series), folder=folder, number=len(shown) + 1))
@@ -77,7 +83,8 @@ def preview(
         out.print(f"series {one['number']}: {said}", markup=False, soft_wrap=True)
 
 
-def _must_be_empty(folder: Path) -> None:
+def _make_empty(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise typer.BadParameter("the folder of the pictures is not empty", param_hint="FOLDER")
 

@@ -63,7 +63,9 @@ HELP = f"""Verify and show what hospitals exported; needs no network and trusts 
 {CODES_HELP}
 """
 NOT_PINNED = "The roster was not pinned: get its hash from elsewhere and pass --roster-hash."
-app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(
+    cls=commands.Group, add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+)
 app.add_typer(attack.app, name="attack")
 following.add(app)
 

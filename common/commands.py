@@ -1,7 +1,7 @@
 """How a command line ends: a clear error and its exit code, never a traceback for a user's mistake."""
 
-import logging
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -37,7 +37,7 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version and 
 
 
 class Group(TyperGroup):
-    """Commands that show the help of their arguments, too: click since 8.4 takes from an argument the help that typer gave it."""
+    """Commands that show the help of their arguments, too: under click 8.5 an argument forgets the help that typer gave it."""
 
     @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

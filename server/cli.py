@@ -44,6 +44,7 @@ from server.config import Home, Settings
 from server.glance import Glance
 
 app = typer.Typer(
+    cls=commands.Group,
     no_args_is_help=True,
     add_completion=False,
     help="Run a federation: hospitals upload masked vectors, you see sums.\n\n"

@@ -11,7 +11,7 @@ import numpy as np
 from client.imaging import contours
 from client.imaging.guard import Contours, Expecting, Found, Frames, Identity, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
-from common.errors import NoScans
+from common.errors import ConfigError, NoScans
 
 Pseudonym = Callable[[str, str], str]  # (kind, raw identifier) -> pseudonym; kinds: patient, series, frame
 Progress = Callable[[int, int], None]  # (files done, files in all)
@@ -85,10 +85,19 @@ def read_scans(
             yield result
         step(len({found.path for found in series.images}) + len(series.regions))
     if not scans:
+        refuse_absent(folder)
         raise NoScans(
             f"There is no usable {modality} series in the folder.",
             action="Check the path and the reasons of what was set aside.",
         )
+
+
+def refuse_absent(scans: Path, *, written: Path | None = None) -> None:
+    """Raise NoScans where there is no folder `scans`, ConfigError where `written`, a folder to be made, would lie in it."""
+    if not scans.is_dir():
+        raise NoScans("The folder of scans is not there.", action="Check `scans` in site.toml, and that its disk is mounted.")
+    if written is not None and written.resolve().is_relative_to(scans.resolve()):
+        raise ConfigError("That folder would lie among the scans, and be read as one.", action="Choose a folder elsewhere.")
 
 
 def _headless(found: Segmentation | Contours) -> Segmentation | Contours:

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
@@ -20,6 +21,7 @@ from client import config
 from client.cli import app
 from client.imaging.deidentify import deidentified
 from client.imaging.guard import Guard, Reason, Slice
+from common.errors import ConfigError, NoScans
 from tests.phantoms import Ellipsoid, volume, write_series
 from tests.unit.test_images import enhanced
 
@@ -198,3 +200,10 @@ def test_the_command_copies_images_and_counts_what_it_does_not(series: list[Path
         assert path.stat().st_mode & 0o777 == 0o600
         assert not [needle for ds in truth for needle in left(path.read_bytes() + str(path.relative_to(tmp_path)).encode(), ds)]
     assert CliRunner().invoke(app, call).exit_code != 0  # never into a folder that is there
+    among = CliRunner().invoke(app, [*call[:2], str(scans / "copies")])
+    assert isinstance(among.exception, ConfigError)  # else copies would be copied
+    assert not (scans / "copies").exists()
+    shutil.rmtree(scans)
+    absent = CliRunner().invoke(app, [*call[:2], str(tmp_path / "more")])
+    assert isinstance(absent.exception, NoScans)
+    assert not (tmp_path / "more").exists()

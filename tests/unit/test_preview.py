@@ -105,3 +105,7 @@ def test_the_command_writes_pictures_and_says_nothing_of_patients(home: Path, tm
     assert len(coloured(pixels((folder / "001-after.png").read_bytes()), picture.LONG)) > 50
     code, said = motet("preview", "--home", home, "--study", tmp_path / "study.json", folder)
     assert code != 0  # nothing is written over
+    (tmp_path / "scans").rename(tmp_path / "elsewhere")
+    code, said = motet("preview", "--home", home, "--study", tmp_path / "study.json", tmp_path / "more")
+    assert (code, "not there" in said) == (31, True)
+    assert not (tmp_path / "more").exists()
