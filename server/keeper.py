@@ -130,14 +130,14 @@ class Orphans:
         self._handed: dict[str, tuple[int, int]] = {}  # rounds on record at the last time, times in a row with no more of them
 
     def adopt(self, *, say: Callable[[str], None]) -> None:
-        """Hand a run to Flower again when nobody has held it for a while."""
+        """Hand a run to Flower again when nobody has held it for a while, one after another: there is one lane for all."""
         now, left = time.monotonic(), set(unfinished(self._home))
-        self._since = {name: self._since.get(name, now) for name in left}
+        self._since = {name: self._since.get(name, now) for name in sorted(left)}
         for name in [name for name in self._begun if locks.held(self._home.run_lock(name))]:
             self._begun.discard(name)
             say(f"Run {name} goes on.")
         for name, since in self._since.items():
-            if now - since > ORPHANED_S + self._pause_s(name):
+            if now - since > ORPHANED_S + self._pause_s(name) and not self._busy(now):
                 say(f"Run {name} lost its process; it is begun again where it stood, which takes up to a minute.")
                 self._begun.add(name)
                 try:
@@ -147,6 +147,10 @@ class Orphans:
                 except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
                     self._since[name] = time.monotonic()
                     log.warning("run %s could not be handed to the SuperLink: %s", name, type(error).__name__)
+
+    def _busy(self, now: float) -> bool:
+        """Tell whether a run is at work, or has just been handed on: another beside it would find its port taken and fail."""
+        return any(since > now for since in self._since.values()) or any(map(locks.held, self._home.runs.glob("*/run.lock")))
 
     def _pause_s(self, name: str) -> float:
         _, times = self._handed.get(name, (0, 0))

@@ -334,6 +334,34 @@ def test_a_run_that_lost_its_process_is_handed_to_flower_once_and_with_patience(
     assert len(handed) == 1  # counted from when it was let go
 
 
+def test_runs_that_lost_their_process_are_begun_again_one_after_another_and_not_beside_one_at_work(tmp_path, monkeypatch):
+    home = config.Home(tmp_path)
+    for name in ("r1", "r2", "r3"):
+        (home.runs / name).mkdir(parents=True)
+        Journal(home.runs / name / "journal.jsonl").write({"type": "start"})
+    now, handed = [0.0], []
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(keeper.superlink, "submit", lambda _home, *, run: handed.append(run))
+    orphans = keeper.Orphans(home)
+
+    def pass_s(seconds):
+        for _ in range(seconds):
+            orphans.adopt(say=lambda _: None)
+            now[0] += 1.0
+
+    with locks.hold(home.run_lock("r3"), busy=""):
+        pass_s(30)
+        assert handed == [], "the lane is taken"
+    pass_s(20)
+    assert handed == ["r1"], "Flower takes its time to start it"
+    with locks.hold(home.run_lock("r1"), busy=""):
+        pass_s(100)
+        assert handed == ["r1"]
+        Journal(home.runs / "r1" / "journal.jsonl").write({"type": "done"})
+    pass_s(3)
+    assert handed == ["r1", "r2"]
+
+
 def test_a_run_that_dies_again_and_again_before_a_round_is_given_longer_pauses(tmp_path, monkeypatch):
     home = config.Home(tmp_path)
     (home.runs / "r1").mkdir(parents=True)
