@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import tomlkit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -62,12 +62,15 @@ class Policy(BaseModel):
         }
 
 
+NAME_PATTERN: Final = "^" + roster.NAME.pattern.replace(r"\Z", "$")
+
+
 class Site(BaseModel):
     """The whole of site.toml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(pattern="^" + roster.NAME.pattern.replace(r"\Z", "$"))]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     scans: Path
     clinical: Path
     points: Path | None = None  # marked in lesions that nobody drew (client/points.py)
@@ -338,6 +341,7 @@ def _chosen(text: str) -> Site:
         wrong = explain(error)
         for key in (*Policy.model_fields, *Site.model_fields):
             wrong = re.sub(rf"(^|; )(policy\.)?{key}: ", rf"\g<1>--{key.replace('_', '-')}: ", wrong)
+        wrong = wrong.replace(f"String should match pattern '{NAME_PATTERN}'", "1 to 32 lower-case letters, digits, hyphens")
         raise ConfigError(f"{wrong}.", action="Choose another value; nothing was made.") from None
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from client.distribution import Cell, Distribution
     from client.inside import Cohort
 
-_BAR = 24
+_BAR = 16  # of a table that fits 80 columns
 out = Console(highlight=False)
 
 

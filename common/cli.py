@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich import box
 from rich.console import Console
@@ -28,10 +27,12 @@ from common.audit.ending import (
     DISAGREE,
     EGRESS,
     INTEGRITY,
+    NOT_PINNED,
     OK,
     OVER_BUDGET,
     UNWITNESSED,
     USAGE,
+    check_pin,
     exit_code,
     fail,
 )
@@ -62,7 +63,6 @@ HELP = f"""Verify and show what hospitals exported; needs no network and trusts 
 
 {CODES_HELP}
 """
-NOT_PINNED = "The roster was not pinned: get its hash from elsewhere and pass --roster-hash."
 app = typer.Typer(
     cls=commands.Group, add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
 )
@@ -87,7 +87,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Verify bundles and print a verdict for each."""
-    _check_pin(roster_hash)
+    check_pin(roster_hash)
     notes = _notes(seen or [])
     results = [_verified(path, roster_hash, notes=notes, witnesses=witnesses) for path in paths]
     remarks = list(together.remarks(results))
@@ -132,7 +132,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Add a run's signed uploads again and compare every sum, bit for bit, with the coordinator's journal."""
-    _check_pin(roster_hash)
+    check_pin(roster_hash)
     try:
         rounds = list(replays.replay(folder, roster_hash=roster_hash))
     except MotetError as error:
@@ -154,11 +154,6 @@ def replay(
 def main() -> None:
     """Run the command line; every failure is one sentence on stderr and an exit code, never a traceback."""
     commands.run(app)
-
-
-def _check_pin(roster_hash: str | None) -> None:
-    if roster_hash is not None and (len(roster_hash) != 64 or set(roster_hash) - set("0123456789abcdef")):
-        raise click.UsageError("--roster-hash must be 64 lower-case hex digits")
 
 
 def _notes(paths: list[Path]) -> Mapping[str, list[bytes]]:

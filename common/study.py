@@ -441,8 +441,11 @@ def parse(data: bytes) -> Study:
         study = Study.model_validate(canonical.decode(data))
         if study.canonical_bytes() != data:
             raise ConfigError("The study's bytes are not canonical.", action="Propose it again.")
-    except (ValidationError, ValueError) as error:
+    except ValidationError as error:
         raise ConfigError(f"The study is not valid: {explain(error)}.", action="Propose it again.") from None
+    except ValueError as error:
+        action = "Propose it again, and give the .study.json that this writes, not its .toml."
+        raise ConfigError(f"The study is not valid canonical JSON: {error}.", action=action) from None
     return study
 
 

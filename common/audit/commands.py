@@ -20,7 +20,7 @@ from common.audit import accountants, proof, reconcile, registry, report
 from common.audit import bundle as bundles
 from common.audit import verify as verifier
 from common.audit.bundle import Bundle
-from common.audit.ending import CODES_HELP, fail
+from common.audit.ending import CODES_HELP, NOT_PINNED, check_pin, fail
 from common.audit.show import printable
 from common.audit.verify import Verdict
 from common.errors import ConfigError, MotetError, RecordDamaged
@@ -63,15 +63,21 @@ def prove(
 
 def verify_proof(
     path: Annotated[Path, typer.Argument(metavar="PROOF", help="What `prove` wrote.")],
-    key: Annotated[str, typer.Option(help="The ledger's key (vkey), as the roster has it.")],
+    key: Annotated[str, typer.Option(help="The ledger's key (vkey): `ledger` of the hospital in roster.json.")],
     *,
     as_json: AsJson = False,
 ) -> None:
     """Check one entry's proof under its ledger's key."""
     try:
+        public = note.parse_key(key)
+    except RecordDamaged:
+        raise click.UsageError(
+            "--key must be a vkey as the roster has it: `ledger` of the hospital in its roster.json"
+        ) from None
+    try:
         with path.open("rb") as file:
             data = file.read(proof.BYTES_MOST + 1)
-        proven = proof.verify(data, key=note.parse_key(key))
+        proven = proof.verify(data, key=public)
     except OSError as error:
         fail(ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path."))
     except MotetError as error:
@@ -118,8 +124,10 @@ def reconcile_command(
         fail(error)
     seen = {row.run for row in rows}
     absent = sorted({run for one in given.values() for run in reconcile.runs(one)} - seen)
+    missing = sorted(set(known.names) - set(given))
     if as_json:
-        tell({"compared": [asdict(row) for row in rows], "runs_without_a_folder": absent})
+        compared = [asdict(row) for row in rows]
+        tell({"compared": compared, "runs_without_a_folder": absent, "hospitals_without_a_bundle": missing})
         return
     table = Table("run", "hospital", "same on both sides", "left and lost on the way", box=box.SIMPLE)
     for row in rows:
@@ -128,6 +136,8 @@ def reconcile_command(
     console.print(table)
     if absent:
         console.print(f"No folder was given of the runs {', '.join(absent)}: these are not reconciled.", soft_wrap=True)
+    if missing:
+        console.print(f"No bundle was given of {', '.join(missing)}: these are not reconciled.", soft_wrap=True)
 
 
 def registry_command(paths: Bundles, *, roster_hash: RosterHash = None) -> None:
@@ -160,17 +170,20 @@ def tell(value: Any) -> None:  # noqa: ANN401
 
 
 def _verified(paths: list[Path], roster_hash: str | None) -> dict[str, tuple[Bundle, Verdict]]:
+    check_pin(roster_hash)
     found: dict[str, tuple[Bundle, Verdict]] = {}
-    try:
-        for path in paths:
+    for path in paths:
+        try:
             read = bundles.read(path)
             if read.hospital in found:
                 raise ConfigError(f"{read.hospital} is given twice.", action="Give one bundle of each hospital.")
             found[read.hospital] = (read, verifier.verify(read, roster_hash=roster_hash))
-        if len({verdict.roster_hash for _, verdict in found.values()}) > 1:
-            raise RecordDamaged("The bundles hold different rosters.", action="Give bundles of one federation.")
-    except MotetError as error:
-        fail(error)
+        except MotetError as error:
+            fail(error, about=path.name)
+    if len({verdict.roster_hash for _, verdict in found.values()}) > 1:
+        fail(RecordDamaged("The bundles hold different rosters.", action="Give bundles of one federation."))
+    if roster_hash is None:
+        Console(stderr=True, highlight=False).print(NOT_PINNED, soft_wrap=True)
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NoReturn
 
+import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -30,8 +31,9 @@ EXIT_CODES: Mapping[type[MotetError], int] = {
 
 CODES_HELP = """Exit codes: 0 all hold; 1 integrity (a record was changed, is malformed, or is of another roster than yours);
 2 over budget (a cap was passed); 3 fewer witnesses than asked for, or older than what they saw; 4 the accountants disagree;
-5 undeclared egress; 64 usage (a file cannot be read or is not ours, an option is
-wrong)."""
+5 undeclared egress; 6 of `attack`: the code does not do what it claims; 64 usage (a file cannot be read
+or is not ours, an option is wrong)."""
+NOT_PINNED = "The roster was not pinned: get its hash from elsewhere and pass --roster-hash."
 
 
 def exit_code(error: MotetError) -> int:
@@ -39,7 +41,14 @@ def exit_code(error: MotetError) -> int:
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), error.exit_code)
 
 
-def fail(error: MotetError) -> NoReturn:
-    """Print what happened and end with its exit code."""
-    Console(stderr=True, highlight=False).print(escape(printable(str(error))), soft_wrap=True)
+def check_pin(roster_hash: str | None) -> None:
+    """Raise UsageError unless a given --roster-hash is one."""
+    if roster_hash is not None and (len(roster_hash) != 64 or set(roster_hash) - set("0123456789abcdef")):
+        raise click.UsageError("--roster-hash must be 64 lower-case hex digits")
+
+
+def fail(error: MotetError, *, about: str = "") -> NoReturn:
+    """Print what happened, to which file where one of several is meant, and end with its exit code."""
+    said = f"{about}: {error}" if about else str(error)
+    Console(stderr=True, highlight=False).print(escape(printable(said)), soft_wrap=True)
     raise typer.Exit(exit_code(error)) from None

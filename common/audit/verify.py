@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from common import analyses, announcement, noisy_moments, scores
 from common import roster as rosters
@@ -25,6 +25,7 @@ from common.study import Study
 TOLERANCE = 5e-4  # between the two accountants, absolute; their difference at equal grid is below 2e-5
 TOLERANCE_RELATIVE = 1e-4
 BEYOND = recompute.HALF_WIDTH_MOST / 2 - 1  # an epsilon above this is not resolved, and no privacy either
+WORDS_MOST: Final = 300  # of what is wrong with a study
 
 STEPS = (
     "(1) the roster is whole, is the approved one, and names the hospital",
@@ -171,7 +172,12 @@ def _studies(bundle: Bundle) -> dict[str, Study]:
     for name, data in bundle.studies.items():
         try:
             plans[name] = studies.parse(data)
-        except (ConfigError, ValueError, ArithmeticError, RecursionError):
+        except ConfigError as error:
+            raise RecordDamaged(
+                f"A study in the bundle cannot be read here. {error.what[:WORDS_MOST]}",
+                action="Verify with the version of Motet that the hospital runs; where that fails, too, do not trust it.",
+            ) from None
+        except (ValueError, ArithmeticError, RecursionError):
             raise _damaged("A study in the bundle is not valid.") from None
         if plans[name].hash() != name:
             raise _damaged("A study in the bundle does not have its hash.")

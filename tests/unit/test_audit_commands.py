@@ -68,7 +68,11 @@ def test_both_sides_of_a_run_agree(made, audit):
     done = audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told == {"compared": [{"run": "run", "hospital": "aalen", "agreed": 4, "lost": []}], "runs_without_a_folder": []}
+    assert told == {
+        "compared": [{"run": "run", "hospital": "aalen", "agreed": 4, "lost": []}],
+        "runs_without_a_folder": [],
+        "hospitals_without_a_bundle": ["berlin", "cadiz"],
+    }
     assert audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run").returncode == 0
     assert audit("reconcile", folder / "aalen.zip", "--run", folder).returncode == 64
 
@@ -115,6 +119,8 @@ def test_one_entry_is_proven_without_the_others(made, audit):
     done = audit("verify-proof", target, "--key", KEY.vkey, "--json")
     assert (done.returncode, json.loads(done.stdout)["type"]) == (0, "reserve")
     assert audit("prove", folder / "aalen.zip", 99, "--out", target).returncode == 64
+    wrong = audit("verify-proof", target, "--key", "no-vkey")
+    assert (wrong.returncode, "roster.json" in wrong.stderr) == (64, True)  # the option is wrong, not the record
     other = note.key_of(ledgers.ORIGIN, key=ledgers.key(8)).vkey
     assert audit("verify-proof", target, "--key", other).returncode == 1
     data = target.read_bytes()
@@ -221,3 +227,25 @@ def test_the_commands_write_page_and_record(made, audit):
     assert audit("report", folder / "aalen.zip", "--out", folder / "pages", "--lang", "xx").returncode == 64
     (told,) = json.loads(audit("registry", folder / "aalen.zip").stdout)
     assert (told["curator"], told["parameters"]["releases"], len(told["unprotected_quantities"])) == ("aalen", 3, 1)
+
+
+def test_reconcile_says_whose_bundle_was_not_given_and_that_the_roster_was_not_pinned(made, audit):
+    folder, _, _ = made
+    done = audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run")
+    others = sorted(set(ledgers.HOSPITALS) - {"aalen"})
+    assert f"No bundle was given of {', '.join(others)}" in done.stdout
+    assert "The roster was not pinned" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["recompute", "registry", "reconcile", "report"])
+def test_the_bundle_that_does_not_hold_is_named_and_a_malformed_hash_is_a_usage_error(made, audit, command):
+    folder, _, _ = made
+    rest = {"reconcile": ["--run", folder / "the-run"], "report": ["--out", folder / "pages"]}.get(command, [])
+    (folder / "torn.zip").write_bytes((folder / "aalen.zip").read_bytes()[:-5])
+    torn = audit(command, folder / "torn.zip", *rest)
+    assert (torn.returncode, torn.stderr.startswith("torn.zip: ")) == (1, True)
+    assert audit(command, folder / "aalen.zip", *rest, "--roster-hash", "abc").returncode == 64
+
+
+def test_help_names_the_exit_code_of_an_attack_that_succeeds(audit):
+    assert "6 of `attack`" in audit("--help").stdout
