@@ -378,6 +378,8 @@ class Vault:
         body: dict[str, object] = {"checkpoint": self.ledger.checkpoint().decode()}
         if "passed_on" in request.body:
             body["cosigned"] = self._cosign(request.body["passed_on"], roster)
+        else:
+            body["held"] = dict(self.memory.others)  # a coordinator that was restored has forgotten what it passed on
         return self._seal(request, "closed", body)
 
     def _cosign(self, links: object, roster: Roster) -> dict[str, str]:

@@ -36,7 +36,12 @@ class Witnesses:
         self._last: dict[str, tuple[Checkpoint, bytes]] = {}
         self._passed: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # hospital -> links from run to run
         self._keys = {name: note.parse_key(roster.member(name).ledger_key) for name in roster.names}
-        for line in files.read(path).splitlines() if path.exists() else ():
+        data = files.read(path) if path.exists() else b""
+        if len(data) > (
+            whole := data.rfind(b"\n") + 1
+        ):  # what a power cut or a full disk left: the next line is one of its own
+            os.truncate(path, whole)
+        for line in data[:whole].splitlines():
             self._remember(line)
 
     def seen(self, names: Iterable[str]) -> dict[str, str]:
@@ -108,6 +113,28 @@ class Witnesses:
             self._write(name, synced=True, **link)
         return {name: self._shown(name) for name, links in self._passed.items() if links and name in self._keys}
 
+    def recall(self, by: str, held: object) -> None:
+        """Take up what a hospital saw of others and this coordinator, restored from a backup, does not know it passed on.
+
+        The links go on from there: a hospital that is asked for a proof from there at the next end gives it, or is convicted.
+        """
+        for name, text in held.items() if isinstance(held, dict) else ():
+            if name not in self._keys or name == by or not isinstance(text, str):
+                continue
+            key, before = self._keys[name], self.passed(name)
+            try:
+                signed = witness.own(text.encode(), key=key)
+                seen = witness.checkpoint(signed, key=key)
+            except (RecordDamaged, UnicodeEncodeError):
+                continue  # of a key that the hospital had before it enrolled anew
+            end = witness.checkpoint(before.encode(), key=key).size if before else 0
+            if seen.size <= end or self._roots[name].get(seen.size, seen.root) != seen.root:
+                continue
+            self._see(name, seen, signed)
+            link = {"note": signed.decode(), "from": seen.size, "path": []}
+            self._passed[name].append(link)
+            self._write(name, synced=True, **link)
+
     def cosigned(self, by: str, lines: object) -> None:
         """Add a hospital's cosignatures to the checkpoints that were passed on; raises BadEnvelope when they are none."""
         if not isinstance(lines, dict) or not all(isinstance(text, str) and len(text) < 1024 for text in lines.values()):
@@ -176,7 +203,7 @@ class Witnesses:
             name, signed = plain["hospital"], plain["note"].encode()
             read = note.parse_checkpoint(note.split(signed)[0])
         except (ValueError, KeyError, TypeError, AttributeError, RecordDamaged):
-            return  # the half of a line that a power cut left
+            return  # one that was damaged
         key = self._keys.get(name)
         if key is None or key.name != read.origin or not witness.signed_by(signed, key=key):
             return

@@ -23,6 +23,8 @@ def close(exchange: Exchange, members: tuple[str, ...], *, outcomes: Mapping[str
     replies = exchange.ask("close", bodies, kind="closed", part="closed")
     if witnesses is None:
         return replies
+    for name, reply in replies.items():
+        witnesses.recall(name, reply.body.get("held"))
     links = witnesses.cosign({name: reply.body.get("ledger") for name, reply in replies.items()})
     newest = exchange.seen(replies)  # a ledger may have grown meanwhile
     passed_on = {

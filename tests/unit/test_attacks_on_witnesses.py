@@ -1,6 +1,7 @@
 """Attacks on witnesses: one hospital of ill will, or an honest change at a bad moment, convicts and blocks nobody else."""
 
 import base64
+import json
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from client.witness import Memory
 from common.errors import BadEnvelope
 from common.ledger import note, witness
 from common.ledger.note import DASH
+from server.rounds import Rounds
 from server.run import begin
 from server.setup import set_up
 from server.witnesses import Witnesses
@@ -175,3 +177,70 @@ def test_a_hospital_whose_policy_changes_during_set_up_is_not_convicted(make_fed
     shutil.rmtree(folder / "rounds" / "sealed")
     one.before = lambda _name, data: data
     assert set_up(begin(**given)).members == HOSPITALS, "another life asks the same, and gets the same answers"
+
+
+def test_a_coordinator_restored_from_a_backup_takes_up_the_links_where_hospitals_stand(two):
+    two.end(two.told())
+    backup = (two.folder / "witnessed.jsonl").read_bytes()
+    first = two.grow()
+    assert two.end(two.told(first)).keys() == {"aalen"}
+    for lost in (backup, b""):
+        (two.folder / "witnessed.jsonl").write_bytes(lost)
+        two.witnesses = two.coordinator()
+        two.grow()
+        two.witnesses.recall("berlin", two.memory.others)
+        seen = note.parse_checkpoint(note.split(two.witnesses.passed("aalen").encode())[0]).size
+        two.end(two.told(*([first, seen] if lost else [seen])))
+        two.grow()
+        last = note.parse_checkpoint(note.split(two.witnesses.passed("aalen").encode())[0]).size
+        two.witnesses = two.coordinator()
+        newest = two.ledger.size() - 1
+        assert two.end(two.told(last, newest)).keys() == {"aalen"}
+        assert two.memory.others["aalen"] == two.witnesses.passed("aalen")
+
+
+@pytest.mark.parametrize(
+    "held", [None, [], {"aalen": 7}, {"aalen": "x"}, {"aalen": "\ud800"}, {"berlin": "x"}, {"nobody": "x"}]
+)
+def test_what_a_hospital_says_it_holds_of_others_counts_only_when_they_signed_it(two, held):
+    two.end(two.told())
+    before = two.witnesses.passed("aalen")
+    strange = note.sign(
+        note.Checkpoint(origin=ledgers.ORIGIN, size=9, root=bytes(32)).text(), name=ledgers.ORIGIN, key=ledgers.key(7)
+    )
+    two.grow()
+    for said in (held, {"aalen": strange.decode()}, {"aalen": before}):
+        two.witnesses.recall("berlin", said)
+    two.witnesses.recall("aalen", {"aalen": two.told()["checkpoint"]})
+    assert two.witnesses.passed("aalen") == before
+
+
+def test_after_a_restored_coordinator_all_cosign_again_from_the_second_run_on(make_federation):
+    one = make_federation()
+    wanted = federation.study()
+    one.approve(wanted)
+
+    def run(number):
+        for vault in one.vaults.values():
+            vault.ledger.refuse(code="E-REFUSED", study=None, round_number=None)
+        folder = one.folder / f"run-{number}"
+        folder.mkdir()
+        given = {"study": wanted, "roster": one.roster, "key": one.key, "carrier": one, "folder": folder, "run": f"run{number}"}
+        exchange = begin(**given)
+        Rounds(exchange=exchange, keys=set_up(exchange)).close()
+        lines = [json.loads(line) for line in (one.folder / "witnessed.jsonl").read_bytes().splitlines()]
+        newest = {line["hospital"]: line["note"].encode() for line in lines if "path" in line}
+        size = one.vaults["hosp-b"].ledger.check_covers(witness.own(newest["hosp-b"], key=key))
+        return size, set(witness.witnesses(newest["hosp-b"], roster=one.roster, hospital="hosp-b"))
+
+    key = note.parse_key(one.roster.member("hosp-b").ledger_key)
+    everybody = {federation.COORDINATOR, *HOSPITALS} - {"hosp-b"}
+    run(0)
+    backup = (one.folder / "witnessed.jsonl").read_bytes()
+    last = run(1)
+    (one.folder / "witnessed.jsonl").write_bytes(backup)
+    assert run(2)[0] == last[0], "the links end where hospitals stand"
+    after = run(3)
+    assert after[0] > last[0]
+    assert after[1] == everybody
+    assert not list(one.folder.glob("evidence-*"))

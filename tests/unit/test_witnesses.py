@@ -10,6 +10,7 @@ from client.ledger import Ledger
 from client.origin import ledger_origin
 from client.witness import Memory
 from common import wire
+from common.audit import witnessed
 from common.errors import BadEnvelope, LedgerRewritten, RecordDamaged
 from common.ledger import note, witness
 from server.rounds import Rounds
@@ -177,6 +178,10 @@ def test_what_was_seen_outlives_the_process_and_half_a_line_is_no_harm(hospital)
         file.write(b'{"hospital": "aal')
     again = hospital.coordinator()
     assert again.seen(["aalen"]) == hospital.witnesses.seen(["aalen"])
+    before = hospital.ledger.size()
+    hospital.grow()
+    again.take("aalen", hospital.ledger.told([before]).plain())
+    assert len(witnessed.read([hospital.path])["aalen"]) == 2, "the next line is whole, and an auditor reads them all"
 
 
 def test_a_lost_file_is_made_up_from_the_journal(hospital):
