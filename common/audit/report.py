@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -102,7 +103,7 @@ def render(told: Facts, *, language: str) -> str:
         _section(say("burn"), *_said_burn(say, values)),
         _section(say("collusion"), *_said_collusion(say, values)),
         _section(say("ledger"), *map(_p, _said_ledger(say, values))),
-        _section(say("assumed"), "<ul>" + "".join(f"<li>{_text(one)}</li>" for one in say.list("assumed_list")) + "</ul>"),
+        _section(say("assumed"), "<ul>" + "".join(f"<li>{_spoken(one)}</li>" for one in say.list("assumed_list")) + "</ul>"),
         _section(say("verify"), _p(say("verify_text")), f"<pre>{_text(_commands(told.hospital, values['roster']))}</pre>"),
         f"<footer>{_text(say('footer', name=told.hospital, digest=digest))}</footer>",
     ]
@@ -266,7 +267,7 @@ def _curve(points: Sequence[tuple[int, float]], cap: float, *, title: str) -> st
 
 def _commands(hospital: str, roster: str) -> str:
     return (
-        f"python -m pip install motet\nmotet-audit verify {hospital}.bundle.zip --roster-hash {roster}\n"
+        f"python -m pip install -c deploy/constraints.txt .\nmotet-audit verify {hospital}.bundle.zip --roster-hash {roster}\n"
         f"motet-audit report {hospital}.bundle.zip --out . && sha256sum {hospital}.json"
     )
 
@@ -281,6 +282,11 @@ def _shown(value: object) -> str:
 
 def _section(title: str, *parts: str) -> str:
     return f"<section><h2>{_text(title)}</h2>{''.join(parts)}</section>"
+
+
+def _spoken(text: str) -> str:
+    """Return text as HTML, with what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
 
 
 def _p(text: str, *, kind: str = "") -> str:

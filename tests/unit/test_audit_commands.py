@@ -206,6 +206,8 @@ def test_the_page_is_the_same_every_time_and_runs_nothing_foreign(made, language
         "gram",
         verdict.root,
         "motet-audit verify aalen.bundle.zip",
+        "pip install -c deploy/constraints.txt .\n",  # never a name that anybody may register
+        "<code>motet-audit attack conformance</code>",
         "<svg",
         hashlib.sha256(report.plain(report.facts(read, verdict))).hexdigest(),
     ):
