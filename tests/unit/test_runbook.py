@@ -79,7 +79,7 @@ def test_every_code_it_explains_exists():
 
 
 def test_every_log_line_it_explains_exists():
-    files = [path for part in ("client", "server", "common") for path in (ROOT / part).iterdir()]
+    files = [path for part in ("client", "server", "common") for path in (ROOT / part).rglob("*")]
     source = "".join(path.read_text() for path in files if path.suffix in {".py", ".j2"})
     table = BOOK[BOOK.index("| where | line |") : BOOK.index("| code | meaning |")]
     for row in table.splitlines()[2:]:
