@@ -15,7 +15,7 @@ from rich.table import Table
 
 from common import commands, enrolment, files, findings, parameters, roster
 from common import study as studies
-from common.errors import AlreadyExists, ConfigError, NotSetUp
+from common.errors import AlreadyExists, AlreadyRunning, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.mechanism import LOCAL_STEPS_MOST
 from common.study import Study
@@ -234,6 +234,8 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
     if not held(home / "serve.lock"):
         raise NotSetUp("The SuperLink is not running.", action="Start `motet-coordinator serve` in another terminal.")
     with hold(made.lock, busy="A study of this coordinator runs already."):
+        if any(keeper.at_work(made)):  # one that `serve` goes on with, and that nobody follows
+            raise AlreadyRunning("A study of this coordinator runs already.", action="`watch` shows it; wait for its end.")
         name = f"{study_hash[:8]}{secrets.token_hex(4)}"
         folder = made.runs / name
         folder.mkdir(mode=0o700)

@@ -102,11 +102,19 @@ def _again(begin: Start, *, stop: threading.Event) -> subprocess.Popen[bytes]:
 
 def unfinished(home: Home) -> Iterator[str]:
     """Yield the runs that began, did not end, and that no process works on now."""
+    return (name for name in _begun(home) if not locks.held(home.run_lock(name)))
+
+
+def at_work(home: Home) -> Iterator[str]:
+    """Yield the runs that began, did not end, and that a process works on now; not one whose relays are being said goodbye."""
+    return (name for name in _begun(home) if locks.held(home.run_lock(name)))
+
+
+def _begun(home: Home) -> Iterator[str]:
     for journal in sorted(home.runs.glob("*/journal.jsonl")):
-        name = journal.parent.name
         seen = journal.stat()
-        if _open_ended(journal, size_bytes=seen.st_size, modified_ns=seen.st_mtime_ns) and not locks.held(home.run_lock(name)):
-            yield name
+        if _open_ended(journal, size_bytes=seen.st_size, modified_ns=seen.st_mtime_ns):
+            yield journal.parent.name
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from common import cli as audit
-from common import enrolment, roster
+from common import enrolment, locks, roster
+from common.errors import AlreadyRunning
 from common.roster import Member
 from server import cli
 from server.journal import Journal
@@ -268,6 +269,17 @@ def test_a_study_does_not_run_without_the_superlink(home, tmp_path):
     assert code == 12
     assert "SuperLink is not running" in said
     assert not list((home / "runs").iterdir())
+
+
+def test_a_study_does_not_run_beside_one_that_serve_goes_on_with(home, tmp_path):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
+    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+    (home / "runs" / "0123").mkdir()
+    Journal(home / "runs" / "0123" / "journal.jsonl").write({"type": "start"})
+    with locks.hold(home / "serve.lock", busy=""), locks.hold(home / "runs" / "0123" / "run.lock", busy=""):
+        code, said = motet("run", "--home", home, proposed["hash"])
+    assert (code, "runs already" in said) == (AlreadyRunning.exit_code, True), said
+    assert [path.name for path in (home / "runs").iterdir()] == ["0123"]
 
 
 def test_a_taken_port_is_13(tmp_path):
