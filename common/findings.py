@@ -80,7 +80,7 @@ def address(text: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT; raises ConfigError."""
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise ConfigError("An address is not HOST:PORT.", action="Give for example --superlink hub.example.org:443.")
+        raise ConfigError(f"{text[:80]!r} is not HOST:PORT.", action="Give for example hub.example.org:443.")
     return host, int(port)
 
 

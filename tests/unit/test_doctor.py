@@ -334,5 +334,7 @@ def test_an_older_doors_configuration_is_a_warning(hub):
 
 @pytest.mark.parametrize("text", ["", "hub", ":1", "hub:", "hub:0", "hub:99999", "hub:x", "hub:-1"])
 def test_an_address_is_host_and_port(text):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as wrong:
         findings.address(text)
+    assert repr(text) in str(wrong.value)
+    assert "--" not in str(wrong.value)  # --superlink, --lane and --peer are all addresses
