@@ -27,8 +27,8 @@ demo: setup ## a whole study on this machine, from DICOM to an audited report, i
 drill: setup ## every failure against real processes in network namespaces; a table, and out/drill/drill.json (root)
 	OMP_NUM_THREADS=1 $(BIN)/python -m deploy.drill.drill
 
-test: setup ## the tests, under five minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long"
+test: setup ## the tests, one worker more than cores, because some of them mostly wait
+	OMP_NUM_THREADS=1 PYTEST_XDIST_AUTO_NUM_WORKERS=$$(($$(nproc) + 1)) $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: setup ## the tests, and those that take minutes
 	$(BIN)/python -m pytest -q

@@ -5,7 +5,7 @@ from pathlib import Path
 from client.imaging.guard import Guard, Reason
 from tests import fuzzing
 
-CASES = 1500
+CASES = 600
 
 
 def test_the_seeds_are_all_read(tmp_path: Path) -> None:
