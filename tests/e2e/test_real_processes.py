@@ -162,6 +162,7 @@ def test_no_identifier_left_the_vaults(finished):
     assert not any(needle.decode() in said for needle in needles)
 
 
+@pytest.mark.long
 def test_an_interrupted_demo_leaves_nothing_running(finished, tmp_path):
     out, _, _ = finished
     scans = out.parent / f"{out.name}-scans"

@@ -99,6 +99,7 @@ def test_serve_speaks_before_the_superlink_is_ready_and_lets_in_the_roster(servi
     assert serving.doctors() == [("ok", "The SuperLink lets in the roster's node keys and no other.")]
 
 
+@pytest.mark.long
 def test_a_run_that_is_interrupted_says_so_and_ends_with_it(serving):
     wanted = federation.study(patience_s=300)
     files.write(serving.home.studies / f"{wanted.hash()}.study.json", wanted.canonical_bytes())
@@ -127,6 +128,7 @@ def test_a_run_that_is_interrupted_says_so_and_ends_with_it(serving):
     assert state["phase"] == "stopped"
 
 
+@pytest.mark.long
 def test_a_revoked_hospital_is_let_in_no_more_and_everybody_says_so(serving, hospitals):
     """By its name, at once; its SuperNode is refused from then on; its key stays away when it is put on the roster again."""
     code, said = serving.motet("revoke", "hosp-d")

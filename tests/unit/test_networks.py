@@ -24,6 +24,7 @@ NETWORKS = {
     "resnet18": (ResNet18, (1, 32, 32), 11_170_753),
     "cnn3d": (Cnn3d, (1, 8, 12, 8), 69_953),
 }
+NAMES = [pytest.param(name, marks=[pytest.mark.long] if name == "resnet18" else []) for name in NETWORKS]
 
 
 def started(name):
@@ -35,7 +36,7 @@ def started(name):
     return network
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_clipped_sum_of_every_network_equals_one_patient_at_a_time(name):
     """To rounding in float64; in float32 to 1e-6, or to what plain float32 training loses where that is more."""
     network, (_, shape, size) = started(name), NETWORKS[name]
@@ -55,7 +56,7 @@ def test_clipped_sum_of_every_network_equals_one_patient_at_a_time(name):
     assert np.linalg.norm(got - want) <= 6e-8 * np.linalg.norm(want)  # weights 1 / views are float32
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_bit_of_a_patients_gradient_depends_on_who_else_is_in_the_micro_batch(name):
     kind, shape, _ = NETWORKS[name]
     network = kind(channels=shape[0])
