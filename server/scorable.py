@@ -1,6 +1,6 @@
 """Whether the models that an evaluation scores fit one envelope: asked before the first step, not after the last."""
 
-from common import model, scores, wire
+from common import scores, wire
 from common.errors import ConfigError
 from common.study import Study
 
@@ -14,6 +14,8 @@ def check(study: Study) -> None:
 
     An exact evaluation scores the model after every step; one with noise scores the last alone.
     """
+    from common import model  # noqa: PLC0415  (torch takes seconds)
+
     recipe = study.recipe
     whole = study.training.model_copy(update={"recipe": "full", "finetune": None})
     size = model.trainable_size(whole, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from common import terms
 from common.noisy_moments import box
@@ -58,7 +58,8 @@ def cohort(study: Study, *, clip_norm: float) -> Typical:
         if variable.levels:
             table[variable.name] = random.integers(0, len(variable.levels), ROWS).astype(np.float64)
         else:
-            drawn = stats.truncnorm.ppf(random.random(ROWS), -SPREADS, SPREADS)
+            low, high = special.ndtr(-SPREADS), special.ndtr(SPREADS)
+            drawn = special.ndtri(low + random.random(ROWS) * (high - low))  # a normal, cut off at SPREADS
             table[variable.name] = np.clip((lower + upper) / 2 + drawn * (upper - lower) / (2 * SPREADS), lower, upper)
     dictionary = {variable.name: variable for variable in study.variables}
     v = [np.ones(ROWS)]
@@ -97,6 +98,8 @@ def term(
     held: Typical, *, outcome: str, predictors: Sequence[str], columns: Sequence[str], name: str, n: int, sigma: float
 ) -> dict[str, Any]:
     """Return the same of the F test of `columns` among `predictors`, the power being that of Cohen's f = 0.25."""
+    from scipy import stats  # noqa: PLC0415  (slow to import; every command of the coordinator imports this file)
+
     inverse, variance, least = _fit(held, outcome=outcome, predictors=predictors, sigma=sigma)
     at = [predictors.index(column) + 1 for column in columns]
     block = np.linalg.inv(inverse[np.ix_(at, at)])
@@ -150,6 +153,6 @@ def _told(k: float, *, n: int, least: float, power: float) -> dict[str, Any]:
 
 
 def _power(k: float, *, n: int) -> float:
-    critical = float(stats.norm.isf(ALPHA / 2))
+    critical = float(-special.ndtri(ALPHA / 2))
     away = CORRELATION / math.sqrt((1 - CORRELATION**2) * (1 / max(n - 1, 1)) * (1 + k / n))
-    return float(stats.norm.sf(critical - away) + stats.norm.cdf(-critical - away))
+    return float(special.ndtr(away - critical) + special.ndtr(-critical - away))
