@@ -109,8 +109,7 @@ class Federation:
 
     def begin(self, study_hash: str) -> None:
         """Start a study by `motet-coordinator run` and wait until its first step is taken; raises ConfigError."""
-        runs = self.coordinator / "runs"
-        before, self.run = set(runs.iterdir()), None
+        before, self.run = self._runs(), None
         self.pace(BASE)
         self.running.start("run", "motet-coordinator", "run", "--home", self.coordinator, study_hash)
         until = time.monotonic() + READY_S
@@ -118,7 +117,10 @@ class Federation:
             if time.monotonic() > until or self.running.running["run"].poll() is not None:
                 raise ConfigError("A study did not begin.", action=f"Read {self.running.logs / 'run.log'}.")
             time.sleep(POLL_S)
-            self.run = next(iter(set(runs.iterdir()) - before), None)
+            self.run = next(iter(self._runs() - before), None)
+
+    def _runs(self) -> set[Path]:
+        return {one for one in (self.coordinator / "runs").iterdir() if one.is_dir()}  # beside what witnesses wrote
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return the events of a kind in the journal of the study that runs now."""

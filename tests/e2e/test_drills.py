@@ -34,6 +34,10 @@ def drilled(tmp_path_factory):
     return folder, json.loads((folder / "drill.json").read_bytes()), done.returncode
 
 
+def finished_runs(folder):
+    return [path.parent for path in (folder / "coordinator" / "runs").glob("*/result.json")]
+
+
 def test_each_failure_costs_a_round_at_most_and_the_next_good_one_is_soon(drilled):
     _, found, code = drilled
     assert [one["name"] for one in found["drills"]] == list(DONE)
@@ -45,7 +49,7 @@ def test_each_failure_costs_a_round_at_most_and_the_next_good_one_is_soon(drille
 
 def test_a_disturbed_study_has_the_figures_of_an_undisturbed_one(drilled):
     folder, _, _ = drilled
-    runs = sorted((folder / "coordinator" / "runs").iterdir(), key=lambda run: (run / "result.json").stat().st_mtime)
+    runs = sorted(finished_runs(folder), key=lambda run: (run / "result.json").stat().st_mtime)
     undisturbed, *disturbed = runs
     assert disturbed
     wanted = verdict.figures(undisturbed)
@@ -59,7 +63,7 @@ def test_a_disturbed_study_has_the_figures_of_an_undisturbed_one(drilled):
 
 def test_a_figure_that_differs_is_found(drilled, tmp_path):
     folder, _, _ = drilled
-    run = next((folder / "coordinator" / "runs").iterdir())
+    run = next(iter(finished_runs(folder)))
     wanted = verdict.figures(run)
     for path in run.iterdir():
         if path.is_file():
