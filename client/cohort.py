@@ -15,7 +15,8 @@ import numpy as np
 from client import fhir
 from client.inside import Cohort, Float32, Measured, SetAside, View
 from common.errors import ClinicalTableWrong, DataError
-from common.study import Study, Variable
+from common.study import Study
+from common.variable import Variable
 
 PATIENT = "patient_id"
 BYTES_MOST = 64 * 2**20

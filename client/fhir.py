@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from client.inside import SetAside
 from common.errors import ClinicalTableWrong
-from common.study import Study, Variable
+from common.study import Study
+from common.variable import Variable
 
 ENTRIES_MOST: Final = 2_000_000
 _FINAL: Final = frozenset({"final", "amended", "corrected"})

@@ -37,7 +37,8 @@ from common.contribution import Contribution
 from common.errors import ConfigError, GeometryRefused, MotetError, NoScans
 from common.mechanism import LocalSteps, Mechanism, NoisyGram, SampledStep
 from common.query import Query
-from common.study import Recipe, Study
+from common.recipe import Recipe
+from common.study import Study
 from common.terms import Column
 
 FAMILIES: tuple[ModuleType, ...] = (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from client.imaging.segment import Quality
     from client.inside import Scan, Volume
     from client.points import Point
-    from common.study import Recipe
+    from common.recipe import Recipe
 
 out = Console(highlight=False)
 

@@ -12,8 +12,10 @@ from common.canonical import decimal_text
 from common.errors import ConfigError
 from common.ledger import accounting
 from common.mechanism import GaussianShare
+from common.recipe import Recipe
 from common.roster import Roster, in_groups
-from common.study import Recipe, Study, Training
+from common.study import Study
+from common.training import Training
 
 HONEST_LEAST: Final = 2  # the vault answers no round with fewer
 DIMENSION_MOST: Final = 1 << 28  # no announced vector is longer: an upper bound that needs no network built

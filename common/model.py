@@ -22,7 +22,7 @@ from common.networks import heads, weights
 from common.networks.cnn2d import Cnn2d
 from common.networks.network import Network
 from common.networks.resnet18 import ResNet18
-from common.study import Training
+from common.training import Training
 
 HEAD = ("head.weight", "head.bias")
 HEADER_BYTES_MOST = 8192

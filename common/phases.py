@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from common.errors import OutsidePolicy
 from common.optimisation import Constant
-from common.study import Study, Training
+from common.study import Study
+from common.training import Training
 
 __all__ = ["Phase", "of_step", "phases"]
 

@@ -3,7 +3,7 @@
 import math
 
 from common.optimisation import WarmUpCosine
-from common.study import Training
+from common.training import Training
 
 __all__ = ["learning_rate"]
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save as write_arrays
 from common.errors import InternalError, RecordDamaged
 from common.optimisation import Adam, MovingAverage
 from common.privacy import Privacy
-from common.study import Training
+from common.training import Training
 from server.schedule import learning_rate
 
 Array = NDArray[np.float64]

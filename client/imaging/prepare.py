@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from client.inside import Float32, Mask, Volume, freeze
 from common.errors import ConfigError, GeometryRefused
-from common.study import Recipe
+from common.recipe import Recipe
 
 _VOXELS_MOST = 1 << 28  # 1 GiB as float32
 _N4_SHRINK = 4

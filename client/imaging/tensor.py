@@ -6,7 +6,7 @@ from skimage.feature import canny
 
 from client.inside import Float, View, Volume
 from common.errors import ConfigError, GeometryRefused
-from common.study import Recipe
+from common.recipe import Recipe
 
 _MARGIN = 4  # so that edges at the patch's rim see their neighbours
 _CANNY_HU_PER_MM = (10.0, 30.0)

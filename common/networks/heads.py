@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.study import Training
+from common.training import Training
 
 __all__ = ["Head", "of"]
 

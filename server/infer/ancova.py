@@ -8,8 +8,8 @@ from typing import Any
 from common import terms
 from common.errors import NotEstimable
 from common.moments import Moments
-from common.study import Ancova as Wanted
 from common.study import Study
+from common.wanted import Ancova as Wanted
 from server.infer import anova
 from server.infer.adjusted_means import AdjustedMean, Contrast, contrasts, mean
 from server.infer.linear import Form, solve

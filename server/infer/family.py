@@ -7,8 +7,9 @@ from typing import Any
 from common.errors import NotEstimable
 from common.left_out import LeftOut
 from common.moments import Moments
-from common.study import Ancova, Grouping, Study
+from common.study import Study
 from common.terms import Model, Term
+from common.wanted import Ancova, Grouping
 from server.infer import adjusted_means, ancova, anova, principal, regression, table_one, welch
 from server.infer import partial as partial_correlation
 from server.infer.groups import groups

@@ -8,7 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 
 from common import moments
-from common.study import Regression, Statistics, Study, Variable
+from common.study import Study
+from common.variable import Variable
+from common.wanted import Regression, Statistics
 
 
 def study_of(bounds: list[tuple[float, float]]) -> Study:

@@ -10,7 +10,10 @@ import pytest
 from client import cohort
 from client.inside import Cohort, Measured, SetAside, View
 from common.errors import ClinicalTableWrong, DataError
-from common.study import Recipe, Study, Training, Variable
+from common.recipe import Recipe
+from common.study import Study
+from common.training import Training
+from common.variable import Variable
 
 VARIABLES = (
     ("volume_mm3", "image", "0", "1000"),

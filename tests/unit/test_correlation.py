@@ -14,7 +14,9 @@ from scipy import stats
 from common import moments
 from common.errors import ConfigError, NotEstimable
 from common.moments import Moments
-from common.study import Regression, Statistics, Study, Variable
+from common.study import Study
+from common.variable import Variable
+from common.wanted import Regression, Statistics
 from server.infer import correlation
 
 DATA = Path(os.environ.get("MOTET_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from client import cohort, fhir
 from client.inside import Measured
 from common.errors import ClinicalTableWrong
-from common.study import Recipe, Study, Training, Variable
+from common.recipe import Recipe
+from common.study import Study
+from common.training import Training
+from common.variable import Variable
 
 LOINC = "http://loinc.org"
 SMOKER = "observation:http://loinc.org|72166-2"

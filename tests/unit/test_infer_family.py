@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from common.study import Ancova, Grouping
+from common.wanted import Ancova, Grouping
 from server import methods
 from server.infer import family
 from server.sections import sections

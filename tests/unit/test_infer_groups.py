@@ -12,7 +12,7 @@ from statsmodels.stats.multicomp import pairwise_tukeyhsd
 from statsmodels.stats.oneway import anova_oneway
 
 from common.errors import ConfigError, NotEstimable
-from common.study import Ancova, Grouping
+from common.wanted import Ancova, Grouping
 from server.infer import ancova, studentized, welch
 from server.infer.groups import groups
 from tests import tables

@@ -9,7 +9,8 @@ import pytest
 from client import pipeline, points
 from client.inside import Cohort
 from common.errors import DataError
-from common.study import Points, Study
+from common.recipe import Points
+from common.study import Study
 from tests import federation, phantoms
 
 AT = (4.0, -3.0, 1.0)

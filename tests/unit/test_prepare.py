@@ -14,7 +14,7 @@ from client.imaging.tensor import to_tensor
 from client.inside import Mask, Volume
 from client.measure import length, shape
 from common.errors import ConfigError, GeometryRefused
-from common.study import Recipe
+from common.recipe import Recipe
 from tests.phantoms import Box, Ellipsoid, points_of, volume
 
 

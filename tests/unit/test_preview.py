@@ -14,7 +14,7 @@ from PIL import Image
 
 from client import picture
 from client.measure import region
-from common.study import Points
+from common.recipe import Points
 from tests import federation, phantoms
 from tests.unit.test_hospital_cli import CHOICES, motet
 

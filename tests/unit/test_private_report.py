@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.study import Grouping
+from common.wanted import Grouping
 from server import csvs, plan, private_sections
 from server.infer.private import not_offered
 from server.infer.private.family import read

@@ -12,7 +12,8 @@ from statsmodels.stats.anova import anova_lm
 
 from client.kernels.rows import Rows
 from common.moments import Moments
-from common.study import Ancova, Grouping, Study
+from common.study import Study
+from common.wanted import Ancova, Grouping
 from deploy.demo import lidc
 from server.infer import (
     agreement,

@@ -11,7 +11,7 @@ from client.imaging.prepare import prepare
 from client.imaging.tensor import to_tensor
 from client.inside import Volume
 from common.errors import ConfigError
-from common.study import Filters, Points
+from common.recipe import Filters, Points
 from tests import federation
 from tests.phantoms import Box, Ellipsoid, points_of, volume
 from tests.unit.test_prepare import recipe

@@ -27,7 +27,8 @@ from client.measure import (
     wall,
 )
 from common.codes import PARAMETERS
-from common.study import Recipe, Variable
+from common.recipe import Recipe
+from common.variable import Variable
 from tests.phantoms import Ellipsoid, affine_of, points_of, volume
 from tests.unit.test_measure import MADE, digital_phantom, everything, real
 from tests.unit.test_texture import chest, cubic, hu_of, without_outliers  # noqa: F401  (chest is a fixture)

@@ -15,8 +15,10 @@ import statsmodels.api as sm
 from common import moments
 from common.errors import ConfigError, NotEstimable, ProtocolError
 from common.moments import Moments
-from common.study import Regression as Model
-from common.study import Statistics, Study, Variable
+from common.study import Study
+from common.variable import Variable
+from common.wanted import Regression as Model
+from common.wanted import Statistics
 from server.infer import regression
 
 DATA = Path(os.environ.get("MOTET_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))

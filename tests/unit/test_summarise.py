@@ -10,7 +10,9 @@ from client.inside import Cohort
 from common import left_out, moments
 from common.errors import DataError, ProtocolError
 from common.mechanism import Exact
-from common.study import Regression, Statistics, Study, Variable
+from common.study import Study
+from common.variable import Variable
+from common.wanted import Regression, Statistics
 
 NAMES = ("volume_mm3", "unused", "age", "grade")
 VARIABLES = tuple(Variable(name=n, source="clinical", unit="1", lower=Decimal(0), upper=Decimal(150)) for n in NAMES)

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from client.imaging.prepare import prepare
 from client.inside import Float32, Mask, Volume
 from client.measure.texture import glcm, gldzm, glrlm, glszm, levels, ngldm, ngtdm
-from common.study import Recipe
+from common.recipe import Recipe
 from tests.phantoms import MADE, Ellipsoid, volume
 from tests.unit.test_measure import digital_phantom, real
 

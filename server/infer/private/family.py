@@ -6,7 +6,8 @@ from typing import Any
 
 from common.errors import ConfigError, NotEstimable
 from common.noisy_moments import NoisyMoments
-from common.study import Ancova, Grouping, Study
+from common.study import Study
+from common.wanted import Ancova, Grouping
 from server.infer.private import anova, bootstrap, correlation, groups, not_offered, regression, resolved, table_one
 
 MECHANISM = "gaussian"

@@ -5,7 +5,8 @@ from typing import Any
 
 from common import terms
 from common.noisy_moments import NoisyMoments
-from common.study import Ancova, Grouping, Study
+from common.study import Study
+from common.wanted import Ancova, Grouping
 from server.infer import adjust
 from server.infer.private import bootstrap, least_squares
 from server.infer.private.bootstrap import Hypothesis
