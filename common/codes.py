@@ -1,7 +1,7 @@
 """What the reference's 39 parameters are: for each name its number, code and unit, and bounds that hold for any lesion.
 
-A study's dictionary takes unit and bounds from here where it does not say its own (common/variable.py). `IBSI` codes are those of
-the IBSI manual (doi 10.1148/radiol.2020191145), `SCT` SNOMED CT and `DCM` attributes as DICOM has them; `99MOTET` is this
+A study's dictionary takes unit and bounds from here where it does not say its own (common/variable.py). `IBSI` codes are those
+of the IBSI manual (doi 10.1148/radiol.2020191145), `SCT` SNOMED CT and `DCM` attributes as DICOM has them; `99MOTET` is this
 program's own scheme for what none of them names, spelled as DICOM wants private ones (PS3.16, 8.2). Angles of axes travel as
 cos 2a and sin 2a, because 0 and 180 degrees are the same. Bounds of 1.01 leave room for rounding.
 """
