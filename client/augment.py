@@ -1,7 +1,8 @@
 """Augmentation inside a patient's bag: mirrored and turned copies of each view; the bag stays one gradient, clipped once.
 
 The copies are the other seven symmetries of the square, in a public order and without randomness: nothing is interpolated, an
-edge channel stays the gradient's magnitude, and embeddings of frozen layers can be kept. Privacy is that of the bag without
+edge channel stays the gradient's magnitude, and embeddings of frozen layers can be kept. A volume is turned about its axis
+from foot to head, and mirrored left to right: each of its slices by the same symmetry. Privacy is that of the bag without
 copies: unit patient, sensitivity clip_norm. Source: reference training.md, decision 1; De et al. 2022 (multiplicity).
 """
 
@@ -23,12 +24,13 @@ SYMMETRIES: Final = ((0, True), (2, True), (2, False), (1, False), (3, False), (
 def augmented(views: Views, *, bags: Sequence[Bag], number: int) -> tuple[Views, list[Bag]]:
     """Return the views followed by their first `number` symmetries, and bags in which each view stands beside its copies.
 
-    views: (view, channel, row, column), square, float32; of k views, copy j of view i is row i + j * k. With 0 nothing changes.
+    views: (view, channel, row, column) or (view, channel, z, row, column), square slices, float32; of k views, copy j of
+    view i is row i + j * k. With 0 nothing changes.
     Raises ValueError when `number` is not within 0 and 7, or the views are not square.
     """
     if not 0 <= number <= len(SYMMETRIES):
         raise ValueError("a square has seven symmetries besides itself")
-    if views.ndim != 4 or views.shape[2] != views.shape[3]:
+    if views.ndim not in {4, 5} or views.shape[-2] != views.shape[-1]:
         raise ValueError("views are not square")
     if number == 0:
         return views, list(bags)
@@ -45,5 +47,5 @@ def gathered(views: Views, *, bags: Sequence[Bag]) -> tuple[Views, list[Bag]]:
 
 
 def _turned(views: Views, *, quarters: int, mirrored: bool) -> Views:
-    turned = np.rot90(views, quarters, axes=(2, 3))
-    return turned[:, :, :, ::-1] if mirrored else turned
+    turned = np.rot90(views, quarters, axes=(-2, -1))
+    return turned[..., ::-1] if mirrored else turned

@@ -203,14 +203,13 @@ def _image_value(series: Iterable[Sequence[Measured]], variable: Variable) -> fl
 
 
 def _stack(bags: Sequence[Sequence[View]], *, study: Study) -> tuple[Float32, tuple[tuple[int, ...], ...]]:
-    """Return the views one after another, (view, channel, row, column) float32, and each patient's indices into them."""
+    """Return the views one after another, (view, *view_shape) float32, and each patient's indices into them."""
     chosen = [view.pixels for bag in bags for view in bag]
     if len({pixels.shape for pixels in chosen}) > 1:
         raise DataError("The views have different shapes.", action="Prepare all of them with the study's recipe.")
     ends = np.cumsum([0, *(len(bag) for bag in bags)]).tolist()
     indices = tuple(tuple(range(start, end)) for start, end in itertools.pairwise(ends))
-    side = study.recipe.patch_voxels
-    empty = np.zeros((0, 1 + study.recipe.edge_channel, side, side), dtype=np.float32)
+    empty = np.zeros((0, *study.recipe.view_shape), dtype=np.float32)
     return (np.stack(chosen).astype(np.float32, copy=False) if chosen else empty), indices
 
 

@@ -128,7 +128,7 @@ def _pictures(before: "Volume", *, recipe: "Recipe") -> Iterator[tuple[str, byte
     from client.imaging.tensor import to_tensor  # noqa: PLC0415
     from client.measure import region  # noqa: PLC0415
 
-    window = float(recipe.window_lower_hu), float(recipe.window_upper_hu)
+    window = float(recipe.window_lower), float(recipe.window_upper)
     there = before.region is not None and bool(before.region.any())
     middle = int(before.region.sum(axis=(1, 2)).argmax()) if there and before.region is not None else len(before.voxels) // 2
     yield "before", picture.of_slice(before, z=middle, window_hu=window)
@@ -137,4 +137,5 @@ def _pictures(before: "Volume", *, recipe: "Recipe") -> Iterator[tuple[str, byte
     if chord is not None:
         yield "after", picture.measured(after, chord=chord, window_hu=window)
     with_edges = recipe.model_copy(update={"edge_channel": True})
-    yield "patch-edges", picture.edges(to_tensor(after, recipe=with_edges).pixels[1])
+    edges = to_tensor(after, recipe=with_edges).pixels[1]
+    yield "patch-edges", picture.edges(edges if edges.ndim == 2 else edges[len(edges) // 2])  # of a cube, its middle slice

@@ -212,7 +212,7 @@ def _predictions(blob: bytes, *, study: Study, cohort: Cohort, rows: NDArray[np.
     bags = [list(cohort.bags[row][: study.training.views_per_patient_max]) for row in rows]
     if not bags:
         return np.zeros((0, max(1, head.classes)))
-    if cohort.views.shape[1:] != (channels, side, side):
+    if cohort.views.shape[1:] != study.recipe.view_shape:
         raise InternalError("The views do not have the study's shape.", action="Report this.")
     seen, at_once = [view for bag in bags for view in bag], VIEWS_AT_ONCE if study.evaluation.privacy is None else 1
     with torch.no_grad():

@@ -104,8 +104,7 @@ def _channels(study: Study) -> int:
 
 
 def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]:
-    side = study.recipe.patch_voxels
-    if len(cohort.views) and cohort.views.shape[1:] != (_channels(study), side, side):
+    if len(cohort.views) and cohort.views.shape[1:] != study.recipe.view_shape:
         raise InternalError("The views do not have the study's shape.", action="Report this.")
     classes, most = labels(cohort, study=study), study.training.views_per_patient_max
     bags = ((float(classes[row]), cohort.bags[row][:most]) for row in rows)

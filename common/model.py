@@ -20,6 +20,7 @@ from torch import nn
 from common.errors import BadEnvelope, ConfigError, ProtocolError
 from common.networks import heads, weights
 from common.networks.cnn2d import Cnn2d
+from common.networks.cnn3d import Cnn3d
 from common.networks.network import Network
 from common.networks.resnet18 import ResNet18
 from common.training import Training
@@ -28,7 +29,7 @@ HEAD = ("head.weight", "head.bias")
 HEADER_BYTES_MOST = 8192
 KEPT = 16  # results per process that follow from a study alone, and are asked for in every round
 PRIOR_FILE = "prior_cnn2d.safetensors"
-NETWORKS: Mapping[str, type[Network]] = {"cnn2d": Cnn2d, "resnet18": ResNet18}
+NETWORKS: Mapping[str, type[Network]] = {"cnn2d": Cnn2d, "resnet18": ResNet18, "cnn3d": Cnn3d}
 
 
 def build(training: Training, *, channels: int, patch_voxels: int, outputs: int | None = None) -> Network:

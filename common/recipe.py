@@ -1,11 +1,14 @@
 """The recipe of a study: how every hospital makes a patch of a scan."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from common.modality import PLANAR, Modality
 from common.part import Number, Part, Positive
+
+CUBE_VOXELS_MOST = 64  # along a side: a view of two channels is 2 MiB
 
 
 class Filters(Part):
@@ -32,15 +35,39 @@ class Points(Part):
 class Recipe(Part):
     """Preprocessing, the same at every hospital: resample, filter, window, crop.
 
-    Without `points` only lesions that were drawn (DICOM SEG, RT Structure Set) are measured.
+    Only images of `modality` are read. The window is in HU of a CT, in hundredths of a standard deviation of what is normalised
+    (common/modality.py).
+    Without `points` only lesions that were drawn (DICOM SEG, RT Structure Set) are measured. The network sees of a lesion its
+    largest axial "slice", or the "volume" around it, a cube: `patch_voxels` along each side, of `spacing_mm`.
     """
 
+    modality: Modality
     spacing_mm: Positive
     denoise: Literal["none", "gaussian", "median", "curvature-anisotropic"]
     denoise_mm: Number
-    window_lower_hu: Number
-    window_upper_hu: Number
+    window_lower: Number
+    window_upper: Number
     patch_voxels: Annotated[int, Field(ge=8, le=256)]
     edge_channel: bool
+    patch: Literal["slice", "volume"] = "slice"
     filters: Filters | None = None
     points: Points | None = None
+
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """Return the shape of a view: (channel, row, column), or (channel, z, row, column) of a volume."""
+        return (1 + self.edge_channel, *(self.patch_voxels,) * (3 if self.patch == "volume" else 2))
+
+    @model_validator(mode="after")
+    def _fits_its_modality(self) -> Self:
+        if self.filters is not None and self.filters.bias_field != "none" and self.modality != "MR":
+            raise ValueError(f"a {self.modality} has no bias field: bias_field must be none")
+        if self.modality in PLANAR and (self.points is not None or self.patch != "slice"):
+            raise ValueError(f"a {self.modality} is one picture: it has no points, and its patch is a slice")
+        return self
+
+    @model_validator(mode="after")
+    def _cube_fits(self) -> Self:
+        if self.patch == "volume" and self.patch_voxels > CUBE_VOXELS_MOST:
+            raise ValueError(f"the cube of a volume has at most {CUBE_VOXELS_MOST} voxels along a side: lower patch_voxels")
+        return self

@@ -21,6 +21,7 @@ from common.training import Training
 from common.variable import Variable
 from common.wanted import Statistics
 
+VOLUMES = frozenset({"cnn3d"})  # the networks that take volumes; all others take slices
 UNSEEN_STEPS_MOST = 800  # rounds that a hospital may miss and still answer: fewer than client/session.py's ROUNDS_AHEAD_MOST
 
 
@@ -56,6 +57,9 @@ class Study(Part):
                 raise ValueError(f"{name} is not among the variables")
         if regression.outcome in regression.predictors:
             raise ValueError("the outcome is among the predictors")
+        if (self.training.model in VOLUMES) != (self.recipe.patch == "volume"):
+            wanted = "volume" if self.training.model in VOLUMES else "slice"
+            raise ValueError(f'{self.training.model} needs patch = "{wanted}" in [recipe]')
         if self.training.local is not None:
             self.training.local.check(most=self.privacy.sampling_rate)
         self._check_analyses()

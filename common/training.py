@@ -22,7 +22,7 @@ class Training(Part):
     its level; ordinal, likewise, with levels or between rising `thresholds`; regression, its value.
     """
 
-    model: Literal["cnn2d", "resnet18"]
+    model: Literal["cnn2d", "resnet18", "cnn3d"]
     recipe: Literal["head", "finetune", "full"]
     prior_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     label: Name

@@ -9,7 +9,7 @@ from common.study import Study
 SIDE = 16
 
 
-def study(*, side=SIDE, edge=False, **changes):
+def study(*, side=SIDE, edge=False, patch="slice", **changes):
     """A study with one image and one clinical variable; `changes` go to [privacy] where it has the key, else to [training]."""
     training = {
         "model": "cnn2d",
@@ -60,10 +60,11 @@ def study(*, side=SIDE, edge=False, **changes):
                 "spacing_mm": "1",
                 "denoise": "none",
                 "denoise_mm": "0",
-                "window_lower_hu": "-1000",
-                "window_upper_hu": "400",
+                "window_lower": "-1000",
+                "window_upper": "400",
                 "patch_voxels": side,
                 "edge_channel": edge,
+                "patch": patch,
             },
             "privacy": privacy,
             "training": training,

@@ -149,5 +149,5 @@ def test_images_that_do_not_fit_resnet18_are_refused_by_name(channels, patch_vox
 
 
 def test_a_network_that_no_study_may_name_is_refused():
-    with pytest.raises(ConfigError, match="cnn3d"):
-        model.build(resnet(model="cnn3d"), channels=1, patch_voxels=32)
+    with pytest.raises(ConfigError, match="resnet50"):
+        model.build(resnet(model="resnet50"), channels=1, patch_voxels=32)
