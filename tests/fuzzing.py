@@ -20,6 +20,7 @@ from tests.phantoms import Ellipsoid, volume, write_series
 
 LENGTHS = [0, 1, 0x7FFF, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF]
 TAGS = [0x00280010, 0x00280011, 0x00280008, 0x00280100, 0x00280002, 0x00281053, 0x00281052, 0x7FE00010, 0x00080005]
+LIMITS = Limits(cpu_s=5, wall_s=20)
 
 
 @dataclass(slots=True)
@@ -131,18 +132,17 @@ def fuzz(folder: Path, *, count: int, seed: int) -> Outcome:
     good = (Slice, Frames, Projection, Segmentation, Contours)
     pids: set[int] = set()
     began = time.monotonic()
-    with Guard(limits=Limits(cpu_s=5, wall_s=20)) as guard:
+    with Guard(limits=LIMITS) as guard:
         for data in mutants(seeds(folder), count=count, seed=seed):
             path.write_bytes(data)
             at = time.monotonic()
             try:
-                answer = guard.read(path, with_pixels=True)
-            except Exception:  # noqa: BLE001  (this is what is counted)
-                found.crashes += 1
-                answer = None
+                answer: object = guard.read(path, with_pixels=True)
+            except Exception as error:  # noqa: BLE001  (this is what is counted)
+                answer = error
             found.slowest_s = max(found.slowest_s, time.monotonic() - at)
             found.cases += 1
-            found.crashes += not isinstance(answer, (*good, Reason)) and answer is not None
+            found.crashes += not isinstance(answer, (*good, Reason))
             found.outcomes[answer.value if isinstance(answer, Reason) else type(answer).__name__] += 1
             if guard.pid is not None:
                 pids.add(guard.pid)
