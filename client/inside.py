@@ -37,12 +37,17 @@ class Acquisition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """One series as decoded, in file order: intensities in HU, positions and directions in patient LPS millimetres."""
+    """One series as decoded, in file order: positions and directions in patient LPS millimetres.
+
+    Intensities are HU of a CT and as the scanner scaled them of another modality (common/modality.py). A radiograph is a series
+    of its own of one slice, whose position is 0 and whose directions are the image's own.
+    """
 
     patient: str  # pseudonym
     series: str  # pseudonym of the series
     frame_of_reference: tuple[str, ...]  # pseudonym per slice
-    pixels: Float32  # (slice, row, column), HU
+    modality: str
+    pixels: Float32  # (slice, row, column); nan where the scanner padded
     positions_mm: Float  # (slice, 3): centre of the first pixel, LPS
     orientations: Float  # (slice, 6): direction of increasing column index, then of increasing row index
     spacings_mm: Float  # (slice, 2): between rows, between columns
@@ -58,15 +63,21 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """A regular volume: voxels (z, y, x) in HU, and the affine that maps (z, y, x, 1) indices to LPS millimetres."""
+    """A regular volume: voxels (z, y, x), and the affine that maps (z, y, x, 1) indices to LPS millimetres.
+
+    Voxels are in HU of a CT, of another modality as the scanner scaled them until they are normalised. A radiograph has one
+    slice, the image's own axes instead of the patient's, and a region that is all that was measured.
+    """
 
     patient: str
     series: str
-    voxels: Float32  # (z, y, x), HU
+    modality: str
+    voxels: Float32  # (z, y, x)
     affine: Float  # (4, 4): (z, y, x, 1) index -> LPS mm
     spacing_mm: tuple[float, float, float]  # z, y, x
     acquisition: Acquisition
     region: Mask | None = None  # (z, y, x), same grid
+    padding: Mask | None = None  # (z, y, x): where the scanner measured nothing; None where it measured everywhere
 
     def __post_init__(self) -> None:
         freeze(self.voxels, self.affine)
@@ -86,7 +97,7 @@ class View:
     """One image of a patient's bag, ready for the CNN."""
 
     patient: str
-    pixels: Float32  # (channel, row, column)
+    pixels: Float32  # (channel, row, column) or (channel, z, row, column)
 
     def __post_init__(self) -> None:
         freeze(self.pixels)
@@ -102,7 +113,7 @@ class Cohort:
     patients: tuple[str, ...]  # pseudonyms, sorted
     columns: tuple[str, ...]
     table: Float  # (patient, column)
-    views: Float32  # (view, channel, row, column)
+    views: Float32  # (view, channel, row, column) or (view, channel, z, row, column)
     bags: tuple[tuple[int, ...], ...]  # patient -> indices into views
     set_aside: tuple[SetAside, ...] = field(default=())
 

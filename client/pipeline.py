@@ -27,11 +27,24 @@ from client.inside import Cohort, Measured, Scan, SetAside, View, Volume
 from client.kept import Kept
 from client.kernels.answer import answer
 from client.kernels.rows import Answer, Rows, Seat
-from client.measure import acquisition, angle, burden, depth, edges, histogram, intensity, length, position, shape, wall
+from client.measure import (
+    acquisition,
+    angle,
+    burden,
+    depth,
+    edges,
+    histogram,
+    intensity,
+    length,
+    position,
+    relative,
+    shape,
+    wall,
+)
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from client.points import Point
 from client.quarantine import Reading
-from common import analyses, canonical, left_out, logs, model, moments, phases, query, scores, wire
+from common import analyses, canonical, left_out, logs, modality, model, moments, phases, query, scores, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import ConfigError, GeometryRefused, MotetError, NoScans
@@ -42,7 +55,7 @@ from common.study import Study
 from common.terms import Column
 
 FAMILIES: tuple[ModuleType, ...] = (
-    *(length, angle, shape, intensity, histogram, burden, depth, position, wall, acquisition, edges),
+    *(length, angle, shape, intensity, relative, histogram, burden, depth, position, wall, acquisition, edges),
     *(glcm, glrlm, glszm, gldzm, ngtdm, ngldm),
 )
 UNSEEN_TOGETHER = 2  # honest hospitals of which the sum is no hospital's own
@@ -77,7 +90,8 @@ def read_cohort(
     with Guard() as one, Guard() as other, Ahead(one, other) as guard:
         reader: Reader = reading.through(guard) if reading else guard
         try:
-            for item in read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress):
+            found = read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress, modality=study.recipe.modality)
+            for item in found:
                 made = _measured_or_aside(item, study=study, points=points or {}, kept=kept)
                 if isinstance(made, SetAside):
                     aside.append(made)
@@ -131,7 +145,12 @@ def _kept_or_measured(scan: Scan, *, study: Study, point: Point | None, kept: Ke
 
 def _measure_and_see(scan: Scan, *, study: Study, point: Point | None) -> tuple[Measured, View]:
     lesion = locate(prepare(_with_region(assemble(scan), point=point, recipe=study.recipe), recipe=study.recipe))
-    values = {name: value for family in families(study) for name, value in family.measure(lesion).items()}
+    values = {
+        name: value
+        for family in families(study)
+        for name, value in family.measure(lesion).items()
+        if modality.has(name, modality=lesion.modality)
+    }
     factors = {one.name: one.levels for one in study.variables if one.source == "image" and one.levels}
     values |= acquisition.factors(lesion.acquisition, levels=factors)
     return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)

@@ -61,6 +61,7 @@ def preview(
                 site.scans,
                 pseudonym=pseudonym,
                 reader=reader,
+                modality=recipe.modality,
                 progress=lambda done, total: working.update(f"reading scans: {done} of {total} files"),
             ):
                 if isinstance(item, SetAside):

@@ -12,6 +12,7 @@ from common.canonical import decimal_text
 from common.errors import ConfigError
 from common.ledger import accounting
 from common.mechanism import GaussianShare
+from common.modality import PLANAR
 from common.recipe import Recipe
 from common.roster import Roster, in_groups
 from common.study import Study
@@ -116,16 +117,18 @@ def _permitted(study: Study, policy: Policy) -> Iterator[str]:
 def _recipe(recipe: Recipe) -> str:
     """Say what every scan goes through, and which lesions are measured; `motet-hospital preview` shows it."""
     steps = ["the bias field is taken out by n4"] if recipe.filters and recipe.filters.bias_field == "n4" else []
+    if recipe.modality != "CT":
+        steps.append("intensities are normalised")
     steps.append(f"voxels become {decimal_text(recipe.spacing_mm)} mm")
     if recipe.denoise != "none":
         steps.append(f"noise is filtered ({recipe.denoise}, {decimal_text(recipe.denoise_mm)} mm)")
     if recipe.edge_channel:
         steps.append(f"the network also sees edges ({recipe.filters.edges if recipe.filters else 'gradient'})")
     found = recipe.points
-    lesions = "lesions that were drawn"
+    lesions = "the whole picture" if recipe.modality in PLANAR else "lesions that were drawn"
     if found is not None:
         lesions += f", or are found from a point that you mark ({found.method}, agreement {decimal_text(found.agreement_min)})"
-    return f"Each scan: {', '.join(steps)}. Measured: {lesions}."
+    return f"Each scan of {recipe.modality}, others are set aside: {', '.join(steps)}. Measured: {lesions}."
 
 
 def _read_from(study: Study) -> str:

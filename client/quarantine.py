@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.imaging.guard import Expecting, Found, Frames, Reader, Reason, Slice
+from client.imaging.guard import Expecting, Found, Frames, Projection, Reader, Reason, Slice
 from client.inside import SetAside
 
 CHEAP: Final = frozenset({Reason.LINK, Reason.NOT_A_FILE})  # decided without parsing, by what is not in the file
@@ -136,8 +136,8 @@ class Reading:
         if isinstance(answer, Reason):
             self._mine[name] = answer
             self._put(ANY_RECIPE, name=name, kind="file", reason=answer, stamp=stamp)
-        elif isinstance(answer, Slice | Frames):
-            who = answer.identity if isinstance(answer, Slice) else answer.slices[0].identity
+        elif isinstance(answer, Slice | Frames | Projection):
+            who = answer.slices[0].identity if isinstance(answer, Frames) else answer.identity
             self._series.setdefault(self._pseudonym("series", f"{who.study}/{who.series}"), name)
         return answer
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from common.codes import FACTORS
 from common.errors import ConfigError
+from common.modality import has, unit
 from common.study import Study
 
 NEAR: Final = 3  # names that a message offers in place of a wrong one
@@ -12,7 +13,7 @@ _LISTED: Final = """
 longest_diameter_mm short_axis_mm diameter_3d_mm major_axis_mm minor_axis_mm least_axis_mm
 in_plane_angle_cos2 in_plane_angle_sin2 major_polar_deg major_azimuth_cos2 major_azimuth_sin2
 volume_mm3 surface_mm2 sphericity elongation flatness solidity surface_to_volume_per_mm
-mean_hu sd_hu median_hu p10_hu p90_hu skewness kurtosis rms_hu
+mean_hu sd_hu median_hu p10_hu p90_hu skewness kurtosis rms_hu mean_z sd_z median_z p10_z p90_z
 intensity_entropy_bits integrated_intensity_hu_mm3 mass_mg
 depth_min_mm depth_centroid_mm centroid_left centroid_posterior centroid_superior wall_distance_mm
 slice_thickness_mm kvp
@@ -56,10 +57,11 @@ NAMES: Final = tuple(_LISTED.split())  # as each family of parameters names its 
 
 
 def check(study: Study) -> None:
-    """Raise ConfigError, with the names that exist, when an image variable is not one of them.
+    """Raise ConfigError, with the names that exist, when an image variable is not one of them, or not of the study's modality.
 
     Nobody would measure it: it would be missing at every patient, and every sum over complete patients empty.
     """
+    _check_modality(study)
     unknown = [one.name for one in study.variables if one.source == "image" and one.name not in {*NAMES, *FACTORS}]
     if not unknown:
         return
@@ -69,3 +71,18 @@ def check(study: Study) -> None:
     raise ConfigError(
         f"No image parameter is called {', '.join(unknown)}.", action=f"Name what is measured: {'; '.join(offered)}."
     )
+
+
+def _check_modality(study: Study) -> None:
+    modality = study.recipe.modality
+    known = {*NAMES, *FACTORS}
+    absent = [one.name for one in study.variables if one.source == "image" and one.name in known]
+    absent = [name for name in absent if not has(name, modality=modality)]
+    if absent:
+        there = [name for name in (*NAMES, *sorted(FACTORS)) if has(name, modality=modality)]
+        near = {name: difflib.get_close_matches(name, there, n=NEAR) for name in absent}
+        offered = [f"in place of {name} there is {' or '.join(names)}" for name, names in near.items() if names]
+        raise ConfigError(
+            f"Images of modality {modality} (in {unit(modality)}) have no {', '.join(absent)}.",
+            action=f"Leave it out{': ' if offered else ''}{'; '.join(offered)}; server/README.md lists what each modality has.",
+        )

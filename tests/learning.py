@@ -57,6 +57,7 @@ def study(*, side=SIDE, edge=False, patch="slice", **changes):
                 "regression": {"outcome": "malignancy", "predictors": ["length_mm"]},
             },
             "recipe": {
+                "modality": "CT",
                 "spacing_mm": "1",
                 "denoise": "none",
                 "denoise_mm": "0",

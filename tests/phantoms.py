@@ -106,6 +106,7 @@ def volume(
     return Volume(
         patient="p",
         series="s",
+        modality="CT",
         voxels=np.rint(voxels).astype(np.float32),
         affine=affine,
         spacing_mm=spacing_mm,

@@ -132,6 +132,8 @@ class Projection:
     identity: Identity  # frame_of_reference is ""
     acquisition: Acquisition
     modality: str
+    rows: int
+    columns: int
     spacing_mm: Float  # (2,): between rows, between columns; on the detector where not `calibrated`
     calibrated: bool
     pixels: Float32 | None = field(repr=False)  # (row, column), dense is bright, no unit; nan where padded
@@ -428,12 +430,15 @@ def _acquisition(made: dict[str, Any]) -> Acquisition:
 
 
 def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | None) -> Projection:
-    if pixels is not None and (pixels.shape != tuple(head["shape"]) or np.isinf(pixels).any()):
+    rows, columns = (int(n) for n in head["shape"])
+    if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
     return Projection(
         identity=identity,
         acquisition=_acquisition(head["acquisition"]),
         modality=_text(head["modality"]),
+        rows=rows,
+        columns=columns,
         spacing_mm=_numbers(head["spacing_mm"], 2),
         calibrated=bool(head["calibrated"]),
         pixels=pixels,

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from client.inside import Mask, Volume, freeze
 from common.errors import GeometryRefused
+from common.modality import PLANAR
 
 VOXELS_LEAST = 8
 
@@ -24,12 +25,15 @@ class NoLesion(StrEnum):
 def locate(volume: Volume) -> Volume:
     """Return the volume with only the largest 26-connected component of its region; of equal ones, the first.
 
+    Nobody draws on a radiograph: its region is all that was measured, and it is returned as it is.
     Raises GeometryRefused with one of `NoLesion`: no region, none of its voxels left, fewer than 8, or at the volume's border.
     """
     if volume.region is None:
         raise GeometryRefused(NoLesion.NO_REGION)
     if not volume.region.any():
         raise GeometryRefused(NoLesion.EMPTY_REGION)
+    if volume.modality in PLANAR:
+        return volume
     labels, _ = ndimage.label(volume.region, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0

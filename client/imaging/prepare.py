@@ -1,4 +1,4 @@
-"""Preprocessing, the same at every hospital: bias field, isotropic voxels, denoising, as the study's recipe says."""
+"""Preprocessing, the same at every hospital: bias field, unit, isotropic voxels, denoising, as the study's recipe says."""
 
 import math
 from dataclasses import replace
@@ -7,8 +7,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
+from client.imaging.normalise import normalise
 from client.inside import Float32, Mask, Volume, freeze
 from common.errors import ConfigError, GeometryRefused
+from common.modality import PLANAR
 from common.recipe import Recipe
 
 _VOXELS_MOST = 1 << 28  # 1 GiB as float32
@@ -17,9 +19,10 @@ _TIME_STEP, _CONDUCTANCE, _TIMES_MOST = 0.0625, 3.0, 50
 
 
 def prepare(volume: Volume, *, recipe: Recipe) -> Volume:
-    """Return the volume corrected, on voxels of `recipe.spacing_mm`, denoised; HU stay HU (the window belongs to the CNN).
+    """Return the volume corrected, normalised, on voxels of `recipe.spacing_mm`, denoised; the window is the CNN's.
 
-    Linear interpolation; the centres of the old and the new image coincide, each axis has ceil(n s / new) voxels, HU are
+    HU stay HU; other modalities become hundredths of a standard deviation (normalise.py), after N4. Linear interpolation;
+    the centres of the old and the new image coincide, each axis has ceil(n s / new) voxels, a radiograph one slice, values are
     rounded; the region is interpolated linearly and kept where >= 0.5. `denoise_mm` is the standard deviation of the Gaussian,
     the radius of the median, or the width to which curvature-anisotropic diffusion would blur what has no edge: that one runs
     only around the region, as far as a patch is wide. N4 divides by the bias field, for MR. Raises GeometryRefused (TOO_LARGE)
@@ -29,12 +32,15 @@ def prepare(volume: Volume, *, recipe: Recipe) -> Volume:
     """
     new_mm = float(recipe.spacing_mm)
     old_mm = np.array(volume.spacing_mm)
+    cosines = volume.affine[:3, :3] / old_mm
+    if volume.modality in PLANAR:
+        old_mm[0] = new_mm
     shape = [max(1, math.ceil(round(n * s / new_mm, 6))) for n, s in zip(volume.voxels.shape, old_mm, strict=True)]
     if math.prod(shape) > _VOXELS_MOST:
         raise GeometryRefused("TOO_LARGE")
     first_mm = ((np.array(volume.voxels.shape) - 1) * old_mm - (np.array(shape) - 1) * new_mm) / 2  # of the new grid in the old
-    corrected = _unbiased(volume, recipe=recipe)
-    voxels = _resampled(corrected, old_mm=old_mm, new_mm=new_mm, shape=shape, first_mm=first_mm)
+    corrected = normalise(replace(volume, voxels=_unbiased(volume, recipe=recipe)))
+    voxels = _resampled(corrected.voxels, old_mm=old_mm, new_mm=new_mm, shape=shape, first_mm=first_mm)
     voxels = np.rint(voxels)
     region = None
     if volume.region is not None:
@@ -43,11 +49,10 @@ def prepare(volume: Volume, *, recipe: Recipe) -> Volume:
         )
         freeze(region)
     voxels = _denoised(voxels, region=region, recipe=recipe)
-    cosines = volume.affine[:3, :3] / old_mm
     affine = np.eye(4)
     affine[:3, :3] = cosines * new_mm
     affine[:3, 3] = volume.affine[:3, 3] + cosines @ first_mm
-    return replace(volume, voxels=voxels, affine=affine, spacing_mm=(new_mm, new_mm, new_mm), region=region)
+    return replace(volume, voxels=voxels, affine=affine, spacing_mm=(new_mm, new_mm, new_mm), region=region, padding=None)
 
 
 def _resampled(array: Float32, *, old_mm: np.ndarray, new_mm: float, shape: list[int], first_mm: np.ndarray) -> Float32:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from client.imaging import contours
-from client.imaging.guard import Contours, Expecting, Found, Frames, Identity, Reader, Reason, Segmentation, Slice
+from client.imaging.guard import Contours, Expecting, Found, Frames, Identity, Projection, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
 from common.errors import ConfigError, NoScans
+from common.modality import PLANAR
 
 Pseudonym = Callable[[str, str], str]  # (kind, raw identifier) -> pseudonym; kinds: patient, series, frame
 Progress = Callable[[int, int], None]  # (files done, files in all)
@@ -36,13 +37,14 @@ class _Series:
 
 
 def read_scans(
-    folder: Path, *, pseudonym: Pseudonym, reader: Reader, progress: Progress | None = None, modality: str = "CT"
+    folder: Path, *, pseudonym: Pseudonym, reader: Reader, modality: str, progress: Progress | None = None
 ) -> Iterator[Scan | SetAside]:
     """Yield every usable series of `modality` under `folder`, and every file or series that is set aside with its reason.
 
     Files are taken in sorted order; links are not followed. A file that cannot be used costs itself; a series whose patient
     changes, whose slices differ in size, or that has several segmentations is set aside whole, under the name of its first
-    file. Memory: one series and 512 MiB, however large the folder; a larger folder is read twice.
+    file. Each radiograph (CR, DX) is a series of its own.
+    Memory: one series and 512 MiB, however large the folder; a larger folder is read twice.
     `pseudonym("patient", raw)` gets the PatientID, with `^^^` and its issuer appended where there is an issuer.
     Raises NoScans, at the end, when no scan was yielded.
     """
@@ -56,7 +58,7 @@ def read_scans(
             progress(counted // 2, len(paths))
 
     named = lru_cache(maxsize=None)(pseudonym)
-    groups: dict[tuple[str, str], _Series] = {}
+    groups: dict[tuple[str, ...], _Series] = {}
     segmentations: list[tuple[Path, str, Segmentation | Contours]] = []
     kept = 0
     for path in paths:
@@ -77,6 +79,7 @@ def read_scans(
         step(1)
     yield from _attached(segmentations, groups=groups, step=step)
     yield from _strangers(groups.values(), step=step)
+    yield from _of_several_patients(groups, step=step)
     scans = 0
     while groups:
         series = groups.pop(next(iter(groups)))  # let go of one series before the next is read
@@ -104,14 +107,33 @@ def _headless(found: Segmentation | Contours) -> Segmentation | Contours:
     return replace(found, planes=None, positions_mm=None) if isinstance(found, Segmentation) else contours.headless(found)
 
 
-def _series_of(one: Slice) -> tuple[str, str]:
-    return one.identity.study, one.identity.series
+def _series_of(one: Slice) -> tuple[str, ...]:
+    """Return under what a slice is grouped; what lies in one series of radiographs need have neither one size nor one view."""
+    series = one.identity.study, one.identity.series
+    return (*series, one.identity.instance) if one.modality in PLANAR else series
 
 
 def _slices(found: Found, *, modality: str) -> tuple[Slice, ...]:
-    """Return the slices of `modality` that a file holds; none of a radiograph, a segmentation or another modality."""
+    """Return the slices of `modality` that a file holds; none of a segmentation or another modality."""
+    if isinstance(found, Projection):
+        found = _flat(found)
     slices = found.slices if isinstance(found, Frames) else (found,) if isinstance(found, Slice) else ()
     return tuple(one for one in slices if one.modality == modality)
+
+
+def _flat(found: Projection) -> Slice:
+    """Return a radiograph as a slice that lies nowhere: its spacing is all that is known of where it was taken."""
+    return Slice(
+        identity=found.identity,
+        acquisition=found.acquisition,
+        rows=found.rows,
+        columns=found.columns,
+        position_mm=np.zeros(3),
+        orientation=np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]),
+        spacing_mm=found.spacing_mm,
+        pixels=found.pixels,
+        modality=found.modality,
+    )
 
 
 def _announced(paths: list[Path], *, reader: Reader) -> list[Path]:
@@ -130,7 +152,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _attached(
     segmentations: list[tuple[Path, str, Segmentation | Contours]],
     *,
-    groups: dict[tuple[str, str], _Series],
+    groups: dict[tuple[str, ...], _Series],
     step: Callable[[int], None],
 ) -> Iterator[SetAside]:
     for path, name, region in segmentations:
@@ -153,6 +175,20 @@ def _strangers(groups: Iterable[_Series], *, step: Callable[[int], None]) -> Ite
             else:
                 yield SetAside(name=found.name, reason=Reason.DUPLICATE_INSTANCE)
                 step(1)
+
+
+def _of_several_patients(groups: dict[tuple[str, ...], _Series], *, step: Callable[[int], None]) -> Iterator[SetAside]:
+    """Take out the radiographs of a series that names several patients; other series are looked at as a whole."""
+    named: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    for key, series in groups.items():
+        people = named.setdefault(key[:2], set())
+        people.update((found.image.identity.issuer, found.image.identity.patient_id) for found in series.images)
+    for key, series in groups.items():
+        if len(key) > 2 and len(named[key[:2]]) > 1:  # a radiograph: study, series and instance
+            for found in series.images:
+                yield SetAside(name=found.name, reason=Reason.PATIENT_CHANGES)
+                step(1)
+            series.images = []
 
 
 def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Reader) -> Iterator[Scan | SetAside]:
@@ -245,6 +281,7 @@ def _scan(slices: list[Slice], *, pixels: np.ndarray, region: Segmentation | Non
     return Scan(
         patient=pseudonym("patient", _raw_patient(who)),
         series=pseudonym("series", f"{who.study}/{who.series}"),
+        modality=slices[0].modality,
         frame_of_reference=tuple(pseudonym("frame", image.identity.frame_of_reference) for image in slices),
         pixels=pixels,
         positions_mm=np.stack([image.position_mm for image in slices]),

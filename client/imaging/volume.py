@@ -10,8 +10,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from client.inside import Float, Mask, Scan, Volume, freeze
+from client.inside import Float, Float32, Mask, Scan, Volume, freeze
 from common.errors import GeometryRefused
+from common.modality import PLANAR
 
 SPACING_RELATIVE, SPACING_MM = 0.01, 0.05
 DUPLICATE_MM = 1e-3
@@ -38,10 +39,14 @@ class Gate(StrEnum):
 def assemble(scan: Scan) -> Volume:
     """Return the volume of `scan`, axes (z, y, x) along patient S, P and L as nearly as the grid allows.
 
-    The order of the slices in `scan` does not matter. Padding (nan) becomes -1024 HU, and no region may touch it. The region
-    is carried over by patient coordinates. Raises GeometryRefused with one of `Gate`.
+    The order of the slices in `scan` does not matter. Padding (nan) becomes air, of another modality than CT the least that was
+    measured; `padding` says where, and no region may touch it. The region is carried over by patient coordinates. A radiograph
+    passes no gate: it becomes one slice in its own coordinates, and its region is what was measured.
+    Raises GeometryRefused with one of `Gate`.
     Source: PS3.3 C.7.6.2; Volume and gate after imaging.md section 3 of the house's reference, oracle highdicom.
     """
+    if scan.modality in PLANAR:
+        return _planar(scan)
     order, step_mm = _gate(scan)
     row, column = scan.orientations[0, :3], scan.orientations[0, 3:]
     affine = np.eye(4)
@@ -51,22 +56,54 @@ def assemble(scan: Scan) -> Volume:
     axes, flips, affine = _patient_axes(affine, shape=voxels.shape)
     voxels = np.ascontiguousarray(np.flip(voxels.transpose(axes), flips))
     region = _region(scan, affine=affine, shape=voxels.shape)
-    padding = np.isnan(voxels)
+    padding = _filled(voxels, modality=scan.modality)
     if region is not None:
-        if (region & padding).any():
+        if padding is not None and (region & padding).any():
             raise GeometryRefused(Gate.REGION_IN_PADDING)
         freeze(region)
-    voxels[padding] = AIR_HU
     z, y, x = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
     return Volume(
         patient=scan.patient,
         series=scan.series,
+        modality=scan.modality,
         voxels=voxels,
         affine=affine,
         spacing_mm=(z, y, x),
         acquisition=scan.acquisition,
         region=region,
+        padding=padding,
     )
+
+
+def _planar(scan: Scan) -> Volume:
+    (pixels,) = scan.pixels
+    voxels = pixels[np.newaxis].copy()
+    padding = _filled(voxels, modality=scan.modality)
+    region: Mask = np.ones(voxels.shape, np.bool_) if padding is None else ~padding
+    freeze(region)
+    between_rows, between_columns = scan.spacings_mm[0].tolist()
+    return Volume(
+        patient=scan.patient,
+        series=scan.series,
+        modality=scan.modality,
+        voxels=voxels,
+        affine=np.array([[0, 0, between_columns, 0], [0, between_rows, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float64),
+        spacing_mm=(1.0, between_rows, between_columns),
+        acquisition=scan.acquisition,
+        region=region,
+        padding=padding,
+    )
+
+
+def _filled(voxels: Float32, *, modality: str) -> Mask | None:
+    """Write what stands for no measurement where there was none, in place, and return where; None where nothing is padded."""
+    padding: Mask = np.isnan(voxels)
+    if not padding.any():
+        return None
+    nothing = np.nanmin(voxels) if modality != "CT" and not padding.all() else AIR_HU
+    voxels[padding] = nothing
+    freeze(padding)
+    return padding
 
 
 def _gate(scan: Scan) -> tuple[np.ndarray, Float]:

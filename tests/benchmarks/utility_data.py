@@ -133,6 +133,7 @@ def patch_of(lesion, number, hospital):
     volume = Volume(
         patient=str(number),
         series="0",
+        modality="CT",
         voxels=made.voxels_hu.astype(np.float32),
         affine=np.diag([*spacing, 1.0]),
         spacing_mm=spacing,

@@ -47,7 +47,9 @@ def test_every_way_in_brings_the_same_scan(tmp_path: Path) -> None:
     assert told["receive"] == {"http": 200, "stored": SLICES + 1, "code": 0}
     for inbox in ("orthanc-get", "orthanc-move", "orthanc-web", "qr-get", "qr-move", "pushed"):
         with Guard() as guard:
-            found = list(read_scans(tmp_path / "in" / inbox / "scans", pseudonym=lambda _, raw: raw, reader=guard))
+            found = list(
+                read_scans(tmp_path / "in" / inbox / "scans", pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
+            )
         (scan,) = found
         assert isinstance(scan, Scan)
         same = assemble(scan)

@@ -26,7 +26,7 @@ def guard() -> Iterator[Guard]:
 
 
 def read(folder: Path, *, reader: Guard) -> tuple[list[Scan], list[SetAside]]:
-    found = list(read_scans(folder, pseudonym=lambda _, raw: raw, reader=reader))
+    found = list(read_scans(folder, pseudonym=lambda _, raw: raw, reader=reader, modality="CT"))
     return [one for one in found if isinstance(one, Scan)], [one for one in found if isinstance(one, SetAside)]
 
 

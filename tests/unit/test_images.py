@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_mr_without_rescale_is_what_the_scanner_stored(guard: Guard, ct: Dataset
 def test_a_study_of_ct_does_not_measure_mr_and_the_other_way_round(guard: Guard, series: list[Path], tmp_path: Path) -> None:
     for path in series[:-1]:
         as_mr(pydicom.dcmread(path)).save_as(tmp_path / path.name, enforce_file_format=True)
-    aside = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard)
+    aside = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
     assert {next(aside).reason for _ in range(6)} == {Reason.MODALITY}
     (scan,) = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard, modality="MR")
     assert isinstance(scan, Scan)
@@ -89,9 +90,8 @@ def test_mr_is_normalised_whatever_the_scanners_unit(guard: Guard, series: list[
 
 
 def test_an_image_without_contrast_is_not_normalised(guard: Guard, series: list[Path]) -> None:
-    (scan, *_) = read_scans(series[0].parent, pseudonym=lambda _, raw: raw, reader=guard)
-    flat = copy.copy(assemble(scan))
-    object.__setattr__(flat, "voxels", np.zeros((6, 32, 40), np.float32))
+    (scan, *_) = read_scans(series[0].parent, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
+    flat = replace(assemble(scan), modality="MR", voxels=np.zeros((6, 32, 40), np.float32))
     with pytest.raises(GeometryRefused, match="NO_CONTRAST"):
         normalise(flat)
 
@@ -148,7 +148,7 @@ def test_an_enhanced_object_is_the_volume_of_its_frames(guard: Guard, series: li
     found = read(guard, enhanced(series, order=[3, 0, 5, 1, 4, 2]), tmp_path)
     assert isinstance(found, Frames)
     assert len(found.slices) == 6
-    (scan,) = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard)
+    (scan,) = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
     assert isinstance(scan, Scan)
     np.testing.assert_array_equal(assemble(scan).voxels, IMAGE.voxels)
 
@@ -158,7 +158,7 @@ def test_an_enhanced_object_is_read_frame_by_frame_where_memory_is_short(
 ) -> None:
     monkeypatch.setattr("client.imaging.scan._KEPT_BYTES", 0)
     read(guard, enhanced(series, order=[3, 0, 5, 1, 4, 2]), tmp_path)
-    (scan,) = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard)
+    (scan,) = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
     assert isinstance(scan, Scan)
     np.testing.assert_array_equal(assemble(scan).voxels, IMAGE.voxels)
 
@@ -246,5 +246,5 @@ def test_pixels_that_may_hold_text_are_set_aside(
     for keyword, value in change.items():
         setattr(ct, keyword, value)
     assert read(guard, ct, tmp_path) == reason
-    results = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard)
+    results = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
     assert next(results) == SetAside(name="x.dcm", reason=reason)

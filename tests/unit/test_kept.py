@@ -69,6 +69,7 @@ def scan() -> Scan:
     return Scan(
         patient="p",
         series="s",
+        modality="CT",
         frame_of_reference=("f", "f"),
         pixels=made.normal(size=(2, 3, 4)).astype(np.float32),
         positions_mm=made.normal(size=(2, 3)),

@@ -22,7 +22,7 @@ def tumour(tmp_path_factory: pytest.TempPathFactory) -> Volume:
     with tarfile.open(real("lung1-ct") / "lung1-ct.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     with Guard() as reader:
-        (scan,) = read_scans(folder, pseudonym=lambda _, raw: raw, reader=reader)
+        (scan,) = read_scans(folder, pseudonym=lambda _, raw: raw, reader=reader, modality="CT")
     assert isinstance(scan, Scan)
     return locate(assemble(scan))
 

@@ -48,6 +48,7 @@ def digital_phantom() -> Volume:
     return Volume(
         patient="p",
         series="s",
+        modality="CT",
         voxels=np.where(region, letters, "9").astype(np.float32),
         affine=np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]],
         spacing_mm=(2.0, 2.0, 2.0),
@@ -169,6 +170,7 @@ def test_lung2_agrees_with_the_published_baseline() -> None:
         Volume(
             patient="p",
             series="s",
+            modality="CT",
             voxels=sitk.GetArrayFromImage(image).astype(np.float32),
             affine=np.diag([5.0, 0.6269531, 0.6269531, 1.0])[[2, 1, 0, 3]],
             spacing_mm=(5.0, 0.626953, 0.626953),

@@ -85,7 +85,9 @@ def test_what_a_pacs_sends_arrives_whole_and_is_read(store: Store, port: int, ob
     assert store.tally.counts == {"STORED": 14, "AGAIN": 3}
     with Guard() as guard:
         scans = [
-            one for one in read_scans(store.inbox.scans, pseudonym=lambda _, raw: raw, reader=guard) if isinstance(one, Scan)
+            one
+            for one in read_scans(store.inbox.scans, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
+            if isinstance(one, Scan)
         ]
     assert sorted(one.patient for one in scans) == ["P-1", "P-2"]
     assert all(one.region_planes is not None and len(one.pixels) == 6 for one in scans)

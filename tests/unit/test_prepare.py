@@ -20,11 +20,12 @@ from tests.phantoms import Box, Ellipsoid, points_of, volume
 
 def recipe(**changes: Any) -> Recipe:
     usual: dict[str, Any] = {
+        "modality": "CT",
         "spacing_mm": Decimal(1),
         "denoise": "none",
         "denoise_mm": Decimal(1),
-        "window_lower_hu": Decimal(-1000),
-        "window_upper_hu": Decimal(400),
+        "window_lower": Decimal(-1000),
+        "window_upper": Decimal(400),
         "patch_voxels": 32,
         "edge_channel": True,
     }
@@ -93,7 +94,7 @@ def test_impossible_recipes_are_refused() -> None:
     with pytest.raises(ConfigError, match="denoise_mm"):
         prepare(image, recipe=recipe(denoise="gaussian", denoise_mm=Decimal(-1)))
     with pytest.raises(ConfigError, match="window"):
-        to_tensor(image, recipe=recipe(window_lower_hu=Decimal(400)))
+        to_tensor(image, recipe=recipe(window_lower=Decimal(400)))
     with pytest.raises(GeometryRefused, match="NO_REGION"):
         to_tensor(with_region(image, None), recipe=recipe())
 

@@ -69,7 +69,7 @@ def read(folder: Path, store: Quarantine, guard: Guard, **options: Any) -> tuple
     counting = Counting(guard)
     reading = store.begin(root=folder, **({"recipe": "r", "code": "1", "pseudonym": pseudonym} | options))
     found = []
-    for item in read_scans(folder, pseudonym=pseudonym, reader=reading.through(counting)):
+    for item in read_scans(folder, pseudonym=pseudonym, reader=reading.through(counting), modality="CT"):
         found.append(item)
         if isinstance(item, SetAside):
             reading.note(item)
@@ -138,7 +138,7 @@ def test_what_may_be_chance_is_tried_three_times(folder: Path, guard: Guard, reo
     for _ in range(5):
         unlucky = Unlucky(guard)
         reading = reopened().begin(root=folder, recipe="r", code="1", pseudonym=pseudonym)
-        for item in read_scans(folder, pseudonym=pseudonym, reader=reading.through(unlucky)):
+        for item in read_scans(folder, pseudonym=pseudonym, reader=reading.through(unlucky), modality="CT"):
             if isinstance(item, SetAside):
                 reading.note(item)
         reading.end(usable=1)
@@ -152,7 +152,11 @@ def test_a_series_is_looked_at_again_in_each_reading_and_each_recipe_has_its_own
     store = reopened()
     for recipe in ("one", "two", "one"):
         reading = store.begin(root=folder, recipe=recipe, code="1", pseudonym=pseudonym)
-        (scan,) = (x for x in read_scans(folder, pseudonym=pseudonym, reader=reading.through(guard)) if isinstance(x, Scan))
+        (scan,) = (
+            x
+            for x in read_scans(folder, pseudonym=pseudonym, reader=reading.through(guard), modality="CT")
+            if isinstance(x, Scan)
+        )
         if recipe == "two":
             reading.note(SetAside(name=scan.series, reason="REGION_TOO_SMALL"))
         reading.end(usable=1)
@@ -237,7 +241,7 @@ def test_one_series_that_breaks_a_step_does_not_stop_the_run(
     folder: Path, guard: Guard, reopened: Callable[..., Quarantine], tmp_path: Path
 ) -> None:
     study = federation.study()
-    (scan,) = (x for x in read_scans(folder, pseudonym=pseudonym, reader=guard) if isinstance(x, Scan))
+    (scan,) = (x for x in read_scans(folder, pseudonym=pseudonym, reader=guard, modality="CT") if isinstance(x, Scan))
     broken = SetAside(name=scan.series, reason="FAILED")
     object.__setattr__(scan, "acquisition", None)
     object.__setattr__(scan, "spacings_mm", None)

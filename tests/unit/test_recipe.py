@@ -17,6 +17,8 @@ from tests.phantoms import Box, Ellipsoid, points_of, volume
 from tests.unit.test_prepare import recipe
 from tests.unit.test_proposal import POLICY
 
+OF_AN_MR = ({}, {"name": "mean_z", "unit": "1"}, {"name": "volume_mm3", "unit": "mm3"}, {})
+
 
 def noisy(hu: float = 30.0) -> Volume:
     return volume(Box(sides_mm=(14, 14, 14)), shape=(28, 40, 40), noise_hu=hu, body_radius_mm=30, lesion_hu=200)
@@ -57,11 +59,11 @@ def test_n4_takes_a_bias_field_out() -> None:
     made = np.random.default_rng(0)
     body = np.hypot(*(points_of(image.affine, shape=image.voxels.shape)[..., axis] for axis in (0, 1))) < 13
     signal = np.where(body, 400 + made.normal(0, 8, body.shape), 20.0) * np.exp(0.4 * along)
-    biased = replace(image, voxels=signal.astype(np.float32))
-    kept = recipe(filters=Filters(bias_field="none", edges="gradient"))
-    corrected = recipe(filters=Filters(bias_field="n4", edges="gradient"))
+    biased = replace(image, modality="MR", voxels=signal.astype(np.float32))
+    kept = recipe(modality="MR", filters=Filters(bias_field="none", edges="gradient"))
+    corrected = recipe(modality="MR", filters=Filters(bias_field="n4", edges="gradient"))
     spread = [
-        float(one.voxels[body].std() / one.voxels[body].mean())
+        float(one.voxels[body].std() / (one.voxels[body].mean() - one.voxels[~body].mean()))
         for one in (prepare(biased, recipe=kept), prepare(biased, recipe=corrected))
     ]
     assert spread[0] > 0.15
@@ -84,17 +86,36 @@ def test_edges_are_where_the_lesion_ends_and_nowhere_inside(edges: str) -> None:
 def test_the_hospital_reads_what_its_scans_would_go_through() -> None:
     plain = federation.study()
     more = recipe(
+        modality="MR",
         denoise="median",
         filters=Filters(bias_field="n4", edges="canny"),
         points=Points(method="watershed", reach_mm=Decimal(20), agreement_min=Decimal("0.9")),
     )
-    for one, words in (
-        (plain.recipe, ("1 mm", "lesions that were drawn.")),
-        (more, ("n4", "median, 1 mm", "edges (canny)", "from a point that you mark (watershed, agreement 0.9).")),
+    mr = federation.study(
+        variables=[{**federation.STUDY["variables"][at], **changes} for at, changes in enumerate(OF_AN_MR)],
+        statistics={
+            "correlation": ["longest_diameter_mm", "mean_z"],
+            "regression": {"outcome": "malignancy", "predictors": ["mean_z"]},
+        },
+    )
+    for study, one, words in (
+        (plain, plain.recipe, ("of CT", "1 mm", "lesions that were drawn.")),
+        (
+            mr,
+            more,
+            (
+                "of MR",
+                "normalised",
+                "n4",
+                "median, 1 mm",
+                "edges (canny)",
+                "from a point that you mark (watershed, agreement 0.9).",
+            ),
+        ),
     ):
         (said,) = (
             line
-            for line in proposal.study(plain.model_copy(update={"recipe": one}), policy=POLICY)
+            for line in proposal.study(study.model_copy(update={"recipe": one}), policy=POLICY)
             if line.startswith("Each scan")
         )
         assert all(word in said for word in words), said

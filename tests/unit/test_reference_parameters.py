@@ -122,7 +122,14 @@ def leaning(*, polar_deg: float, azimuth_deg: float) -> Volume:
     region = along**2 / 18**2 + across / 8**2 <= 1
     voxels = np.where(region, 60, 0).astype(np.float32)
     return Volume(
-        patient="p", series="s", voxels=voxels, affine=affine, spacing_mm=(1.0, 1.0, 1.0), acquisition=MADE, region=region
+        patient="p",
+        series="s",
+        modality="CT",
+        voxels=voxels,
+        affine=affine,
+        spacing_mm=(1.0, 1.0, 1.0),
+        acquisition=MADE,
+        region=region,
     )
 
 

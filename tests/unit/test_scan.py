@@ -37,7 +37,7 @@ def written(folder: Path, patient_id: str = "P-1", **options: Any) -> list[Path]
 
 
 def read(folder: Path, guard: Guard, **options: Any) -> tuple[list[Scan], dict[str, str]]:
-    results = list(read_scans(folder, pseudonym=pseudonym, reader=guard, **options))
+    results = list(read_scans(folder, pseudonym=pseudonym, reader=guard, **({"modality": "CT"} | options)))
     scans = [result for result in results if isinstance(result, Scan)]
     return scans, {result.name: result.reason for result in results if isinstance(result, SetAside)}
 
@@ -79,7 +79,7 @@ def test_nothing_of_the_header_but_pseudonyms_and_covariates_survives(tmp_path: 
         asked.setdefault(kind, set()).add(raw)
         return kind
 
-    (one,) = read_scans(tmp_path, pseudonym=remember, reader=guard)
+    (one,) = read_scans(tmp_path, pseudonym=remember, reader=guard, modality="CT")
     assert isinstance(one, Scan)
     text = repr(one)
     uids = pydicom.dcmread(next(tmp_path.glob("*0001.dcm")))

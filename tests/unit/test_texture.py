@@ -182,6 +182,7 @@ def chest() -> Volume:
     return Volume(
         patient="p",
         series="s",
+        modality="CT",
         voxels=image,
         affine=np.diag([3.0, 0.977, 0.977, 1.0])[[2, 1, 0, 3]],
         spacing_mm=(3.0, 0.97699999809265, 0.97699999809265),

@@ -35,6 +35,7 @@ def scan(count: int = 8, *, gap_mm: float = 2.0) -> Scan:
     return Scan(
         patient="p",
         series="s",
+        modality="CT",
         frame_of_reference=("f",) * count,
         pixels=np.arange(count * 30, dtype=np.float32).reshape(count, 5, 6),
         positions_mm=np.outer(np.arange(count), [0, 0, gap_mm]) + np.array([-10.0, -20, -30]),
@@ -135,7 +136,7 @@ def test_volume_and_region_are_where_highdicom_puts_them(tmp_path: Path, name: s
         reverse=reverse,
     )
     with Guard() as guard:
-        (one,) = read_scans(tmp_path, pseudonym=lambda kind, _: kind, reader=guard)
+        (one,) = read_scans(tmp_path, pseudonym=lambda kind, _: kind, reader=guard, modality="CT")
     assert isinstance(one, Scan)
     found = assemble(one)
     theirs = hd.get_volume_from_series([pydicom.dcmread(path) for path in paths[:-1]]).to_patient_orientation("HPL")
@@ -165,7 +166,7 @@ def test_real_tilted_and_uneven_heads_are_refused(
         pytest.skip(f'real data "geometry-ct" not found in {DATA} (set MOTET_TEST_DATA)')
     folder = _unpacked(archive, tmp_path_factory.mktemp(name))
     with Guard() as guard:
-        results = list(read_scans(folder, pseudonym=lambda kind, raw: f"{kind}{hash(raw)}", reader=guard))
+        results = list(read_scans(folder, pseudonym=lambda kind, raw: f"{kind}{hash(raw)}", reader=guard, modality="CT"))
     scans = [one for one in results if isinstance(one, Scan)]
     assert [len(one.pixels) for one in scans] == [slices]
     assert refused(scans[0]) == reason
@@ -183,6 +184,7 @@ def test_real_stacked_phases_are_refused_as_duplicates() -> None:
     stacked = Scan(
         patient="p",
         series="s",
+        modality="CT",
         frame_of_reference=("f",) * len(files),
         pixels=np.stack([ds.pixel_array for ds in files]).astype(np.float32),
         positions_mm=np.array([ds.ImagePositionPatient for ds in files], np.float64),
@@ -202,7 +204,7 @@ def test_real_stacked_phases_are_refused_as_duplicates() -> None:
     )
     assert sorted(round(step, 3) for step in phase_1.spacing_mm) == [0.703, 0.703, 2.0]
     with Guard() as guard:
-        results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard)
+        results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard, modality="CT")
         assert isinstance(first := next(results), SetAside)
         assert first.reason == Reason.MODALITY  # not what the study measures
         with pytest.raises(NoScans):

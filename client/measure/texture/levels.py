@@ -17,6 +17,7 @@ Whole = NDArray[np.int64]
 
 LOWEST_HU, HIGHEST_HU = -1000.0, 3071.0
 BIN_HU = 25.0
+BINS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +51,25 @@ class Levels:
 def of(volume: Volume) -> Levels | None:
     """Return the levels of `volume.region`; None without a region, or where none of its voxels is in range.
 
-    Fixed bin size, as IBSI wants it for calibrated units: a level is 25 HU wide and level 1 starts at -1000 HU, at every
-    hospital. Re-segmentation: voxels outside -1000..3071 HU (the 12-bit scale of CT) have no level. Distances between voxels
-    are the recipe's, whose voxels are isotropic. Source: IBSI reference manual, sections 2.5 to 2.7
-    (doi 10.1148/radiol.2020191145).
+    CT: fixed bin size, as IBSI wants it for calibrated units: a level is 25 HU wide and level 1 starts at -1000 HU, at every
+    hospital. Re-segmentation: voxels outside -1000..3071 HU (the 12-bit scale of CT) have no level. MR: fixed bin number, as
+    IBSI wants it for arbitrary units: 32 levels of equal width from the least to the greatest value in the region; of one value
+    all is level 1. Distances between voxels are the recipe's, whose voxels are isotropic.
+    Source: IBSI reference manual, sections 2.5 to 2.7 (doi 10.1148/radiol.2020191145).
     """
     if volume.region is None or not volume.region.any():
         return None
     box = region.box(volume.region)
-    hu = volume.voxels[box]
+    values = volume.voxels[box]
     mask = volume.region[box]
-    in_range = mask & (hu >= LOWEST_HU) & (hu <= HIGHEST_HU)
+    in_range = mask & (values >= LOWEST_HU) & (values <= HIGHEST_HU) if volume.modality == "CT" else mask
     if not in_range.any():
         return None
-    grid = np.zeros(hu.shape, np.int64)
-    grid[in_range] = np.floor((hu[in_range].astype(np.float64) - LOWEST_HU) / BIN_HU).astype(np.int64) + 1
+    inside = values[in_range].astype(np.float64)
+    low, width = (LOWEST_HU, BIN_HU) if volume.modality == "CT" else (inside.min(), np.ptp(inside) / BINS or 1.0)
+    grid = np.zeros(values.shape, np.int64)
+    level = np.floor((inside - low) / width).astype(np.int64) + 1
+    grid[in_range] = level if volume.modality == "CT" else np.minimum(level, BINS)
     return _on(np.pad(grid, 1), region=np.pad(mask, 1))
 
 
