@@ -93,7 +93,7 @@ def test_the_roc_ends_in_both_corners_and_never_falls():
 
 @pytest.mark.parametrize("measure", ["auc", "accuracy", "sensitivity", "kappa"])
 def test_intervals_of_noisy_tables_hold_the_truth_as_often_as_they_say(measure):
-    noise, held, known, trials = 6.0, 0, 0, 300
+    noise, held, known, trials = 6.0, 0, [], 300
     large = scored(400_000, seed=99)[2]
     random = np.random.default_rng(9)
     expected = read(large, measure, noise=0.0).value
@@ -101,13 +101,20 @@ def test_intervals_of_noisy_tables_hold_the_truth_as_often_as_they_say(measure):
         table = scored(400, seed=1000 + trial)[2]
         found = read(table + random.normal(0, noise, table.shape), measure, noise=noise)
         if found.low is not None:
-            known += 1
+            known.append((found.value, found.high - found.low))
             held += found.low <= expected <= found.high
-    assert known > 0.95 * trials
+    assert len(known) > 0.95 * trials
     # 95 % of 300 within four standard errors
-    assert held / known > 0.95 - 4 * (0.0475 / known) ** 0.5
+    assert held / len(known) > 0.95 - 4 * (0.0475 / len(known)) ** 0.5
+    assert_no_wider_than_need_be(known)
     without = read(scored(400, seed=1000)[2], measure, noise=0.0)
     assert found.high - found.low > 1.02 * (without.high - without.low)
+
+
+def assert_no_wider_than_need_be(found):
+    """Twice 1.96 deviations of the values themselves, and at most 30 % more."""
+    values, widths = np.array(found).T
+    assert np.median(widths) < 1.3 * 2 * 1.96 * values.std()
 
 
 def read(table, measure, *, noise):
@@ -160,11 +167,13 @@ def test_exact_sums_give_the_measures_of_the_values():
 @pytest.mark.parametrize("measure", ["mean_absolute_error", "r_squared", "correlation"])
 def test_intervals_of_noisy_sums_hold_the_truth_as_often_as_they_say(measure):
     expected = evaluation_regression.measures(sums(400_000, seed=12)[2], noise=0.0, lower=0, upper=1)[measure]["value"]
-    held, trials = 0, 60
+    held, known, trials = 0, [], 60
     for trial in range(trials):
         found = evaluation_regression.measures(sums(600, seed=100 + trial, noise=0.5)[2], noise=0.5, lower=0, upper=1)[measure]
-        held += found["low"] is not None and found["low"] <= expected <= found["high"]
+        known.append((found["value"], found["high"] - found["low"]))
+        held += found["low"] <= expected <= found["high"]
     assert held / trials > 0.95 - 4 * (0.0475 / trials) ** 0.5
+    assert_no_wider_than_need_be(known)
 
 
 def test_sums_of_nobody_or_lost_in_noise_have_no_number():
