@@ -60,6 +60,7 @@ bench-statistics: setup ## linear analyses beside statsmodels on the pooled tabl
 bench-training: setup ## a private training step beside a plain one and Opacus, and what privacy costs in AUC: out/bench/training.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.training
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.utility
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.training_rounds
 
 bench-scans: setup ## scans read beside bare pydicom, IBSI values, 100,000 mutated files: out/bench/scans.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.scans

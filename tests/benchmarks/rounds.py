@@ -124,6 +124,8 @@ def main():
 class federation:
     """A coordinator, its SuperLink and executor, and so many hospitals' vaults and relays, all up."""
 
+    vault, app = "tests.benchmarks.rounds_vault", "tests.benchmarks.rounds_app:app"
+
     def __init__(self, hospitals, *, progress):
         self.names = tuple(f"h{at:02d}" for at in range(hospitals))
         self.folder = PLACE / str(hospitals)
@@ -133,7 +135,7 @@ class federation:
         self.progress.print(f"{len(self.names)} hospitals: enrolment, vaults, relays ...")
         shutil.rmtree(self.folder, ignore_errors=True)  # one of this size may have run before
         (self.folder / "logs").mkdir(parents=True)
-        self.studies = {carrier: study(carrier) for carrier in ("stream", "message")}
+        self.studies = self.wanted()
         address, lane = (f"127.0.0.1:{ports.free()}" for _ in range(2))
         self.home = config.Home(self.folder / "hub")
         self._enrol(address, lane)
@@ -143,7 +145,7 @@ class federation:
             running.start("superlink", "motet-coordinator", "serve", "--home", self.home.folder)
             running.wait_for("superlink", "SuperLink ready", timeout_s=READY_S)
             for name in self.names:
-                running.start(f"{name}-vault", "python", "-m", "tests.benchmarks.rounds_vault", self.folder / name)
+                running.start(f"{name}-vault", "python", "-m", self.vault, self.folder / name)
             for name in self.names:
                 running.wait_for(f"{name}-vault", "vault ready", timeout_s=READY_S)
                 running.start(
@@ -157,6 +159,10 @@ class federation:
 
     def __exit__(self, *error):
         return self._running.__exit__(*error)
+
+    def wanted(self):
+        """Return the studies that are approved everywhere, by a name for `run`."""
+        return {carrier: study(carrier) for carrier in ("stream", "message")}
 
     def _enrol(self, address, lane):
         hub = ("--home", self.home.folder)
@@ -185,15 +191,15 @@ class federation:
                 ("motet-hospital", "approve", "--home", home, "--study", path, "--hash", one.hash()) for home in homes.values()
             ])  # fmt: skip
 
-    def run(self, carrier, plan):
-        """Make the rounds of a plan as a run of its own, and return its figures."""
+    def run(self, wanted, plan):
+        """Make the rounds of a plan as a run of its own of a wanted study, and return its figures."""
         name = secrets.token_hex(8)
         folder = self.home.runs / name
         folder.mkdir(mode=0o700)
-        files.write(folder / "study.json", self.studies[carrier].canonical_bytes())
+        files.write(folder / "study.json", self.studies[wanted].canonical_bytes())
         (folder / "plan.json").write_text(json.dumps(plan))
-        self.progress.print(f"{carrier}: {sum(one['rounds'] for one in plan)} rounds ...")
-        self.submit(name, server="tests.benchmarks.rounds_app:app", client="client.app:app")
+        self.progress.print(f"{wanted}: {sum(one['rounds'] for one in plan)} rounds ...")
+        self.submit(name, server=self.app, client="client.app:app")
         journal = Journal(folder / "journal.jsonl")
 
         def failed():

@@ -5,7 +5,7 @@ view a patient, random images. Both sides take the micro-batch that is fastest f
 time on a GPU); rounds are interleaved, ratios are medians over rounds of this run. The noise is drawn once a step and stands
 apart, under noise.*, and in step_ratio_with_noise. Opacus knows no standardised weights: its rows of resnet18 are with
 plain convolutions, beside a plain step with the same. Memory: peak over what was resident before the step, one process each.
-Utility is measured elsewhere; its figures under `utility` in the same file are kept.
+Utility and whole rounds are measured elsewhere; their figures under `utility` and `round` in the same file are kept.
 """
 
 import argparse
@@ -295,8 +295,8 @@ def main():
             "device": torch.cuda.get_device_name(),
             **{name: compare(name, rounds=options.rounds, rivals=rivals, device="cuda") for name in options.networks},
         }
-    if OUT.exists() and "utility" in (before := json.loads(OUT.read_text())):
-        report["utility"] = before["utility"]
+    before = json.loads(OUT.read_text()) if OUT.exists() else {}
+    report |= {key: before[key] for key in ("utility", "round") if key in before}
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(report, indent=1) + "\n")
     if options.json:
