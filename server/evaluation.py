@@ -7,12 +7,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from common import scores, wire
+from common import moments, scores, wire
 from common.canonical import decimal_text
 from common.crypto import ring
-from common.errors import HospitalMissing
+from common.errors import ProtocolError
 from common.ledger import accounting
-from common.mechanism import NoisyScores
+from common.mechanism import Mechanism, NoisyScores
 from common.study import Study
 from server import accept, evaluate, evaluation_measures, evaluation_regression
 from server.evaluation_measures import stands_out
@@ -39,7 +39,7 @@ def run(rounds: Rounds, study: Study, checkpoints: Sequence[bytes]) -> Scored:
     """Open the tables of the study's models and read them; `checkpoints`: the first model, one after each step, the final one.
 
     What is told has the keys of `result["training"]`; `evaluation` holds all measures, with their intervals. Where the sum
-    cannot be opened, the final model is the result all the same and the diagnosis says why.
+    cannot be opened, or holds what no patients add up to, the final model is the result, and the diagnosis says why.
     """
     last, private = len(checkpoints) - 1, study.evaluation.privacy
     scored = list(checkpoints) if private is None else [checkpoints[-1]]
@@ -51,7 +51,8 @@ def run(rounds: Rounds, study: Study, checkpoints: Sequence[bytes]) -> Scored:
             blob=wire.pack(scored),
             attempts=1 + (private.rounds_void_allowed if private else 0),
         )
-    except HospitalMissing as error:  # the model is there all the same
+        values = _values(words, spent=announced.mechanism, study=study)
+    except ProtocolError as error:  # the model is there all the same
         nothing: dict[str, Any] = {
             "steps": study.training.steps,
             "auc": None,
@@ -60,10 +61,7 @@ def run(rounds: Rounds, study: Study, checkpoints: Sequence[bytes]) -> Scored:
             "diagnosis": error.what,
         }
         return Scored(told=nothing, accepted=last)
-    spent, decoded = announced.mechanism, ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.int64)
-    unit = 2.0**-scores.UNIT_BITS if study.training.head == "regression" else 1.0
-    values = decoded * (spent.grid_step if isinstance(spent, NoisyScores) else unit)
-    opened = scores.split(values, study=study)
+    spent, opened = announced.mechanism, scores.split(values, study=study)
     noise = spent.noise_deviation if isinstance(spent, NoisyScores) else 0.0
     at, curve = _accepted(opened, study=study) if private is None else (last, [])
     chosen = opened.models[at if private is None else 0]
@@ -92,6 +90,18 @@ def questions(study: Study) -> tuple[str, ...]:
     if training.head == "ordinal":
         return tuple(f"{training.label}: beyond {name}" for name in training.classes[:-1])
     return tuple(f"{training.label}: {name}" for name in training.classes)
+
+
+def _values(words: ring.Words, *, spent: Mechanism, study: Study) -> Float:
+    """Return the numbers of an opened sum; raises ProtocolError where an exact one holds what no patients add up to."""
+    decoded = ring.decode(words, bits=spent.ring_bits).astype(np.int64)
+    if isinstance(spent, NoisyScores):
+        return np.asarray(decoded * spent.grid_step)
+    unit = 2.0**-scores.UNIT_BITS if study.training.head == "regression" else 1.0
+    values = np.asarray(decoded * unit)
+    if (values < 0).any() or (values > moments.ROWS_MOST).any():
+        raise ProtocolError("The opened tables hold a count that is none.", action="Ask each hospital which version it runs.")
+    return values
 
 
 def _accepted(opened: scores.Opened, *, study: Study) -> tuple[int, list[dict[str, Any]]]:

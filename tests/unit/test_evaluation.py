@@ -8,11 +8,12 @@ import pytest
 
 from client import config, pipeline, policy, score
 from client.kernels.rows import ALONE, Seat
-from common import announcement, model, scores
+from common import announcement, model, scores, wire
 from common.announcement import mechanism_for
-from common.errors import ConfigError, OutsidePolicy, TooManyPatients
+from common.crypto import ring
+from common.errors import ConfigError, OutsidePolicy, ProtocolError, TooManyPatients
 from common.study import Study
-from server import cli, plan, report
+from server import cli, evaluation, plan, report
 from tests import federation, learning
 from tests.heads import CLASSES, cohort, study
 
@@ -254,3 +255,37 @@ def test_a_run_that_learns_a_value_tells_its_error_with_noise_and_pays_for_it(ma
     assert "differential privacy per patient for this release" in page
     shown = cli._figures(result)
     assert "held-out mean absolute error" in list(shown.columns[0].cells)
+
+
+@pytest.mark.parametrize("count", [-1, 2**22 + 1, 2**62])
+@pytest.mark.parametrize("head", ["binary", "regression"])
+def test_exact_tables_that_hold_an_impossible_count_are_refused(head, count):
+    wanted = study(head)
+    exact = mechanism_for(wanted, task="evaluate", hospitals=4, dimension=scores.dimension(wanted))
+    vector = np.zeros(scores.dimension(wanted), np.int64)
+    vector[-1] = count if head == "binary" or count < 0 else min(count << scores.UNIT_BITS, 2**62)
+    with pytest.raises(ProtocolError):
+        evaluation._values(ring.encode(vector, bits=64), spent=exact, study=wanted)
+
+
+@pytest.mark.long
+def test_a_hospital_that_adds_impossible_counts_costs_the_evaluation_and_not_the_model(make_federation):
+    one = make_federation()
+    wanted = federation.study()
+    one.approve(wanted)
+
+    def lie(name, data):
+        if name != "hosp-b" or federation.kind(data) != "upload":
+            return data
+        told = wire.peek(data)
+        if len(told.blob) != ring.size_bytes(scores.dimension(wanted), bits=64):
+            return data
+        words = np.frombuffer(told.blob, "<i8").copy()
+        words[:2] -= np.int64(1000)
+        return wire.seal(replace(told, blob=words.tobytes()), key=config.identity_key(one.homes[name]))
+
+    one.after = lie
+    result = one.run(wanted)
+    assert result["training"]["diagnosis"] == "The opened tables hold a count that is none."
+    assert result["training"]["auc"] is None
+    assert (next(one.folder.glob("run-*")) / "model.safetensors").stat().st_size > 0
