@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +42,11 @@ class Kept:
     def look(self, key: str, *, scan: Scan) -> tuple[Measured, View] | None:
         """Return what is kept under `key`, as of `scan`'s patient and series; None where nothing usable is."""
         try:
-            with np.load(self.folder / f"{key}.npz", allow_pickle=False) as arrays:
-                values = json.loads(arrays["values"].tobytes())
+            with (self.folder / f"{key}.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                measured = {str(name): float(value) for name, value in json.loads(arrays["values"].tobytes()).items()}
                 pixels = arrays["pixels"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # noqa: BLE001  (a damaged zip raises almost anything; what it held is measured again)
             return None
-        measured = {str(name): float(value) for name, value in values.items()}
         return Measured(patient=scan.patient, series=scan.series, values=measured), View(patient=scan.patient, pixels=pixels)
 
     def keep(self, key: str, *, made: tuple[Measured, View]) -> None:

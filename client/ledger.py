@@ -117,7 +117,7 @@ class Ledger:
         delta_cap: Decimal,
         delta: Decimal,
     ) -> Receipt:
-        """Charge a release before any patient's data is read for it; the full cost counts from here on.
+        """Charge a release before anything of it is masked, written or sent; the full cost counts from here on.
 
         The filter is Renyi accounting over every private release of this ledger and this one, at `delta`. Exact statistics cost
         nothing and are listed. Same id and same content: the same receipt. Raises BudgetExhausted (recorded) when the cap on
@@ -250,12 +250,13 @@ class Ledger:
         with self._reading():
             return _exact_counted(self._state)
 
-    def entries(self) -> Iterator[bytes]:
-        """Yield the entries in order, as they are hashed."""
-        start = 0
+    def entries(self, *, start: int = 0) -> Iterator[bytes]:
+        """Yield the entries in order, as they are hashed, from number `start` on."""
         while page := self._leaves.since(start, most=PAGE):
             yield from page
             start += len(page)
+            if len(page) < PAGE:
+                return
 
     def studies(self) -> tuple[str, ...]:
         """Return the hashes of all registered studies, approved still or not: what a bundle must hold."""
@@ -341,7 +342,7 @@ class Ledger:
             yield
 
     def _catch_up(self) -> None:
-        for data in self._leaves.since(self._state.size):
+        for data in self.entries(start=self._state.size):
             self._state.apply(events.decode(data))
             self._tree.append(merkle.leaf_hash(data))
 

@@ -1,9 +1,7 @@
 """The vault's metrics as a file for node-exporter's textfile collector: a process without a network needs no port."""
 
-import itertools
 import logging
 import os
-import re
 import secrets
 import threading
 import time
@@ -21,13 +19,13 @@ from typing_extensions import override
 
 from client.config import Policy
 from client.ledger import Ledger, Spent
-from common.errors import MotetError, RefusedError, TooFewPatients
+from client.refusals import told
+from common.errors import MotetError
 from common.ledger import events
 from common.ledger.events import Kind
 
 FILE: Final = "metrics.prom"
 EVERY_S: Final = 15.0  # a sign of life for whoever watches the file's age
-DATA: Final = re.compile(r"E-DATA(-|\Z)")
 SOONEST_S: Final = 1.0  # answers may follow one another within milliseconds
 
 log = logging.getLogger("motet.vault")
@@ -62,7 +60,7 @@ class Metrics:
         """Replace the file in one step, mode 0640. What cannot be written is logged and changes nothing else.
 
         Guarantee: nothing of a patient, and nothing that depends on patients' data beyond what `motet-hospital status` shows;
-        a refusal because of the data counts under E-REFUSED, as the coordinator sees it.
+        a refusal because of the data counts under E-REFUSED (client/refusals.py).
         """
         try:
             self._policy = self._read_policy()
@@ -99,12 +97,12 @@ class Metrics:
         self._changed.set()
 
     def _count_refusals(self) -> None:
-        for data in itertools.islice(self._ledger.entries(), self._entries, None):
+        for data in self._ledger.entries(start=self._entries):
             event = events.decode(data)
             self._entries += 1
             if event.kind == Kind.REFUSE:
                 code = str(event.fields["code"])
-                self._refusals[_told(code)] += 1
+                self._refusals[told(code)] += 1
 
 
 @contextmanager
@@ -167,11 +165,6 @@ class _Vault(Collector):
         for code, count in sorted(self._turned_away.items()):
             away.add_metric((code,), count)
         yield away
-
-
-def _told(code: str) -> str:
-    """Return the code as the coordinator sees it: no bit about the data."""
-    return RefusedError.code if DATA.match(code) or code == TooFewPatients.code else code
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -9,8 +9,13 @@ from common.wire import Envelope
 
 def outside(request: Envelope, error: MotetError) -> str:
     """Return the code that leaves for `error`: of what depends on the data, and of any query, the family's alone."""
-    hidden = isinstance(error, DataError | TooFewPatients | AlreadyAnswered) or _of_query(request, error)
-    return RefusedError.code if hidden else error.code
+    return RefusedError.code if _of_query(request, error) else told(error.code)
+
+
+def told(code: str) -> str:
+    """Return the code under which whoever may not see data sees `code`: of what depends on the data, the family's alone."""
+    of_data = code in {DataError.code, TooFewPatients.code, AlreadyAnswered.code} or code.startswith(f"{DataError.code}-")
+    return RefusedError.code if of_data else code
 
 
 @contextlib.contextmanager

@@ -4,14 +4,16 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client import pipeline, points
 from client.config import Home, Site
@@ -19,7 +21,7 @@ from client.inside import Cohort, SetAside
 from client.kept import Kept
 from client.quarantine import Quarantine
 from common import canonical, files
-from common.errors import ClinicalTableWrong, NoScans
+from common.errors import ClinicalTableWrong, NoScans, RecordDamaged
 from common.study import Study
 
 STEPS = (  # of this package, what makes a cohort
@@ -31,17 +33,23 @@ LIBRARIES = (  # whose numbers are in it
     *("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
 )
 
+log = logging.getLogger("motet.vault")
+
 
 def cohort(
     home: Home, site: Site, *, study: Study, pseudonym: Callable[[str, str], str], progress: pipeline.Progress
 ) -> Cohort:
     """Return the cohort of `study`, measured now or kept from an earlier run of the same code over the same files.
 
+    One that is kept and damaged is measured again.
     Raises NoScans or ClinicalTableWrong when there is nothing to read.
     """
     path = home.cohorts / f"{_fingerprint(site, study)}.npz"
     if path.exists():
-        return load(path)
+        try:
+            return load(path)
+        except RecordDamaged as error:  # only a copy of what the scans say
+            log.warning("cohort-damaged", extra={"code": error.code})
     with closing(Quarantine(home.quarantine, clock=lambda: int(time.time()))) as quarantine:
         recipe = canonical.digest({"recipe": study.recipe.model_dump(mode="python")})
         fresh = pipeline.read_cohort(
@@ -74,8 +82,8 @@ def save(path: Path, kept: Cohort, *, provenance: Mapping[str, Any] | None = Non
 
 
 def load(path: Path) -> Cohort:
-    """Read a kept cohort."""
-    with np.load(path, allow_pickle=False) as arrays:
+    """Read a kept cohort; raises RecordDamaged."""
+    with _opened(path) as arrays:
         names = json.loads(arrays["names"].tobytes())
         return Cohort(
             patients=tuple(names["patients"]),
@@ -90,10 +98,21 @@ def load(path: Path) -> Cohort:
 def provenance(path: Path) -> dict[str, Any]:
     """Return where a kept cohort's numbers come from: hashes of study, recipe and code, the version, the levels of factors.
 
-    Empty for a cohort that an older version kept.
+    Empty for a cohort that an older version kept. Raises RecordDamaged.
     """
-    with np.load(path, allow_pickle=False) as arrays:
+    with _opened(path) as arrays:
         return dict(json.loads(arrays["names"].tobytes()).get("provenance", {}))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except Exception:  # noqa: BLE001  (a damaged zip raises almost anything)
+        raise RecordDamaged(
+            f"The kept cohort {path.stem[:8]} is damaged.", action="Delete its file in cohorts/; the vault measures it again."
+        ) from None
 
 
 def _provenance(study: Study) -> dict[str, Any]:

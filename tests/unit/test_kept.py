@@ -1,5 +1,6 @@
 """Claims about what is kept of a series: the same content is measured once, anything else anew, and nothing names a patient."""
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import pipeline
+from client import pipeline, shelf
+from client.config import Home, Site
 from client.inside import Cohort, Measured, Scan, View
 from client.kept import Kept
+from common.errors import RecordDamaged
 from tests import federation, phantoms
 
 
@@ -62,6 +65,53 @@ def test_a_disk_that_keeps_nothing_costs_nothing(scans: Path, tmp_path: Path) ->
     made = cohort(scans, kept=Kept(folder=tmp_path / "series", asked=b"recipe"))
     assert len(made.patients) == 1
     assert not {item.reason for item in made.set_aside}
+
+
+def zipped(values: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, values=np.frombuffer(values, np.uint8), pixels=np.zeros((1, 2, 2), np.float32))
+    return buffer.getvalue()
+
+
+WHOLE = zipped(b'{"mean_hu": 1.0}')
+
+
+ENTRY = b"PK\x01\x02-\x03"  # of the zip's directory; version, flags and method follow
+DAMAGED = {
+    "empty": b"",
+    "cut off": WHOLE[:-1],
+    "no values": zipped(b"[]"),
+    "a value that is none": zipped(b'{"mean_hu": null}'),
+    "another version of zip": WHOLE.replace(ENTRY + b"-", ENTRY + b"\xff"),
+    "said to be encrypted": WHOLE.replace(ENTRY + b"-\0\0", ENTRY + b"-\0\1"),
+    "another compression": WHOLE.replace(ENTRY + b"-\0\0\0\0", ENTRY + b"-\0\0\0\7"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_file_is_as_if_it_were_not_there(how: str, tmp_path: Path) -> None:
+    (tmp_path / "key.npz").write_bytes(WHOLE)
+    kept = Kept(folder=tmp_path, asked=b"")
+    assert kept.look("key", scan=scan()) is not None
+    (tmp_path / "key.npz").write_bytes(DAMAGED[how])
+    assert DAMAGED[how] != WHOLE
+    assert kept.look("key", scan=scan()) is None
+
+
+def test_a_damaged_cohort_is_measured_again(scans: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.cohorts.mkdir()
+    site = Site.model_construct(scans=scans / "scans", clinical=scans / "clinical.csv", points=None)
+    asked = {"study": federation.study(), "pseudonym": lambda _, raw: raw, "progress": lambda *_: None}
+    first = shelf.cohort(home, site, **asked)
+    (file,) = home.cohorts.glob("*.npz")
+    for damaged in (b"", file.read_bytes()[:-30]):
+        file.write_bytes(damaged)
+        for read in (shelf.load, shelf.provenance):
+            with pytest.raises(RecordDamaged):
+                read(file)
+        np.testing.assert_array_equal(shelf.cohort(home, site, **asked).table, first.table)
+        assert shelf.load(file).patients == first.patients
 
 
 def scan() -> Scan:

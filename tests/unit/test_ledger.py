@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from client.leaves import Leaves
 from client.ledger import Ledger
 from common.errors import (
     AlreadyExists,
@@ -448,6 +449,26 @@ def test_a_read_only_ledger_raises_and_marks_nothing(path, ledger):
     ledger._leaves._db.execute("PRAGMA query_only = 0")
     ledger.release(receipt, sha256=SHA, size_bytes=5)
     assert kinds(ledger)[-1] == Kind.RELEASE
+
+
+def test_entries_are_read_page_by_page_from_any_number_on(path, ledger, monkeypatch):
+    for number in range(6):
+        ledger.refuse(code="E-REFUSED", study=None, round_number=number)
+    every = list(ledger.entries())
+    monkeypatch.setattr("client.ledger.PAGE", 3)
+    for start in range(len(every) + 1):
+        assert list(ledger.entries(start=start)) == every[start:]
+    reads = []
+    real = Leaves.since
+
+    def since(leaves, start, *, most=-1):
+        reads.append(most)
+        return real(leaves, start, most=most)
+
+    monkeypatch.setattr(Leaves, "since", since)
+    with ledgers.reopen(path) as again:
+        assert (again.size(), again.checkpoint()) == (ledger.size(), ledger.checkpoint())
+    assert set(reads) == {3}  # never the whole file at once
 
 
 def test_a_clock_that_goes_back_is_accepted(tmp_path):

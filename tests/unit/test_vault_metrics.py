@@ -73,12 +73,20 @@ def test_no_patient_no_path_and_no_study_is_in_it(busy_vault):
 
 
 def test_refusals_for_the_datas_sake_look_as_they_do_to_the_coordinator(vault):
-    for code in (DataError.code, "E-DATA-NONE", "E-REFUSED-PATIENTS", "E-REFUSED-STUDY"):
+    for code in (DataError.code, "E-DATA-NONE", "E-REFUSED-PATIENTS", "E-REFUSED-REPEAT", "E-REFUSED-STUDY"):
         vault.ledger.refuse(code=code, study=None, round_number=None)
     with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=lambda: policy(vault)):
         found = samples(vault.home.folder / "metrics.prom")
     told = {key[1]: value for key, value in found.items() if key[0] == "motet_vault_refusals_total"}
-    assert told == {"E-REFUSED": 3, "E-REFUSED-STUDY": 1}
+    assert told == {"E-REFUSED": 4, "E-REFUSED-STUDY": 1}
+
+
+def test_refusals_of_several_files_are_counted_once(vault):
+    with metrics.kept(vault.home.folder, ledger=vault.ledger, policy=lambda: policy(vault)) as kept:
+        for number in range(1, 4):
+            vault.ledger.refuse(code="E-ROUND", study=None, round_number=number)
+            kept.write(up=True)
+            assert samples(vault.home.folder / "metrics.prom")[("motet_vault_refusals_total", "E-ROUND")] == number
 
 
 def test_the_file_follows_what_happens(vault, monkeypatch):
