@@ -7,7 +7,6 @@ from typing import Any, Final
 from common import permissions
 from common.forms import Form
 from common.study import Study
-from server.infer.private import not_offered
 
 CELL_MIN: Final = (
     5  # what `motet-hospital init` writes into a hospital's policy; a hospital may be stricter, and says so to nobody
@@ -25,7 +24,6 @@ def rules(study: Study, *, hospitals: int, gram: dict[str, Any], asked: list[dic
         _gram(gram),
         *(_fit(one) for one in asked),
         *_permissions(study, hospitals=hospitals),
-        *(_missing(study) if study.statistics.privacy else ()),
     ]
     found.append(f"training: at most {study.training.patients_per_step_max} training patients at each hospital")
     return [*found, *_evaluation(study)]
@@ -72,10 +70,6 @@ def _gram(gram: dict[str, Any]) -> str:
         f"gram: more than {gram['columns'] + 1} complete patients at each hospital, none or at least {CELL_MIN} in each level, "
         "and in each cell of two factors"
     )
-
-
-def _missing(study: Study) -> list[str]:
-    return [f"gram: no {one['term']}, {one['diagnosis']}: {one['why']}" for one in not_offered.parts(study)]
 
 
 def _fit(one: dict[str, Any]) -> str:

@@ -26,9 +26,39 @@ DIFFERENCES = (
     "t",
     "p",
     "p_holm",
+    "p_tukey",
+    "tukey_low",
+    "tukey_high",
     "width_ratio",
     *MARKS,
 )
+OWN_MEANS = ("level", "n", "mean", "standard_error", "ci_low", "ci_high", "sd", *MARKS)
+OWN_PAIRS = (
+    "first",
+    "second",
+    "difference",
+    "standard_error",
+    "ci_low",
+    "ci_high",
+    "t",
+    "p_games_howell",
+    "hedges_g",
+    "hedges_g_low",
+    "hedges_g_high",
+    *MARKS,
+)
+COMPONENTS = (
+    "component",
+    "eigenvalue",
+    "ci_low",
+    "ci_high",
+    "share",
+    "share_low",
+    "share_high",
+    "width_ratio",
+    *MARKS,
+)
+LOADINGS = ("component", "name", "loading", "ci_low", "ci_high", *MARKS)
 COVARIATES = ("name", "mean", *MARKS)
 
 
@@ -53,10 +83,22 @@ def sections(part: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     found += [_levels(one, title=one["formula"]) for one in part.get("ancova") or ()]
     if one := part.get("partial_correlation"):
         found.append(_correlation(one, title="Partial correlation", key=None))
-    for one in part.get("not_offered") or [part["components"]] if part.get("components") else ():
-        why = f" Because {one['why']}." if one.get("why") else ""
-        found.append(section(f"{one['term'][:1].upper()}{one['term'][1:]}", [one], tables=[], note=why.strip()))
+    if one := part.get("components"):
+        found.append(_components(one))
     return found
+
+
+def _components(one: Mapping[str, Any]) -> dict[str, Any]:
+    title = "Principal components"
+    if "diagnosis" in one:
+        return section(title, [one], tables=[])
+    note = (
+        f"{_n(one)} Of the correlation matrix. Neighbours that noise and sample do not tell apart are one row, with the sum of"
+    )
+    note += " their eigenvalues; loadings are told of the first components that stand alone."
+    tables = [table("Eigenvalues", COMPONENTS, one["rows"]), table("Loadings", LOADINGS, one["loadings"])]
+    lost = [{"term": name, "diagnosis": "too noisy"} for name in one["too_noisy"]]
+    return section(title, lost, tables=tables, note=note)
 
 
 def _n(one: Mapping[str, Any]) -> str:
@@ -117,19 +159,31 @@ def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
 
 
 def _levels(one: Mapping[str, Any], *, title: str) -> dict[str, Any]:
-    if "diagnosis" in one:
-        return section(title, [one], tables=[])
-    covariates = one.get("covariate_means") or []
-    tables = [
-        table("F tests, p by bootstrap", EFFECTS, one["rows"]),
-        table("Means adjusted to the covariates" if covariates else "Means", MEANS, one["means"]),
-        table("Covariates are held at", COVARIATES, covariates),
-        table("All pairs", DIFFERENCES, one["pairs"]),
-    ]
-    note = f"{_n(one)} One variance for all groups; Welch's and Games and Howell's methods are not offered with noise."
+    own = one.get("welch") or {}
+    parts = [part for part in (one, own) if "diagnosis" in part]
+    tables = []
+    if "diagnosis" not in one:
+        covariates = one.get("covariate_means") or []
+        tables = [
+            table("F tests, p by bootstrap", EFFECTS, one["rows"]),
+            table("Means adjusted to the covariates" if covariates else "Means", MEANS, one["means"]),
+            table("Covariates are held at", COVARIATES, covariates),
+            table("All pairs", DIFFERENCES, one["pairs"], heads={"tukey_low": "95 % interval (Tukey)"}),
+        ]
+    if own and "diagnosis" not in own:
+        tables += [
+            table("Welch's test, p by bootstrap", EFFECTS, own["rows"]),
+            table("Means, each with a variance of its own", OWN_MEANS, own["means"]),
+            table("All pairs, unequal variances (Games-Howell)", OWN_PAIRS, own["pairs"]),
+        ]
+    note = _n(one)
+    if "diagnosis" not in one:
+        note += " F tests and all pairs take one variance for all groups; Tukey's p and interval hold for all pairs together."
+    if "diagnosis" in own:
+        parts = [*parts[:-1], {**own, "term": f"Welch's test and Games and Howell's pairs: {own['term']}"}]
     if one.get("slopes_diagnosis"):
         note += f" Equal slopes could not be tested ({one['slopes_diagnosis']})."
-    return section(title, [one], tables=tables, note=note)
+    return section(title, parts, tables=tables, note=note.strip())
 
 
 def _why(parts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,7 +11,7 @@ from server.figures import number
 
 Table = dict[str, Any]
 
-P_VALUES: Final = frozenset({"p", "p_bh", "p_holm", "p_tukey", "bias_p"})
+P_VALUES: Final = frozenset({"p", "p_bh", "p_holm", "p_tukey", "p_games_howell", "bias_p"})
 HEADS: Final = {
     "standard_error": "SE",
     "f": "F",
@@ -19,6 +19,7 @@ HEADS: Final = {
     "p_bh": "q",
     "p_holm": "p (Holm)",
     "p_tukey": "p (Tukey)",
+    "p_games_howell": "p (Games-Howell)",
     "vif": "VIF",
     "sd": "SD",
     "eta_squared": "partial \u03b7\u00b2",

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.wanted import Grouping
-from server import csvs, plan, private_sections
-from server.infer.private import not_offered
+from server import csvs, private_sections
 from server.infer.private.family import read
 from tests import noisy, tables
-from tests.unit.test_plan import PRIVACY
 from tests.unit.test_private_inference import FRAME, STUDY
 from tests.unit.test_report import HOSTILE, Page, render, sample, strings
 
@@ -41,7 +38,6 @@ def test_page_shows_noise_aware_figures_and_says_what_was_run(tmp_path: Path) ->
         "8.5432",
         "gaussian",
         "a clipped patient counting less than one",
-        "not offered under differential privacy",
     ):
         assert expected in text
     assert made["private_gram"]["noise"]["delta"] in text
@@ -49,30 +45,33 @@ def test_page_shows_noise_aware_figures_and_says_what_was_run(tmp_path: Path) ->
     assert "None" not in text
 
 
-def test_what_noise_does_not_allow_is_refused_by_its_name_with_the_reason(tmp_path: Path) -> None:
-    held = tables.study(
-        {"y": (-50, 50), "age": (18, 100)},
-        factors=tables.FACTORS,
-        groups=[Grouping(outcome="y", factor="grade")],
-        privacy=PRIVACY,
-    )
-    parts = not_offered.parts(held)
-    assert [one["term"] for one in parts] == [
-        "principal components",
-        "Welch's test and Games and Howell's pairs of y by grade",
-        "Tukey and Kramer's pairs of y by grade",
-    ]
-    assert {one["diagnosis"] for one in parts} == {"not offered under differential privacy"}
+def test_page_shows_pairs_welch_and_components_with_the_noise_counted(tmp_path: Path) -> None:
     made = result()
-    made["private_gram"]["not_offered"] = parts
+    held = made["private_gram"]
     text = " ".join(Page(render(made, tmp_path)).text.split())
-    for one in parts:
-        assert f"Not given: {one['term']}: not offered under differential privacy." in text
-        assert f"Because {one['why']}." in text
-    rules = plan.plan(held, patients=4000)["rules"]
-    assert [rule for rule in rules if "not offered" in rule] == [
-        f"gram: no {one['term']}, {one['diagnosis']}: {one['why']}" for one in parts
-    ]
+    for expected in ("p (Tukey)", "95 % interval (Tukey)", "p (Games-Howell)", "Welch's test, p by bootstrap", "Loadings"):
+        assert expected in text
+    for shown in (held["groups"][0]["pairs"][0]["tukey_low"], held["components"]["rows"][0]["ci_high"]):
+        assert f"{shown:.4g}".replace("-", "\u2212") in text
+    assert "after Tukey and Kramer from the largest t" in text
+    assert "not offered" not in text
+    files = {name: (tmp_path / "tables" / name).read_text() for name in csvs.write(made, folder=tmp_path / "tables")}
+    for columns in (
+        "p_tukey,tukey_low,tukey_high",
+        "p_games_howell,hedges_g",
+        "component,eigenvalue",
+        "component,name,loading",
+    ):
+        assert sum(columns in one for one in files.values()) == 1 + (columns.startswith("p_tukey"))
+
+
+def test_a_group_without_a_variance_of_its_own_takes_away_what_needs_it_and_no_more(tmp_path: Path) -> None:
+    made = result(sigma=2.0)
+    one = made["private_gram"]["groups"][0]
+    assert one["welch"]["diagnosis"] == "too noisy"
+    assert one["pairs"][0]["p_tukey"] > 0
+    text = " ".join(Page(render(made, tmp_path)).text.split())
+    assert f"Not given: Welch's test and Games and Howell's pairs: {one['welch']['term']}: too noisy." in text
 
 
 def test_page_is_well_formed_with_unique_ids_and_a_table_beside_every_figure(tmp_path: Path) -> None:

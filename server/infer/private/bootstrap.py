@@ -12,7 +12,7 @@ Sheldon, AISTATS 2022; Davison and Hinkley 1997, section 4.2.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def f_tests(noisy: NoisyMoments, *, fitted: Fit, hypotheses: Sequence[Hypothesis
     whole = noisy.matrix[np.ix_([*model, y], [*model, y])]
     bound = [_bind(one, names=names, fitted=fitted, block=whole[:-1, :-1]) for one in hypotheses]
     found = [_statistic(whole[None], one, sigma=noisy.sigma, whole=fitted.inverse[None])[0] for one in bound]
-    larger = _larger(noisy, fitted=fitted, block=whole[:-1, :-1], bound=bound, found=found, draws=draws)
+    larger = _larger(noisy, fitted=fitted, bound=bound, found=found, draws=draws)
     return [
         {
             "term": one.name,
@@ -91,43 +91,81 @@ def _bind(one: Hypothesis, *, names: tuple[str, ...], fitted: Fit, block: Float)
     return _Bound(rows=rows, forms=forms, null=null)
 
 
-def _larger(
-    noisy: NoisyMoments, *, fitted: Fit, block: Float, bound: list[_Bound], found: list[float], draws: int
-) -> list[int]:
-    """Return per hypothesis how many draws under its null have a statistic at least as large; draws are shared by all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulated:
+    """Some draws of sampling and noise about the block A of a fit: everything but the coefficients that they are drawn under.
+
+    `inverse` (size, q, q) is of A with fresh noise; where that is not `positive` definite, it is A's own and does not count.
+    """
+
+    block: Float
+    root: Float
+    sampled: Float
+    rest: Float
+    noise: Float
+    drawn: Float
+    inverse: Float
+    positive: NDArray[np.bool_]
+
+    def under(self, beta: Float) -> Float:
+        """Return the noisy blocks, outcome last, (size, q + 1, q + 1), were `beta` (q,) true; the next call fills them anew."""
+        q = len(self.block)
+        column = self.block @ beta + self.sampled @ self.root + self.noise[:, :q, q]
+        self.drawn[:, :q, q] = self.drawn[:, q, :q] = column
+        self.drawn[:, q, q] = beta @ self.block @ beta + 2 * self.sampled @ (self.root @ beta) + self.rest + self.noise[:, q, q]
+        return self.drawn
+
+
+def simulate(noisy: NoisyMoments, *, fitted: Fit, draws: int) -> Iterator[Simulated]:
+    """Yield `draws` draws in parts that fit the memory; equal sums and equal models give equal draws."""
+    rows = [0, *resolved.positions(noisy, names=fitted.predictors)]
+    block = noisy.matrix[np.ix_(rows, rows)]
     q, s = len(block), math.sqrt(fitted.variance)
     label = "\n".join((fitted.outcome, *fitted.predictors)).encode()
     random = generator(noisy.matrix.tobytes(), label)
     values, vectors = np.linalg.eigh(block)
     root = (vectors * np.sqrt(values)) @ vectors.T
-    counts, done = [0] * len(bound), 0
+    done = 0
     while done < draws:
         size = min(draws - done, max(1, ENTRIES_MOST // (q + 1) ** 2))
         done += size
         sampled = s * random.standard_normal((size, q))
         rest = s**2 * random.chisquare(fitted.df, size) + (sampled**2).sum(axis=1)
-        noise = _symmetric(random, size=size, rows=q + 1, sigma=noisy.sigma)
+        noise = symmetric(random, size=size, rows=q + 1, sigma=noisy.sigma)
         drawn = np.empty_like(noise)
         drawn[:, :q, :q] = block + noise[:, :q, :q]
         positive = np.linalg.eigvalsh(drawn[:, :q, :q])[:, 0] > 0
         drawn[~positive, :q, :q] = block
-        inverted = np.asarray(np.linalg.inv(drawn[:, :q, :q]), dtype=np.float64)
-        for at, one in enumerate(bound):
-            column = block @ one.null + sampled @ root + noise[:, :q, q]
-            drawn[:, :q, q] = drawn[:, q, :q] = column
-            drawn[:, q, q] = one.null @ block @ one.null + 2 * sampled @ (root @ one.null) + rest + noise[:, q, q]
-            simulated = _statistic(drawn, one, sigma=noisy.sigma, whole=inverted)
-            counts[at] += int(((simulated >= found[at]) | ~positive).sum())
+        inverse = np.asarray(np.linalg.inv(drawn[:, :q, :q]), dtype=np.float64)
+        yield Simulated(
+            block=block, root=root, sampled=sampled, rest=rest, noise=noise, drawn=drawn, inverse=inverse, positive=positive
+        )
+
+
+def _larger(noisy: NoisyMoments, *, fitted: Fit, bound: list[_Bound], found: list[float], draws: int) -> list[int]:
+    """Return per hypothesis how many draws under its null have a statistic at least as large; draws are shared by all."""
+    counts = [0] * len(bound)
+    for one in simulate(noisy, fitted=fitted, draws=draws):
+        for at, held in enumerate(bound):
+            value = _statistic(one.under(held.null), held, sigma=noisy.sigma, whole=one.inverse)
+            counts[at] += int(((value >= found[at]) | ~one.positive).sum())
     return counts
+
+
+def refitted(draws: Float, *, inverse: Float, sigma: float) -> tuple[Float, Float]:
+    """Return the coefficients (size, q) and s**2 (size,) of each of `draws`, outcome last; `inverse` of their blocks."""
+    block, column = draws[:, :-1, :-1], draws[:, :-1, -1]
+    beta = np.einsum("bij,bj->bi", inverse, column)
+    residual = draws[:, -1, -1] - np.einsum("bi,bi->b", beta, column)
+    df = np.maximum(1.0, draws[:, 0, 0] - block.shape[1])
+    variance, _ = residual_variance(residual, beta=beta, inverse=inverse, df=df, sigma=sigma)
+    return beta, variance
 
 
 def _statistic(draws: Float, one: _Bound, *, sigma: float, whole: Float) -> Float:
     """Return F of each matrix of `draws`, (size, q + 1, q + 1), outcome last; `whole` holds the inverses of their blocks."""
     block, column = draws[:, :-1, :-1], draws[:, :-1, -1]
-    beta = np.einsum("bij,bj->bi", whole, column)
-    residual = draws[:, -1, -1] - np.einsum("bi,bi->b", beta, column)
-    df = np.maximum(1.0, draws[:, 0, 0] - block.shape[1])
-    variance, _ = residual_variance(residual, beta=beta, inverse=whole, df=df, sigma=sigma)
+    beta, variance = refitted(draws, inverse=whole, sigma=sigma)
     if len(one.rows) < block.shape[1]:
         whole = np.asarray(np.linalg.inv(block[:, one.rows[:, None], one.rows[None, :]]), dtype=np.float64)
         beta = np.einsum("bij,bj->bi", whole, column[:, one.rows])
@@ -146,7 +184,7 @@ def _omega_squared(one: _Bound, *, fitted: Fit, block: Float) -> float:
     return (square - float(np.trace(middle @ spread))) / (square + (fitted.n - len(one.forms)) * fitted.variance)
 
 
-def _symmetric(random: np.random.Generator, *, size: int, rows: int, sigma: float) -> Float:  # noqa: TID251
+def symmetric(random: np.random.Generator, *, size: int, rows: int, sigma: float) -> Float:  # noqa: TID251
     """Return noise as the release has it: sd sigma on the diagonal, sigma / sqrt(2) off it; shape (size, rows, rows)."""
     drawn = random.normal(0.0, sigma, (size, rows, rows))
     lower = np.tril(drawn, -1) / math.sqrt(2)

@@ -8,7 +8,18 @@ from common.errors import ConfigError, NotEstimable
 from common.noisy_moments import NoisyMoments
 from common.study import Study
 from common.wanted import Ancova, Grouping
-from server.infer.private import anova, bootstrap, correlation, groups, not_offered, regression, resolved, table_one
+from server.infer.private import (
+    anova,
+    bootstrap,
+    components,
+    correlation,
+    group_sums,
+    groups,
+    regression,
+    resolved,
+    table_one,
+    welch,
+)
 
 MECHANISM = "gaussian"
 
@@ -17,8 +28,7 @@ def read(noisy: NoisyMoments, *, study: Study) -> dict[str, Any]:
     """Return the analyses of `study.statistics` as JSON can hold them.
 
     Keys: patients (noisy, rounded; None where it is all noise), noise, correlation, ols, table_one, partial_correlation,
-    components, not_offered (what a noisy Gram does not answer, with the reason), models, groups, ancova. Each analysis, and
-    every row in it, has mechanism "gaussian" and the release's epsilon.
+    components, models, groups, ancova. Each analysis, and every row in it, has mechanism "gaussian" and the release's epsilon.
     A part that is not estimable is {"diagnosis", "term"} in its place; nothing is filled in. All of it reads one release:
     nothing here costs epsilon. Equal noisy moments give equal results. Raises ConfigError when they are of another study.
     """
@@ -26,7 +36,6 @@ def read(noisy: NoisyMoments, *, study: Study) -> dict[str, Any]:
         raise ConfigError("The noisy Gram is not of this study's columns.", action="Read each study's sum with that study.")
     wanted = study.statistics
     numbers = [name for name in wanted.correlation if not study.variable(name).levels]
-    missing = not_offered.parts(study)
     told = {
         "correlation": _or_why(lambda: correlation.correlate(noisy, names=wanted.correlation)),
         "ols": {
@@ -39,12 +48,10 @@ def read(noisy: NoisyMoments, *, study: Study) -> dict[str, Any]:
         if wanted.descriptive
         else None,
         "partial_correlation": _or_why(lambda: correlation.partial(noisy, names=numbers)),
-        "components": missing[0],
-        "not_offered": missing,
+        "components": _or_why(lambda: components.analyse(noisy, names=wanted.correlation)),
         "models": [_model(noisy, study=study, text=text) for text in wanted.models],
         "groups": [
-            {"outcome": one.outcome, "factor": one.factor, **_or_why(partial(_groups, noisy, study=study, one=one))}
-            for one in wanted.groups
+            {"outcome": one.outcome, "factor": one.factor, **_groups(noisy, study=study, one=one)} for one in wanted.groups
         ],
         "ancova": [{"formula": one.formula, **_or_why(partial(_ancova, noisy, study=study, one=one))} for one in wanted.ancova],
     }
@@ -82,7 +89,9 @@ def _model(noisy: NoisyMoments, *, study: Study, text: str) -> dict[str, Any]:
 
 
 def _groups(noisy: NoisyMoments, *, study: Study, one: Grouping) -> dict[str, Any]:
-    return groups.compare(noisy, study=study, wanted=one)
+    levels = study.variable(one.factor).levels
+    own = _or_why(lambda: welch.compare(group_sums.read(noisy, outcome=one.outcome, factor=one.factor, levels=levels)))
+    return {**_or_why(lambda: groups.compare(noisy, study=study, wanted=one)), "welch": own}
 
 
 def _ancova(noisy: NoisyMoments, *, study: Study, one: Ancova) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import itertools
 from typing import Any
 
+import numpy as np
+
 from common import terms
 from common.noisy_moments import NoisyMoments
 from common.study import Study
 from common.wanted import Ancova, Grouping
 from server.infer import adjust
-from server.infer.private import bootstrap, least_squares
+from server.infer.private import bootstrap, least_squares, simultaneous
 from server.infer.private.bootstrap import Hypothesis
 from server.infer.private.least_squares import Estimate, Fit
 
@@ -16,8 +18,8 @@ from server.infer.private.least_squares import Estimate, Fit
 def compare(noisy: NoisyMoments, *, study: Study, wanted: Grouping) -> dict[str, Any]:
     """Return {"outcome", "factor", "n", "df", "rows" (the F test), "means", "pairs"} of a comparison without covariates.
 
-    Groups have one variance: Welch's and Games and Howell's methods need a variance per group, which is not offered with noise.
-    `pairs` have p and p_holm. Raises NotEstimable "too noisy".
+    Groups have one variance (welch.py has those without). `pairs`: p, an interval of each alone, p_holm, and p_tukey with an
+    interval that hold for all together (simultaneous.py). Raises NotEstimable "too noisy".
     """
     columns = [column.name for column in terms.indicators(wanted.factor, levels=study.variable(wanted.factor).levels)]
     fitted = least_squares.fit(noisy, outcome=wanted.outcome, predictors=columns)
@@ -27,7 +29,7 @@ def compare(noisy: NoisyMoments, *, study: Study, wanted: Grouping) -> dict[str,
         "n": round(fitted.n),
         "df": fitted.df,
         "rows": bootstrap.f_tests(noisy, fitted=fitted, hypotheses=[_none_of(wanted.factor, columns=columns, fitted=fitted)]),
-        **_levels(fitted, study=study, factor=wanted.factor, at={}),
+        **_levels(noisy, fitted=fitted, study=study, factor=wanted.factor, at={}),
     }
 
 
@@ -52,7 +54,7 @@ def adjusted(noisy: NoisyMoments, *, study: Study, wanted: Ancova) -> dict[str, 
         "df": fitted.df,
         "rows": bootstrap.f_tests(noisy, fitted=fitted, hypotheses=hypotheses),
         "covariate_means": [{"name": name, "mean": mean} for name, mean in at.items()],
-        **_levels(fitted, study=study, factor=wanted.factor, at=at),
+        **_levels(noisy, fitted=fitted, study=study, factor=wanted.factor, at=at),
     }
 
 
@@ -69,20 +71,31 @@ def _none_of(name: str, *, columns: list[str], fitted: Fit) -> Hypothesis:
     return Hypothesis(name=name, predictors=fitted.predictors, forms=tuple({column: 1.0} for column in columns))
 
 
-def _levels(fitted: Fit, *, study: Study, factor: str, at: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+def _levels(
+    noisy: NoisyMoments, *, fitted: Fit, study: Study, factor: str, at: dict[str, float]
+) -> dict[str, list[dict[str, Any]]]:
     levels = study.variable(factor).levels
     columns = ["", *(column.name for column in terms.indicators(factor, levels=levels))]
     means = [
         {"level": level, **_told(fitted.form({**at, **({column: 1.0} if column else {})}, intercept=1.0), of="mean")}
         for level, column in zip(levels, columns, strict=True)
     ]
+    both = list(itertools.combinations(zip(levels, columns, strict=True), 2))
+    weights = [{name: weight for name, weight in ((one, -1.0), (other, 1.0)) if name} for (_, one), (_, other) in both]
+    made = [fitted.form(one) for one in weights]
+    drawn = simultaneous.largest(noisy, fitted=fitted, forms=np.stack([fitted.row(one) for one in weights]))
+    together, critical = simultaneous.adjusted([one.t for one in made], drawn=drawn)
+    alone = adjust.holm([one.p for one in made]).tolist()
     pairs = []
-    for (first, one), (second, other) in itertools.combinations(zip(levels, columns, strict=True), 2):
-        weights = {name: weight for name, weight in ((one, -1.0), (other, 1.0)) if name}
-        made = fitted.form(weights)
-        pairs.append({"first": first, "second": second, **_told(made, of="difference"), "t": made.t, "p": made.p})
-    for row, p in zip(pairs, adjust.holm([row["p"] for row in pairs]).tolist(), strict=True):
-        row["p_holm"] = p
+    for ((first, _), (second, _)), one, p_holm, p_tukey in zip(both, made, alone, together, strict=True):
+        reach = None if critical is None else critical * one.standard_error
+        row = {"first": first, "second": second, **_told(one, of="difference"), "t": one.t, "p": one.p}
+        row |= {"p_holm": p_holm, "p_tukey": p_tukey}
+        row |= {
+            "tukey_low": None if reach is None else one.value - reach,
+            "tukey_high": None if reach is None else one.value + reach,
+        }
+        pairs.append(row)
     return {"means": means, "pairs": pairs}
 
 

@@ -92,11 +92,16 @@ class Fit:
         """Return V, shape (q, q)."""
         return covariance(self.beta, inverse=self.inverse, variance=self.variance, sigma=self.sigma)
 
+    def row(self, weights: Mapping[str, float], *, intercept: float = 0.0) -> Float:
+        """Return the weights of the coefficients in z, (q,), of a form in the dictionary's units."""
+        slopes = np.array([weights.get(name, 0.0) for name in self.predictors])
+        row: Float = self.half[0] * np.concatenate([[intercept], slopes / self.half[1:]])
+        row[1:] -= intercept * self.half[0] * self.centre[1:] / self.half[1:]
+        return row
+
     def form(self, weights: Mapping[str, float], *, intercept: float = 0.0) -> Estimate:
         """Return sum of weight * coefficient (+ `intercept` * the intercept), all in the dictionary's units."""
-        slopes = np.array([weights.get(name, 0.0) for name in self.predictors])
-        row = self.half[0] * np.concatenate([[intercept], slopes / self.half[1:]])
-        row[1:] -= intercept * self.half[0] * self.centre[1:] / self.half[1:]
+        row = self.row(weights, intercept=intercept)
         sampling = float(row @ self.inverse @ row)
         both = float(row @ self.covariance @ row)
         df = max(1.0, 2 * both**2 / (sampling * self.variance_sd) ** 2)
