@@ -16,9 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from common import files, roster
-from common.audit import accountants, proof, reconcile, registry, report
+from common.audit import accountants, page, page_html, proof, reconcile, registry, report
 from common.audit import bundle as bundles
 from common.audit import verify as verifier
+from common.audit.attack import given
 from common.audit.bundle import Bundle
 from common.audit.ending import CODES_HELP, NOT_PINNED, check_pin, fail
 from common.audit.show import printable
@@ -52,8 +53,9 @@ def prove(
 ) -> None:
     """Write one entry with its proof (a C2SP tlog-proof), which shows no other entry."""
     try:
-        data = proof.prove(bundles.read(path), seq=seq)
-        files.write(out, data)
+        files.write_new(out, proof.prove(bundles.read(path), seq=seq))
+    except OSError as error:
+        fail(ConfigError(f"{out} cannot be written ({error.strerror}).", action="Choose another place, or free the disk."))
     except IndexError:
         fail(ConfigError(f"The bundle has no entry {seq}.", action="See `motet-audit show`."))
     except MotetError as error:
@@ -116,15 +118,15 @@ def reconcile_command(
     as_json: AsJson = False,
 ) -> None:
     """Hold hospitals' ledgers against the coordinator's runs, both ways."""
-    given = {name: one for name, (one, _) in _verified(paths, roster_hash).items()}
+    held = {name: one for name, (one, _) in _verified(paths, roster_hash).items()}
     try:
-        known = roster.parse(next(iter(given.values())).roster)
-        rows = list(reconcile.reconcile(given, folders=runs, roster=known))
+        known = roster.parse(next(iter(held.values())).roster)
+        rows = list(reconcile.reconcile(held, folders=runs, roster=known))
     except MotetError as error:
         fail(error)
     seen = {row.run for row in rows}
-    absent = sorted({run for one in given.values() for run in reconcile.runs(one)} - seen)
-    missing = sorted(set(known.names) - set(given))
+    absent = sorted({run for one in held.values() for run in reconcile.runs(one)} - seen)
+    missing = sorted(set(known.names) - set(held))
     if as_json:
         compared = [asdict(row) for row in rows]
         tell({"compared": compared, "runs_without_a_folder": absent, "hospitals_without_a_bundle": missing})
@@ -148,20 +150,46 @@ def registry_command(paths: Bundles, *, roster_hash: RosterHash = None) -> None:
 def report_command(
     paths: Bundles,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write HOSPITAL.html and HOSPITAL.json into.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write into.")],
+    html: Annotated[
+        bool, typer.Option("--html", help="Write HOSPITAL.html; without any of the three, all are written.")
+    ] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write HOSPITAL.pdf: PDF/A-3b with the record inside.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write HOSPITAL.json, the record that the page shows.")] = False,
+    attacks: Annotated[
+        list[Path] | None, typer.Option("--attacks", help="What an attack printed with --json; repeatable.")
+    ] = None,
     language: Annotated[str, typer.Option("--lang", help="en or zh.")] = "en",
     roster_hash: RosterHash = None,
 ) -> None:
     """Write a page per hospital for its data protection officer."""
-    if language not in report.LANGUAGES:
-        raise click.UsageError(f"--lang is one of {', '.join(report.LANGUAGES)}")
+    if language not in page.LANGUAGES:
+        raise click.UsageError(f"--lang is one of {', '.join(page.LANGUAGES)}")
+    every = not (html or pdf or as_json)
+    try:
+        results = given.read(attacks or [])
+    except MotetError as error:
+        fail(error)
     made = _verified(paths, roster_hash)
-    out.mkdir(parents=True, exist_ok=True)
     for name, (one, verdict) in made.items():
-        facts = report.facts(one, verdict)
-        files.write(out / f"{name}.json", report.plain(facts))
-        files.write(out / f"{name}.html", report.render(facts, language=language).encode())
-        Console(highlight=False).print(f"Wrote {out / name}.html and .json.", soft_wrap=True)
+        facts = report.facts(one, verdict, attacks=results)
+        said, record = page.page(facts, language=language), report.plain(facts)
+        written = {}
+        if every or as_json:
+            written[f"{name}.json"] = record
+        if every or html:
+            written[f"{name}.html"] = page_html.render(said).encode()
+        if every or pdf:
+            from common.audit import page_pdf  # noqa: PLC0415  (its libraries take half a second)
+
+            written[f"{name}.pdf"] = page_pdf.render(said, record=record, name=f"{name}.json", stamp=facts.values["last_entry"])
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for file, data in written.items():
+                files.write(out / file, data)
+        except OSError as error:
+            fail(ConfigError(f"{out} cannot be written ({error.strerror}).", action="Choose another folder, or free the disk."))
+        Console(highlight=False).print(f"Wrote {', '.join(str(out / file) for file in written)}.", soft_wrap=True)
 
 
 def tell(value: Any) -> None:  # noqa: ANN401

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from common import cli, wire
-from common.audit import accountants, bundle, proof, recompute, report, verify
+from common.audit import accountants, bundle, page, page_html, proof, recompute, report, verify
 from common.errors import LedgerRewritten, RecordDamaged, Unwitnessed
 from common.ledger import accounting, note, witness
 from common.wire import Envelope
@@ -188,12 +188,12 @@ def test_the_profile_passes_through_its_own_epsilon_and_is_the_closed_form_witho
     assert recompute.profile([], epsilons=[0.0], grid=1e-3) == [0.0]
 
 
-@pytest.mark.parametrize("language", report.LANGUAGES)
+@pytest.mark.parametrize("language", page.LANGUAGES)
 def test_the_page_is_the_same_every_time_and_runs_nothing_foreign(made, language):
     folder, _, _ = made
     read = bundle.read(folder / "aalen.zip")
     verdict = verify.verify(read, roster_hash=None)
-    pages = [report.render(report.facts(read, verdict), language=language) for _ in range(2)]
+    pages = [page_html.render(page.page(report.facts(read, verdict), language=language)) for _ in range(2)]
     assert pages[0] == pages[1]
     told = report.facts(read, verdict).values
     assert 50 <= told["right_of_100"] <= 100
@@ -216,16 +216,16 @@ def test_the_page_is_the_same_every_time_and_runs_nothing_foreign(made, language
 
 
 def test_every_text_is_there_in_both_languages():
-    texts = json.loads(report.Path(report.__file__).with_name("messages.json").read_bytes())
+    texts = json.loads(page.Path(page.__file__).with_name("messages.json").read_bytes())
     for key, by_language in texts.items():
-        assert set(by_language) == set(report.LANGUAGES), key
+        assert set(by_language) == set(page.LANGUAGES), key
         assert type(by_language["en"]) is type(by_language["zh"]), key
 
 
 def test_the_commands_write_page_and_record(made, audit):
     folder, _, _ = made
     assert audit("report", folder / "aalen.zip", "--out", folder / "pages", "--lang", "zh").returncode == 0
-    assert sorted(path.name for path in (folder / "pages").iterdir()) == ["aalen.html", "aalen.json"]
+    assert sorted(path.name for path in (folder / "pages").iterdir()) == ["aalen.html", "aalen.json", "aalen.pdf"]
     assert audit("report", folder / "aalen.zip", "--out", folder / "pages", "--lang", "xx").returncode == 64
     (told,) = json.loads(audit("registry", folder / "aalen.zip").stdout)
     assert (told["curator"], told["parameters"]["releases"], len(told["unprotected_quantities"])) == ("aalen", 3, 1)

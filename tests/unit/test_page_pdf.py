@@ -1,0 +1,118 @@
+"""The page as PDF/A: what it must hold is read back, and twice made it is the same bytes."""
+
+import io
+import json
+import struct
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from fontTools.ttLib import TTFont
+from pypdf import PdfReader
+
+from common.audit import bundle, page, page_pdf, report, verify
+from tests import ledgers
+from tests.ledgers import GRAM, Ask, share
+
+PDFAID = "{http://www.aiim.org/pdfa/ns/id/}"
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pdf")
+    with ledgers.create(folder / "ledger.sqlite") as ledger:
+        for number, mechanism in enumerate((GRAM, share(), share()), start=1):
+            ledger.release(Ask(number=number, mechanism=mechanism).to(ledger), sha256="a" * 64, size_bytes=1)
+        ledgers.export(folder / "aalen.zip", ledger)
+    read = bundle.read(folder / "aalen.zip")
+    return report.facts(read, verify.verify(read, roster_hash=None))
+
+
+def made(facts, language):
+    said = page.page(facts, language=language)
+    return page_pdf.render(said, record=report.plain(facts), name="aalen.json", stamp=facts.values["last_entry"])
+
+
+@pytest.fixture(scope="module", params=page.LANGUAGES)
+def pdf(request, facts):
+    return request.param, made(facts, request.param)
+
+
+def test_the_page_is_the_same_bytes_every_time(pdf, facts):
+    language, data = pdf
+    assert made(facts, language) == data
+
+
+def test_the_record_is_inside_as_the_data_of_the_page(pdf, facts):
+    root = PdfReader(io.BytesIO(pdf[1])).trailer["/Root"]
+    (file,) = root["/AF"]
+    held = file["/EF"]["/F"]
+    assert held.get_data() == report.plain(facts)
+    assert (file["/AFRelationship"], held["/Subtype"], file["/UF"]) == ("/Data", "/application/json", "aalen.json")
+    assert root["/Names"]["/EmbeddedFiles"]["/Names"][1] == file  # where older programs look
+
+
+def test_it_says_that_it_is_pdf_a_3b_and_what_its_colours_mean(pdf, facts):
+    language, data = pdf
+    reader = PdfReader(io.BytesIO(data))
+    root = reader.trailer["/Root"]
+    metadata = root["/Metadata"]
+    told = {
+        each.tag.removeprefix(PDFAID): each.text for each in ET.fromstring(metadata.get_data()).iter() if PDFAID in each.tag
+    }
+    assert told == {"part": "3", "conformance": "B"}
+    assert "/Filter" not in metadata  # a program that knows no PDF finds it
+    assert facts.values["last_entry"].encode() in metadata.get_data()
+    (intent,) = root["/OutputIntents"]
+    profile = intent["/DestOutputProfile"]
+    assert (intent["/S"], profile["/N"], profile.get_data()[36:40]) == ("/GTS_PDFA1", 3, b"acsp")
+    assert struct.unpack(">I", profile.get_data()[:4])[0] == len(profile.get_data())
+    assert root["/Lang"] == language
+    assert len(reader.trailer["/ID"]) == 2
+    assert "/Encrypt" not in reader.trailer
+    assert not {"/JavaScript", "/OpenAction", "/AA", "/AcroForm"} & set(root)
+
+
+def test_every_font_is_embedded_as_pdf_a_asks(pdf):
+    reader = PdfReader(io.BytesIO(pdf[1]))
+    fonts = {name: font for one in reader.pages for name, font in one["/Resources"]["/Font"].items()}
+    assert fonts
+    for font in fonts.values():
+        described = font["/FontDescriptor"]
+        assert described["/FontFile2"].get_data()[:4] == b"\x00\x01\x00\x00"
+        assert described["/Flags"] & 4  # symbolic: then no /Encoding may be there
+        assert "/Encoding" not in font
+        program = TTFont(io.BytesIO(described["/FontFile2"].get_data()))
+        widths = [1000 * program["hmtx"][name][0] / program["head"].unitsPerEm for name in program.getGlyphOrder()]
+        codes = program["cmap"].getcmap(1, 0).cmap  # the only table, so that no program can choose another
+        assert len(program["cmap"].tables) == 1
+        for code, name in codes.items():
+            assert abs(widths[program.getGlyphID(name)] - font["/Widths"][code]) <= 1
+        assert "/ToUnicode" in font
+        assert len(font["/Widths"]) == font["/LastChar"] - font["/FirstChar"] + 1
+
+
+def test_the_words_of_the_page_can_be_read_out_of_it(pdf, facts):
+    language, data = pdf
+    text = "".join("".join(one.extract_text() for one in PdfReader(io.BytesIO(data)).pages).split())
+    for wanted in (facts.values["root"], facts.values["rdp"], {"en": "Whoisprotected", "zh": "受保护的对象"}[language]):
+        assert wanted in text
+    assert page_pdf.UNKNOWN not in text  # no letter of the page is missing in the fonts
+
+
+def test_the_chinese_font_has_every_letter_of_the_messages():
+    texts = Path(page.__file__).with_name("messages.json").read_text()
+    latin, han = page_pdf.fonts()
+    missing = {letter for letter in texts if letter.isprintable()} - {chr(code) for code in latin | han}
+    assert not missing, f"make the font again as common/audit/fonts/README.md says: {missing}"
+
+
+def test_a_letter_that_no_font_has_is_a_question_mark_and_markup_is_text():
+    odd = page.Page(
+        language="en",
+        title="a <b>\N{SNOWMAN}</b> & `c`",
+        sections=(page.Section(title="t", blocks=(page.Commands(text="x < y"), page.Items(texts=("one & two",)))),),
+        footer="end",
+    )
+    data = page_pdf.render(odd, record=json.dumps({}).encode(), name="x.json", stamp="2026-01-01T00:00:00Z")
+    assert "a <b>?</b> & c" in PdfReader(io.BytesIO(data)).pages[0].extract_text()
