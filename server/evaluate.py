@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from common.errors import ProtocolError
 Diagnosis = Literal[
     "ok", "no patients", "no positive patients", "no negative patients", "one patient in a class", "separated", "no spread"
 ]
-CONFIDENCE = 0.95
+CONFIDENCE: Final = 0.95
+Z: Final = float(norm.isf((1 - CONFIDENCE) / 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def from_histogram(counts: NDArray[np.int64]) -> Evaluation:
             diagnosis = "separated" if auc in {0.0, 1.0} else "no spread"
         else:
             error = math.sqrt(variance)
-            interval = _logit_interval(auc, error)
+            interval = logit_interval(auc, error)
     return Evaluation(
         diagnosis=diagnosis,
         n_positive=n_positive,
@@ -100,8 +101,9 @@ def auc_and_influence(
     return auc, variance, lost_by_negative - auc, won_by_positive - auc
 
 
-def _logit_interval(auc: float, error: float) -> tuple[float, float]:
-    centre, width = math.log(auc / (1 - auc)), norm.isf((1 - CONFIDENCE) / 2) * error / (auc * (1 - auc))
+def logit_interval(auc: float, error: float) -> tuple[float, float]:
+    """Return the 95 % interval of an AUC strictly between 0 and 1, symmetric on the logit scale."""
+    centre, width = math.log(auc / (1 - auc)), Z * error / (auc * (1 - auc))
     return _expit(centre - width), _expit(centre + width)
 
 

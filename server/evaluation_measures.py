@@ -12,14 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
-from server.evaluate import auc_and_influence
+from server.evaluate import Z, auc_and_influence, logit_interval
 
 Float = NDArray[np.float64]
 
-CONFIDENCE: Final = 0.95
-Z: Final = float(norm.isf((1 - CONFIDENCE) / 2))
 GROUPS_MOST: Final = 10  # of a reliability curve
 
 
@@ -79,8 +76,8 @@ def auc(table: Float, *, noise: float) -> Estimate:
     error = math.sqrt(max(0.0, variance) + of_noise)
     if not 0 < area < 1 or error == 0:
         return Estimate(value=_clip(area))
-    centre, width = math.log(area / (1 - area)), Z * error / (area * (1 - area))
-    return Estimate(value=area, low=_expit(centre - width), high=_expit(centre + width))
+    low, high = logit_interval(area, error)
+    return Estimate(value=area, low=low, high=high)
 
 
 def roc(table: Float) -> list[tuple[float, float]]:
@@ -189,7 +186,8 @@ def per_class(matrix: Float, *, classes: Sequence[str], noise: float) -> list[di
 def kappa(matrix: Float, *, noise: float, quadratic: bool) -> Estimate:
     """Return Cohen's kappa, weighted by squared distance where `quadratic`, with its large-sample interval.
 
-    None where nobody, or only one class, is left to agree about by chance.
+    None where nobody, or only one class, is left to agree about by chance. No interval where the large-sample error is zero, as
+    when all agree: it would claim certainty.
     Source: Cohen 1968; Fleiss, Cohen, Everitt 1969: the variance is that of a ratio of sums of the counts.
     """
     many, n = len(matrix), float(matrix.sum())
@@ -203,8 +201,10 @@ def kappa(matrix: Float, *, noise: float, quadratic: bool) -> Estimate:
     beside = (weights @ columns)[:, None] + rows @ weights
     slope = observed * n * beside / chance**2 - (weights * n + observed) / chance
     error = math.sqrt(float((np.maximum(matrix, 0.0) * slope**2).sum()) + noise**2 * float((slope**2).sum()))
-    ends = (max(-1.0, value - Z * error), min(1.0, value + Z * error))
-    return Estimate(value=min(1.0, max(-1.0, value)), low=ends[0], high=ends[1])
+    shown = min(1.0, max(-1.0, value))
+    if error == 0:
+        return Estimate(value=shown)
+    return Estimate(value=shown, low=max(-1.0, value - Z * error), high=min(1.0, value + Z * error))
 
 
 def _count(n: float, *, noise: float) -> float | int:
@@ -214,7 +214,3 @@ def _count(n: float, *, noise: float) -> float | int:
 
 def _clip(share: float) -> float:
     return min(1.0, max(0.0, share))
-
-
-def _expit(value: float) -> float:
-    return 0.5 * (1 + math.tanh(value / 2))

@@ -7,22 +7,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from server.evaluation_measures import NONE, Estimate, Z, stands_out
+from server.evaluate import Z
+from server.evaluation_measures import NONE, Estimate, stands_out
 from server.infer.private.generator import generator
 
 Float = NDArray[np.float64]
 
 DRAWS: Final = 2000
-PATIENTS_LEAST: Final = 4  # below, a correlation has no interval
+PATIENTS_LEAST: Final = 4  # below, nothing has an interval
 
 
 def measures(sums: Float, *, noise: float, lower: float, upper: float) -> dict[str, Any]:
     """Return the measures of scores.SUMS, of values scaled by their bounds to [0, 1]; errors are in the label's unit.
 
-    The mean absolute error has a normal interval, whose variance follows from the sums. R squared, the correlation and the line
-    of true on predicted values have percentile intervals of a parametric bootstrap: patients drawn from the normal distribution
-    with these moments, and noise added again; keyed by the sums, so that equal sums give equal intervals. None where the number
-    of patients does not stand out of the noise, or a variance is not above zero.
+    From four patients on, the mean absolute error has a normal interval, whose variance follows from the sums; R squared, the
+    correlation and the line of true on predicted values have percentile intervals of a parametric bootstrap: patients drawn
+    from the normal distribution with these moments, and noise added again; keyed by the sums, so that equal sums give equal
+    intervals. None where the number of patients does not stand out of the noise, or a variance is not above zero.
     """
     n, unit = float(sums[0]), upper - lower
     told: dict[str, Any] = {"patients": round(n) if noise == 0 else round(n, 1)}
@@ -67,6 +68,8 @@ def _absolute_error(sums: Float, *, noise: float) -> Estimate:
     squares = float(sums[3] + sums[5] - 2 * sums[6])
     mean = total / n
     error = math.sqrt(max(0.0, squares / n - mean * mean) / n + noise**2 * (1 + mean * mean) / n**2)
+    if n < PATIENTS_LEAST or error == 0:  # a normal interval of so few claims what it cannot know
+        return Estimate(value=max(0.0, mean))
     return Estimate(value=max(0.0, mean), low=max(0.0, mean - Z * error), high=max(0.0, mean + Z * error))
 
 

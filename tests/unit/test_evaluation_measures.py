@@ -181,3 +181,18 @@ def test_sums_of_nobody_or_lost_in_noise_have_no_number():
         told = evaluation_regression.measures(found, noise=noise, lower=0, upper=1)
         assert told["mean_absolute_error"]["value"] is None
         assert told["r_squared"]["value"] is None
+
+
+@pytest.mark.parametrize("quadratic", [True, False])
+@pytest.mark.parametrize("matrix", [np.diag([3.0, 2.0, 4.0]), np.array([[0.0, 1.0], [0.0, 0.0]])])
+def test_a_kappa_without_spread_claims_no_certainty(matrix, quadratic):
+    found = kappa(matrix, noise=0.0, quadratic=quadratic)
+    assert found.value in {0.0, 1.0}
+    assert (found.low, found.high) == (None, None)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_an_error_of_a_handful_of_patients_has_no_interval(n):
+    told = evaluation_regression.measures(sums(n, seed=14)[2], noise=0.0, lower=0, upper=1)["mean_absolute_error"]
+    assert told["value"] > 0
+    assert (told["low"], told["high"]) == (None, None)
