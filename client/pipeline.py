@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import cohort as cohort_step
-from client import columns, harmonise, local, score, summarise, train
+from client import columns, embedding, harmonise, local, score, summarise, train
 from client.disclosure import COUNTS_ONLY
 from client.imaging import segment
 from client.imaging.ahead import Ahead
@@ -152,8 +152,9 @@ def _measure_and_see(scan: Scan, *, study: Study, point: Point | None) -> tuple[
         if modality.has(name, modality=lesion.modality)
     }
     factors = {one.name: one.levels for one in study.variables if one.source == "image" and one.levels}
-    values |= acquisition.factors(lesion.acquisition, levels=factors)
-    return Measured(patient=lesion.patient, series=lesion.series, values=values), to_tensor(lesion, recipe=study.recipe)
+    view = to_tensor(lesion, recipe=study.recipe)
+    values |= acquisition.factors(lesion.acquisition, levels=factors) | embedding.measure(view, study=study)
+    return Measured(patient=lesion.patient, series=lesion.series, values=values), view
 
 
 def _with_region(volume: Volume, *, point: Point | None, recipe: Recipe) -> Volume:

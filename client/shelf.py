@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client import pipeline, points
+from client import embedding, pipeline, points
 from client.config import Home, Site
 from client.inside import Cohort, SetAside
 from client.kept import Kept
@@ -25,11 +25,11 @@ from common.errors import ClinicalTableWrong, NoScans, RecordDamaged
 from common.study import Study
 
 STEPS = (  # of this package, what makes a cohort
-    *("cohort.py", "fhir.py", "pipeline.py", "points.py"),
+    *("cohort.py", "embedding.py", "fhir.py", "pipeline.py", "points.py"),
     *("imaging/**/*.py", "measure/**/*.py"),
 )
 LIBRARIES = (  # whose numbers are in it
-    *("numpy", "scipy", "scikit-image", "SimpleITK", "pydicom"),
+    *("numpy", "scipy", "scikit-image", "SimpleITK", "pydicom", "torch"),
     *("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
 )
 
@@ -131,8 +131,14 @@ def _asked(study: Study) -> bytes:
     wanted = {
         "recipe": study.recipe.model_dump(mode="python"),
         "variables": [[name, list(levels)] for name, levels in variables],
+        "network": _network(study),
     }
     return canonical.encode(wanted) + _code(Path(__file__).parent).encode()
+
+
+def _network(study: Study) -> list[str]:
+    """Return the network whose embedding a study names, and its weights' hash; nothing where it names none."""
+    return [study.training.model, study.training.prior_sha256] if embedding.wanted(study) else []
 
 
 def _fingerprint(site: Site, study: Study) -> str:
@@ -145,6 +151,7 @@ def _fingerprint(site: Site, study: Study) -> str:
     listing = "\n".join(f"{path}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}" for path in found)
     views = {"training": {"views_per_patient_max"}}
     wanted = canonical.encode(study.model_dump(mode="python", include={"variables": True, "recipe": True, **views}))
+    wanted += canonical.encode({"network": _network(study)})
     return hashlib.sha256(listing.encode() + wanted + _code(Path(__file__).parent).encode()).hexdigest()[:32]
 
 

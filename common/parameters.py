@@ -3,6 +3,7 @@
 import difflib
 from typing import Final
 
+from common import embedding
 from common.codes import FACTORS
 from common.errors import ConfigError
 from common.modality import has, unit
@@ -62,9 +63,11 @@ def check(study: Study) -> None:
     Nobody would measure it: it would be missing at every patient, and every sum over complete patients empty.
     """
     _check_modality(study)
-    unknown = [one.name for one in study.variables if one.source == "image" and one.name not in {*NAMES, *FACTORS}]
+    known = {*NAMES, *FACTORS, *embedding.names(study.training.model)}
+    unknown = [one.name for one in study.variables if one.source == "image" and one.name not in known]
     if not unknown:
         return
+    _check_embedding(study, unknown)
     near = {name: difflib.get_close_matches(name, NAMES, n=NEAR) for name in unknown}
     offered = [f"{name} may be {' or '.join(names)}" for name, names in near.items() if names]
     offered += [] if all(near.values()) else [f"there are {', '.join(NAMES)}"]
@@ -85,4 +88,13 @@ def _check_modality(study: Study) -> None:
         raise ConfigError(
             f"Images of modality {modality} (in {unit(modality)}) have no {', '.join(absent)}.",
             action=f"Leave it out{': ' if offered else ''}{'; '.join(offered)}; server/README.md lists what each modality has.",
+        )
+
+
+def _check_embedding(study: Study, unknown: list[str]) -> None:
+    network = study.training.model
+    if beyond := [name for name in unknown if embedding.named(name)]:
+        raise ConfigError(
+            f"The embedding of {network} has no {', '.join(beyond)}.",
+            action=f"Name embedding_1 to embedding_{embedding.SIZES[network]}.",
         )

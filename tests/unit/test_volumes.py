@@ -1,4 +1,4 @@
-"""Claims about volumes: a study names cnn3d, hospitals cut cubes around the lesion, and the clipped sum over them is exact."""
+"""Claims about volumes and embeddings: hospitals cut cubes, cnn3d's clipped sum over them is exact, lesions are clustered."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -8,15 +8,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from client import augment, train
+from client import augment, embedding, train
 from client.imaging.tensor import to_tensor
-from common import model
+from client.inside import View
+from common import embedding as common_embedding
+from common import model, parameters
+from common.errors import ConfigError
 from common.recipe import Filters
 from tests import federation, learning
 from tests.phantoms import Ellipsoid, volume
 from tests.unit.test_prepare import recipe
 
 SIDE = 8
+EMBEDDED = ("embedding_3", "embedding_17")
 
 
 def study(**changes):
@@ -139,9 +143,16 @@ def test_a_network_and_patches_that_do_not_fit_are_refused(wanted, patch, side, 
         learning.study(side=side, patch=patch, model=wanted)
 
 
-def test_a_study_names_cnn3d_and_trains_all_of_it_on_the_hospitals_scans(make_federation):
-    one = make_federation()
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, phantom_scans, cohort_cache):
+    """One study with cubes, cnn3d and clusters of its embedding, run once over the hospitals' scans."""
+    folder = tmp_path_factory.mktemp("volumes") / "f"
+    policy = {"cluster_sums": True, "cell_min": 2, "parameters_share_max": Decimal("0.5")}  # of a dozen phantoms a hospital
+    one = federation.Federation(folder, phantom_scans, cache=cohort_cache, policy=policy)
+    seen = {"source": "image", "unit": "1", "lower": Decimal(0), "upper": Decimal(8)}
     wanted = federation.study(
+        variables=[*federation.STUDY["variables"], *({"name": name, **seen} for name in EMBEDDED)],
+        statistics={"analyses": [{"kind": "k-means", "variables": list(EMBEDDED), "sizes": [2], "queries_max": 60}]},
         recipe={"patch": "volume", "patch_voxels": 16, "edge_channel": True},
         training={
             "model": "cnn3d",
@@ -151,9 +162,65 @@ def test_a_study_names_cnn3d_and_trains_all_of_it_on_the_hospitals_scans(make_fe
             "learning_rate": Decimal("0.1"),
         },
     )
+    parameters.check(wanted)
     one.approve(wanted)
     result = one.run(wanted)
-    assert [event["state"] for event in result["rounds"]] == ["opened"] * 3
+    yield wanted, result, [vault.prepare(wanted.hash()) for vault in one.vaults.values()]
+    one.close()
+
+
+def test_a_study_names_cnn3d_and_trains_all_of_it_on_the_hospitals_scans(ran):
+    _, result, cohorts = ran
+    assert [event["state"] for event in result["rounds"] if event["task"] != "query"] == ["opened"] * 3
     assert result["training"]["releases"] == 1
-    assert {vault.prepare(wanted.hash()).views.shape[1:] for vault in one.vaults.values()} == {(2, 16, 16, 16)}
+    assert {cohort.views.shape[1:] for cohort in cohorts} == {(2, 16, 16, 16)}
     assert 0 <= result["training"]["auc"] <= 1
+
+
+def test_lesions_are_clustered_by_the_embedding_of_the_studys_public_network(ran):
+    wanted, result, cohorts = ran
+    network = model.build(wanted.training, channels=2, patch_voxels=16)
+    model.load(network, model.initial(wanted.training, channels=2, patch_voxels=16))
+    numbers = [int(name.removeprefix("embedding_")) - 1 for name in EMBEDDED]
+    points = []
+    for cohort in cohorts:
+        with torch.no_grad():
+            embedded = network.embed(torch.from_numpy(np.array(cohort.views))).double().numpy()[:, numbers]
+        points += [embedded[list(bag)].mean(axis=0) for bag in cohort.bags]  # a patient's is the mean over series
+        at = [cohort.columns.index(name) for name in EMBEDDED]
+        np.testing.assert_allclose(cohort.table[:, at], np.array(points[-len(cohort.bags) :]), rtol=1e-5)
+    points, found = np.array(points), result["analyses"][0]["result"]
+    centres = np.array(found["centres"])
+    nearest = (((points[:, None] - centres) / points.std(axis=0)) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.bincount(nearest).tolist() == found["members"]
+    np.testing.assert_allclose(centres, [points[nearest == k].mean(axis=0) for k in range(found["k"])], rtol=1e-5)
+
+
+def test_a_dimension_that_the_network_does_not_have_is_refused_by_name():
+    seen = {"source": "image", "unit": "1", "lower": Decimal(-2), "upper": Decimal(2)}
+    named = [*federation.STUDY["variables"], {"name": "embedding_12", **seen}]
+    parameters.check(federation.study(variables=named))
+    for beyond in ("embedding_13", "embedding_512"):
+        with pytest.raises(ConfigError, match=f"embedding of cnn2d has no {beyond}") as caught:
+            parameters.check(federation.study(variables=[*named, {"name": beyond, **seen}]))
+        assert "embedding_1 to embedding_12" in caught.value.action
+    with pytest.raises(ConfigError, match="No image parameter is called embedding_0"):
+        parameters.check(federation.study(variables=[*named, {"name": "embedding_0", **seen}]))
+
+
+def test_only_the_dimensions_that_a_study_names_are_computed():
+    seen = {"source": "image", "unit": "1", "lower": Decimal(-2), "upper": Decimal(2)}
+    some = ("embedding_7", "embedding_2")
+    one = federation.study(variables=[*federation.STUDY["variables"], *({"name": name, **seen} for name in some)])
+    view = View(patient="p", pixels=np.random.default_rng(0).random((1, 32, 32), np.float32))
+    found = embedding.measure(view, study=one)
+    network = learning.built(one)
+    whole = network.embed(torch.from_numpy(np.array(view.pixels))[None])[0].tolist()
+    assert found == {"embedding_7": whole[6], "embedding_2": whole[1]}
+    assert embedding.measure(view, study=federation.study()) == {}
+
+
+def test_embeddings_have_as_many_dimensions_as_networks_say():
+    for name, kind in model.NETWORKS.items():
+        assert len(common_embedding.names(name)) == kind(channels=1).head.in_features
+    assert common_embedding.names("resnet50") == ()
