@@ -241,7 +241,11 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
         folder.mkdir(mode=0o700)
         files.write(folder / "study.json", study.canonical_bytes())
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        flower_run = superlink.submit(made, run=name)
+        try:
+            flower_run = superlink.submit(made, run=name)
+        except BaseException:  # Flower may have taken it all the same
+            stopping.stop(folder, lock=made.run_lock(name), end=lambda: None)
+            raise
 
         def alive() -> bool:  # a run that `serve` adopted has another number in Flower, but holds its lock
             return held(made.run_lock(name)) or superlink.active(made, run_id=flower_run)

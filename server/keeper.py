@@ -152,7 +152,7 @@ class Orphans:
                     superlink.submit(self._home, run=name)
                     self._since[name] = now + 60.0  # Flower takes its time to start a ServerApp
                     self._count(name)
-                except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
+                except (ConfigError, OSError) as error:
                     self._since[name] = time.monotonic()
                     log.warning("run %s could not be handed to the SuperLink: %s", name, type(error).__name__)
 

@@ -105,13 +105,14 @@ def write_connection(home: Home, settings: Settings) -> None:
 
 
 def submit(home: Home, *, run: str) -> int:
-    """Hand a prepared run to the SuperLink with `flwr run`; return Flower's run id."""
+    """Hand a prepared run to the SuperLink with `flwr run`; return Flower's run id.
+
+    Raises ConfigError where Flower does not say that it took the run: it may have, all the same.
+    """
     bundle = Path(str(resources.files("server").joinpath("bundle")))
     if not (bundle / "pyproject.toml").is_file():
         raise NotSetUp("The bundle is missing from this installation.", action="Install Motet again.")
-    command: list[str | Path] = [program("flwr"), "run", bundle, CONNECTION, "--run-config", f'run="{run}"', "--format", "json"]
-    output, _ = _command(home, command).communicate(timeout=COMMAND_S)
-    text = output.decode(errors="replace")
+    text = _answer(home, "run", bundle, CONNECTION, "--run-config", f'run="{run}"', "--format", "json")
     try:
         return int(json.loads(text[text.index("{") : text.rindex("}") + 1])["run-id"])
     except (ValueError, KeyError, TypeError):
@@ -120,10 +121,8 @@ def submit(home: Home, *, run: str) -> int:
 
 def active(home: Home, *, run_id: int) -> bool:
     """Tell whether Flower still works on a run; a SuperLink that does not answer counts as not."""
-    command: list[str | Path] = [program("flwr"), "ls", CONNECTION, "--run-id", str(run_id), "--format", "json"]
-    output, _ = _command(home, command).communicate(timeout=COMMAND_S)
+    text = _answer(home, "ls", CONNECTION, "--run-id", str(run_id), "--format", "json")
     try:
-        text = output.decode(errors="replace")
         runs = json.loads(text[text.index("{") : text.rindex("}") + 1])["runs"]
         return not any(str(run["status"]).startswith("finished") for run in runs)
     except (ValueError, KeyError, TypeError):
@@ -132,14 +131,25 @@ def active(home: Home, *, run_id: int) -> bool:
 
 def stop(home: Home, *, run_id: int) -> None:
     """Stop a run with `flwr stop`, as far as the SuperLink answers."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        _command(home, [program("flwr"), "stop", str(run_id), CONNECTION]).communicate(timeout=COMMAND_S)
+    with contextlib.suppress(OSError):
+        _answer(home, "stop", str(run_id), CONNECTION)
 
 
-def _command(home: Home, command: list[str | Path]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-    )
+def _answer(home: Home, *arguments: str | Path) -> str:
+    """Return what Flower's command line says; nothing where it does not end within COMMAND_S: it is killed then."""
+    try:
+        done = subprocess.run(
+            [program("flwr"), *arguments],
+            env=environment(home),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=COMMAND_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout.decode(errors="replace")
 
 
 def _refuse_taken_port(settings: Settings) -> None:

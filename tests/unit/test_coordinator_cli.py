@@ -282,6 +282,21 @@ def test_a_study_does_not_run_beside_one_that_serve_goes_on_with(home, tmp_path)
     assert [path.name for path in (home / "runs").iterdir()] == ["0123"]
 
 
+def test_a_run_that_flower_does_not_take_is_stopped_for_good(home, tmp_path, monkeypatch):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
+    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "flwr").write_text("#!/bin/sh\necho no\n")
+    (tmp_path / "bin" / "flwr").chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    with locks.hold(home / "serve.lock", busy=""):
+        code, said = motet("run", "--home", home, proposed["hash"])
+    assert (code, "did not take the run" in said) == (10, True), said
+    (run,) = (home / "runs").iterdir()
+    assert (run / "stop").exists()  # should Flower begin it later, it asks nothing of anybody
+    assert json.loads(ask("status", "--home", home, "--json"))["run"]["phase"] == "stopped"
+
+
 def test_a_taken_port_is_13(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

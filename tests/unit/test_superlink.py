@@ -3,11 +3,13 @@
 import os
 import socket
 import stat
+import sys
+import time
 import tomllib
 
 import pytest
 
-from common.errors import PortInUse
+from common.errors import ConfigError, PortInUse
 from server import config, superlink
 from server.config import Settings
 
@@ -57,3 +59,26 @@ def test_flower_is_quiet_and_finds_the_folder(home):
     assert told["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert told["FLWR_HOME"] == str(home.flower)
     assert told["MOTET_COORDINATOR"] == str(home.folder)
+
+
+@pytest.fixture
+def hanging_flower(tmp_path, monkeypatch):
+    """A `flwr` that never answers, in place of Flower's."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "flwr"
+    program.write_text("#!/bin/sh\necho $$ > " + str(tmp_path / "pid") + "\nexec sleep 60\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(superlink, "COMMAND_S", 0.5)
+    return tmp_path / "pid"
+
+
+def test_a_flower_that_does_not_answer_ends_with_a_sentence_and_leaves_no_process(home, hanging_flower):
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match="did not take the run"):
+        superlink.submit(home, run="0123")
+    assert not superlink.active(home, run_id=1)
+    superlink.stop(home, run_id=1)
+    assert time.monotonic() - started < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(hanging_flower.read_text()), 0)
