@@ -201,14 +201,28 @@ class LocalSteps(SampledStep):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoisyGram(GaussianShare):
+class AtOnce(GaussianShare):
+    """A sum that is released once, without sampling, of at most `patients_max` patients of a hospital."""
+
+    sampling_rate: Decimal = field(default=Decimal(1), init=False)
+    patients_max: int
+
+    @property
+    @override
+    def patients_most(self) -> int:
+        """Return the bound on a hospital's patients in the sum."""
+        return self.patients_max
+
+    def _whole(self) -> dict[str, Any]:
+        return {"name": "gaussian", **self._noise(), "sampling": "none", "patients_max": self.patients_max}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisyGram(AtOnce):
     """The wide Gram released once, without sampling: each patient's row v is clipped to `clip_norm`, v v' is packed.
 
     Source: the packed v v' has the L2 norm |v|**2 (common/noisy_moments.py); analyze-Gauss of Dwork et al. 2014.
     """
-
-    sampling_rate: Decimal = field(default=Decimal(1), init=False)
-    patients_max: int
 
     @property
     @override
@@ -227,27 +241,14 @@ class NoisyGram(GaussianShare):
         """
         return 1e-9 + self.patients_max * 2.0**-49
 
-    @property
-    @override
-    def patients_most(self) -> int:
-        """Return the bound on a hospital's complete patients."""
-        return self.patients_max
-
     @override
     def entry(self) -> dict[str, Any]:
         """Return the mechanism as a ledger entry spells it; decimals as strings."""
-        return {
-            "name": "gaussian",
-            "statistic": "gram",
-            **self._noise(),
-            "clip_scope": "per-patient-outer-product",
-            "sampling": "none",
-            "patients_max": self.patients_max,
-        }
+        return {**self._whole(), "statistic": "gram", "clip_scope": "per-patient-outer-product"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoisyScores(GaussianShare):
+class NoisyScores(AtOnce):
     """The tables of an evaluation released once, without sampling: one patient adds at most sqrt(entries) in L2 norm.
 
     Of counts, `entries` is how many a patient is in. What a patient adds is a multiple of 2**-30 (common/scores.py), so that
@@ -255,9 +256,7 @@ class NoisyScores(GaussianShare):
     """
 
     clip_norm: Decimal = field(default=Decimal(1), init=False)
-    sampling_rate: Decimal = field(default=Decimal(1), init=False)
     entries: int
-    patients_max: int
 
     @property
     @override
@@ -271,24 +270,10 @@ class NoisyScores(GaussianShare):
         """Return eta, what dividing by the grid may add: each number is rounded once, by 2**-53 of at most patients_max."""
         return 1e-9 + self.patients_max * 2.0**-51
 
-    @property
-    @override
-    def patients_most(self) -> int:
-        """Return the bound on a hospital's scored patients."""
-        return self.patients_max
-
     @override
     def entry(self) -> dict[str, Any]:
         """Return the mechanism as a ledger entry spells it; decimals as strings."""
-        return {
-            "name": "gaussian",
-            "statistic": "scores",
-            **self._noise(),
-            "clip_scope": "per-patient-entry",
-            "sampling": "none",
-            "entries": self.entries,
-            "patients_max": self.patients_max,
-        }
+        return {**self._whole(), "statistic": "scores", "clip_scope": "per-patient-entry", "entries": self.entries}
 
 
 Mechanism = Exact | GaussianShare
