@@ -1,7 +1,5 @@
 """motet-hospital deidentify: pseudonymised copies of the hospital's images, for use inside it; nothing of them is sent."""
 
-import hashlib
-import hmac
 import json
 import os
 from collections import Counter
@@ -11,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from client import pseudonym as pseudonyms
 from client.config import Home, pseudonym_key, read_site
 from common import files
 
@@ -32,11 +31,7 @@ def deidentify(
     from client.imaging.scan import refuse_absent  # noqa: PLC0415
 
     made = Home(home)
-    site, key = read_site(made), pseudonym_key(made)
-
-    def pseudonym(kind: str, raw: str) -> str:
-        return hmac.new(key, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32]
-
+    site, pseudonym = read_site(made), pseudonyms.under(pseudonym_key(made))
     refuse_absent(site.scans, written=folder)
     files.refuse_remains(folder.parent, names=(folder.name,))
     folder.mkdir(parents=True, mode=0o700)

@@ -44,7 +44,7 @@ from client.measure import (
 from client.measure.texture import glcm, gldzm, glrlm, glszm, ngldm, ngtdm
 from client.points import Point
 from client.quarantine import Reading
-from common import analyses, canonical, left_out, logs, modality, model, moments, phases, query, scores, wire
+from common import analyses, canonical, left_out, logs, modality, model, moments, permissions, phases, query, scores, wire
 from common.announcement import Announcement
 from common.contribution import Contribution
 from common.errors import ConfigError, GeometryRefused, MotetError, NoScans
@@ -392,13 +392,9 @@ def harmonised(coefficients: bytes, *, study: Study, cohort: Cohort) -> Cohort:
 
 
 def seat(announcement: Announcement, *, study: Study, me: str, shows: bool) -> Seat:
-    """Return where the hospital `me` stands in a round; `shows`: its policy lets its own estimates be seen.
-
-    As many work with the coordinator as the more careful part of the study assumes: an assumption about hospitals, not sums.
-    """
-    of, noisy = len(announcement.hospitals), (study.statistics.privacy, study.evaluation.privacy)
-    colluders = max(study.privacy.colluders, *(one.colluders if one else 0 for one in noisy))
-    return Seat(at=announcement.hospitals.index(me), of=of, honest=of - colluders, shows=shows)
+    """Return where the hospital `me` stands in a round; `shows`: its policy lets its own estimates be seen."""
+    of = len(announcement.hospitals)
+    return Seat(at=announcement.hospitals.index(me), of=of, honest=permissions.honest(study, hospitals=of), shows=shows)
 
 
 def answer_query(announcement: Announcement, *, blob: bytes, rows: Rows, seat: Seat) -> tuple[Answer, Contribution]:

@@ -13,7 +13,7 @@ from common.study import Study
 
 NOTHING_SHA256 = hashlib.sha256(b"").hexdigest()
 ROUNDING_SLACK_MOST = 0.01
-COLLUDERS_BESIDE = 2  # honest hospitals that must remain in a sum
+HONEST_LEAST = 2  # hospitals that do not work with the coordinator, in every sum
 
 
 def check_study(policy: Policy, *, study: Study, roster: Roster) -> None:
@@ -32,7 +32,7 @@ def check_study(policy: Policy, *, study: Study, roster: Roster) -> None:
         )
     if study.hospitals_min < policy.hospitals_min:
         raise RosterTooSmall("The study allows too small a roster.", action="Ask for a larger hospitals_min.")
-    if len(roster.members) - max(part.colluders for part in private) < COLLUDERS_BESIDE:
+    if len(roster.members) - max(part.colluders for part in private) < HONEST_LEAST:
         raise RosterTooSmall("The roster leaves fewer than two honest hospitals.", action="Enrol more hospitals.")
 
 
@@ -47,7 +47,7 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise RosterTooSmall("The round names too few hospitals.", action="Wait until more hospitals are back.")
     _check_unseen(announcement, study)
     assumed = {"gram": study.statistics.privacy, "evaluate": study.evaluation.privacy}.get(announcement.task)
-    if len(named) - (assumed or study.privacy).colluders < COLLUDERS_BESIDE:
+    if len(named) - (assumed or study.privacy).colluders < HONEST_LEAST:
         raise RosterTooSmall("The round leaves fewer than two honest hospitals.", action="Wait until more are back.")
     beside = announcement.blob_sha256 != NOTHING_SHA256 and not study.harmonises(task="gram", index=0)
     if announcement.task == "gram" and (announcement.index != 0 or beside):
@@ -63,7 +63,7 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise OutsidePolicy(
             "Rounding would cost more than 1 % of the noise.", action="Train fewer parameters, or ask for fewer columns."
         )
-    if announcement.task == "evaluate" and announcement.index != models_scored(study):
+    if announcement.task == "evaluate" and announcement.index != scores.models(study):
         raise OutsidePolicy("Other models are to be scored than the study's.", action="Check the coordinator's version.")
 
 
@@ -101,11 +101,6 @@ def check_site_sums(policy: Policy, *, asked: Query, study: Study, honest: int) 
         )
 
 
-def models_scored(study: Study) -> int:
-    """Return how many models an evaluation scores: before the first step, after every step, and the final average; or that."""
-    return scores.models(study)
-
-
 def check_models(study: Study, *, seen: tuple[str, ...], scored: tuple[str, ...]) -> None:
     """Refuse to score models that training did not pass through.
 
@@ -113,7 +108,7 @@ def check_models(study: Study, *, seen: tuple[str, ...], scored: tuple[str, ...]
     that this hospital missed.
     """
     distinct = set(seen)
-    unknown_allowed = models_scored(study) - min(len(distinct), study.training.steps)
+    unknown_allowed = scores.models(study) - min(len(distinct), study.training.steps)
     if sum(model not in distinct for model in scored) > unknown_allowed:
         raise OutsidePolicy("Models are to be scored that training did not pass through.", action="Run the study as approved.")
 

@@ -1,7 +1,5 @@
 """motet-hospital preview: what a study's recipe makes of the hospital's own scans, as pictures before and after."""
 
-import hashlib
-import hmac
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ import typer
 from rich.console import Console
 
 from client import points
+from client import pseudonym as pseudonyms
 from client.config import Home, pseudonym_key, read_site
 from common import files
 from common import study as studies
@@ -45,11 +44,7 @@ def preview(
     made = Home(home)
     site = read_site(made)
     recipe = studies.parse(files.read(study)).recipe
-    secret = pseudonym_key(made)
-
-    def pseudonym(kind: str, raw: str) -> str:
-        return hmac.new(secret, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32]
-
+    pseudonym = pseudonyms.under(pseudonym_key(made))
     marked = points.read(site.points, pseudonym=pseudonym) if site.points and recipe.points else {}
     os.umask(0o077)
     refuse_absent(site.scans, written=folder)

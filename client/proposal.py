@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Final
 
 from client.config import Policy
+from client.policy import HONEST_LEAST
 from common import analyses, announcement, noisy_moments, parameters, permissions, scores
 from common.analyses import Declared
 from common.audit.show import printable
@@ -18,7 +19,6 @@ from common.roster import Roster, in_groups
 from common.study import Study
 from common.training import Training
 
-HONEST_LEAST: Final = 2  # the vault answers no round with fewer
 DIMENSION_MOST: Final = 1 << 28  # no announced vector is longer: an upper bound that needs no network built
 FIXED: Final = 2  # exact sums beside the declared analyses: the Gram and the score histograms
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import hmac
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from client import (
     shelf,
     witness,
 )
+from client import pseudonym as pseudonyms
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
 from client.inside import Cohort
 from client.kernels.rows import Rows, Seat
@@ -118,11 +118,14 @@ class Vault:
     def _prepare(self, study_hash: str, site: Site) -> _Open:
         if study_hash not in self._warm or study_hash not in site.policy.allowed_studies:
             study = approved_study(self.home, site, study_hash=study_hash)
-            cohort = shelf.cohort(self.home, site, study=study, pseudonym=self._pseudonym(), progress=self.progress)
+            pseudonym = pseudonyms.under(pseudonym_key(self.home))
+            cohort = shelf.cohort(self.home, site, study=study, pseudonym=pseudonym, progress=self.progress)
             policy.check_cohort(site.policy, patients=len(cohort.patients))
             self.ledger.record_study(study_hash, title=study.title)
             self._warm[study_hash] = _Open(study=study, cohort=cohort)
-        return self._warm[study_hash]
+        opened = self._warm[study_hash]
+        policy.check_cohort(site.policy, patients=len(opened.cohort.patients))  # site.toml as it is now
+        return opened
 
     def settle(self) -> None:
         """Write down what the coordinator said of earlier rounds: a claim, which changes no charge.
@@ -459,10 +462,6 @@ class Vault:
             return session.reply_path(self.home.state, run=run, label=label).read_bytes()
         except OSError:
             raise SetupMissing("An earlier reply is lost.", action="Start a new run.") from None
-
-    def _pseudonym(self) -> Callable[[str, str], str]:
-        secret = pseudonym_key(self.home)
-        return lambda kind, value: hmac.new(secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def _number(announced: object) -> int | None:

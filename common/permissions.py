@@ -40,7 +40,10 @@ def needed(study: Study, *, honest: int) -> tuple[Needed, ...]:
 
 
 def honest(study: Study, *, hospitals: int) -> int:
-    """Return how many of so many hospitals do not work with the coordinator, as the more careful part of the study assumes."""
+    """Return how many of so many hospitals do not work with the coordinator.
+
+    As many do as the more careful part of the study assumes: an assumption about hospitals, not sums.
+    """
     noisy = (study.statistics.privacy, study.evaluation.privacy)
     return hospitals - max(study.privacy.colluders, *(part.colluders if part else 0 for part in noisy))
 

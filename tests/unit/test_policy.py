@@ -8,7 +8,7 @@ import pytest
 
 from client import policy
 from client.config import Policy
-from common import announcement, roster
+from common import announcement, roster, scores
 from common.announcement import Announcement
 from common.errors import OutsidePolicy, RefusedError, RosterNotApproved, RosterTooSmall, TooFewPatients
 from common.mechanism import Exact
@@ -76,7 +76,7 @@ def changed(**changes):
 
 def test_an_honest_study_and_every_honest_round_pass():
     policy.check_study(MINE, study=STUDY, roster=FOUR)
-    for task, index in (("gram", 0), ("train", 1), ("evaluate", policy.models_scored(STUDY))):
+    for task, index in (("gram", 0), ("train", 1), ("evaluate", scores.models(STUDY))):
         check_round(announced(task, index=index))
         check_round(announced(task, index=index, hospitals=FOUR.names[:3]))
 
@@ -172,7 +172,7 @@ def test_rounding_that_costs_more_than_one_percent_is_refused():
         )
 
 
-@pytest.mark.parametrize("index", [0, -1, 1, policy.models_scored(STUDY) - 1, policy.models_scored(STUDY) + 1, 10**6])
+@pytest.mark.parametrize("index", [0, -1, 1, scores.models(STUDY) - 1, scores.models(STUDY) + 1, 10**6])
 def test_another_number_of_models_than_the_studys_is_refused(index):
     with pytest.raises(OutsidePolicy, match="models"):
         check_round(announced("evaluate", index=index))

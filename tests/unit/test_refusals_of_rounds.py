@@ -7,12 +7,12 @@ from client.mask import mask
 from common import announcement as announcements
 from common import wire
 from common.contribution import Contribution
-from common.errors import BadEnvelope, InternalError, OutsidePolicy, RosterNotApproved, RoundRepeated
+from common.errors import BadEnvelope, InternalError, OutsidePolicy, RosterNotApproved, RoundRepeated, TooFewPatients
 from common.ledger.receipt import Receipt
 from common.mechanism import Exact
 from tests import refusing
-from tests.federation import HOSPITALS
-from tests.refusing import GRAM, STUDY, accepted, again, announced, coordinator, envelope, refused, trained
+from tests.federation import HOSPITALS, PATIENTS
+from tests.refusing import GRAM, ME, STUDY, accepted, again, announced, coordinator, envelope, refused, trained
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,18 @@ def test_wrong_length(hospitals, dimension):
     rounds = coordinator(hospitals[0])
     wrong = announced(rounds, dimension=dimension)
     refused(hospitals, envelope(rounds, wrong), OutsidePolicy, "E-REFUSED-PARAMETERS")
+
+
+def test_a_minimum_of_patients_that_was_raised_holds_from_the_next_round_on(make_federation, monkeypatch):
+    one = make_federation(patients_min=1)
+    one.approve(STUDY)
+    one, raised = refusing.watched(one, monkeypatch)
+    rounds = coordinator(one)
+    home = one.vaults[ME].home
+    text = home.site_file.read_text()
+    home.site_file.write_text(text.replace("patients_min = 1 ", f"patients_min = {PATIENTS + 1} "))
+    assert wire.peek(one.vaults[ME].answer(envelope(rounds, trained(rounds)))).body == {"code": "E-REFUSED"}
+    assert [type(error) for error in raised[ME]] == [TooFewPatients]
 
 
 def test_wrong_dtype():
