@@ -58,12 +58,16 @@ def write_new(path: Path, data: bytes, *, private: bool = False) -> None:
     sync_folder(path.parent)
 
 
-def read(path: Path) -> bytes:
-    """Return what a file that the user named holds; raises ConfigError when it cannot be read."""
+def read(path: Path, *, most_bytes: int | None = None) -> bytes:
+    """Return what a file that the user named holds; raises ConfigError when it cannot be read, or is longer than it may be."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read() if most_bytes is None else file.read(most_bytes + 1)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
+    if most_bytes is not None and len(data) > most_bytes:
+        raise ConfigError(f"{path} is longer than {most_bytes} bytes.", action="Check that it is the right file.")
+    return data
 
 
 def refuse_remains(folder: Path, *, names: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from common import study as studies
 from common.errors import AlreadyExists, AlreadyRunning, ConfigError, NotSetUp
 from common.locks import held, hold
 from common.mechanism import LOCAL_STEPS_MOST
+from common.roster import Member
 from common.study import Study
 from server import (
     certificates,
@@ -70,9 +71,8 @@ def init(
     """Make the coordinator's folder: identity, certificate authority, TLS certificate."""
     behind = superlink_address or address
     host, port = config.split(behind)
-    settings = Settings(
-        name=name, federation=federation, address=address, superlink=behind, lane=lane or f"{host}:{min(port + 1, 65535)}"
-    )
+    beside = f"{behind.rpartition(':')[0]}:{min(port + 1, 65535)}"
+    settings = Settings(name=name, federation=federation, address=address, superlink=behind, lane=lane or beside)
     if door.stands(settings):
         door.check(Home(home), settings)
     made = config.create(home, settings=settings)
@@ -80,7 +80,7 @@ def init(
     superlink.write_connection(made, settings)
     if door.stands(settings):
         out.print(f"Wrote {door.write(made, settings)}; `motet-coordinator door` opens it.", soft_wrap=True)
-    out.print(f"Made {home}. Give {made.certificates / 'ca.crt'} and {address} to the hospitals.")
+    out.print(f"Made {home}. Give {made.certificates / 'ca.crt'} and {address} to the hospitals.", soft_wrap=True)
 
 
 @app.command()
@@ -97,7 +97,7 @@ def enrol(
     if len(set(requests)) < len(requests):
         twice = next(path for path in requests if requests.count(path) > 1)
         raise ConfigError(f"{twice} was given twice.", action="Give each hospital's file once.")
-    members = {str(path): enrolment.parse(files.read(path)) for path in requests}
+    members = {str(path): _request(path) for path in requests}
     enrolment.distinct(members)
     signed = roster.sign(
         federation=settings.federation,
@@ -284,6 +284,8 @@ def watch_command(
     made = Home(home)
     config.read_settings(made)
     if page_port is not None:
+        if as_json:
+            raise ConfigError("A page is served, or JSON printed, not both.", action="The page has /state.json.")
         if run_name is not None:
             glance.find(made, run=run_name)
         stop = threading.Event()
@@ -358,6 +360,13 @@ def report_command(
         return
     out.print(_figures(result))
     out.print(f"{wanted[-1] / 'report.html'}", soft_wrap=True)
+
+
+def _request(path: Path) -> Member:
+    try:
+        return enrolment.parse(files.read(path, most_bytes=enrolment.BYTES_MOST))
+    except ConfigError as error:
+        raise ConfigError(error.what if str(path) in error.what else f"{path}: {error.what}", action=error.action) from None
 
 
 def _figures(result: dict[str, Any]) -> Table:

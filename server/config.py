@@ -1,16 +1,20 @@
 """The coordinator's folder: identity, certificates, roster, studies and runs, and where each of them lies."""
 
+import ipaddress
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import canonical, files, roster
+from common import canonical, files, findings, roster
 from common.crypto import keys
 from common.errors import ConfigError, NotSetUp
 from common.roster import Roster
+
+HOST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")  # a name, or an IPv4 address: what a certificate's name may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,22 @@ class Settings:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT; raises ConfigError."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal() or not 1 <= int(port) <= 65535 or not host.isascii() or not 1 <= len(host) <= 64:
-        raise ConfigError("An address is not HOST:PORT.", action="Give for example --address 127.0.0.1:18443.")
-    return host, int(port)
+    """Return host and port of HOST:PORT, of [IPv6]:PORT without the brackets; raises ConfigError."""
+    host, port = findings.address(address)
+    bare = host.removeprefix("[").removesuffix("]")
+    if not (HOST.match(host) or (host == f"[{bare}]" and _is_ipv6(bare))):
+        raise ConfigError(
+            f"{address[:80]!r} is not HOST:PORT.",
+            action="Give a name of at most 64 characters, an address, or [IPv6], and a port.",
+        )
+    return bare, port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return "%" not in text and bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def create(folder: Path, *, settings: Settings) -> Home:

@@ -31,10 +31,12 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
     many = study.hospitals_min if hospitals is None else hospitals
     if not 2 <= n <= PATIENTS_MOST:
         raise ConfigError(f"A plan is for 2 to {PATIENTS_MOST} patients.", action="Give another --patients.")
+    if not study.hospitals_min <= many <= 64:
+        raise ConfigError(
+            f"A plan is for {study.hospitals_min} (hospitals_min) to 64 hospitals.", action="Give another --hospitals."
+        )
     if many - len(study.evaluation.unseen) < study.hospitals_min:
         raise ConfigError("Unseen hospitals leave too few for training.", action="Give more --hospitals, or name fewer.")
-    if not study.hospitals_min <= many <= 64:
-        raise ConfigError("A plan is for hospitals_min to 64 hospitals.", action="Give another --hospitals.")
     gram, training = _gram(study, n=n, hospitals=many), _training(study, hospitals=many)
     asked = [_analysis(study, position) for position in range(len(study.statistics.analyses))]
     noisy = [one for task in ("gram", "train", "evaluate") for one in _released(study, task=task, hospitals=many)]

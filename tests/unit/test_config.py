@@ -315,6 +315,12 @@ def test_the_ledger_records_the_whole_policy(home):
         {"address": ":1"},
         {"address": "h"},
         {"lane": "x" * 65 + ":2"},
+        {"address": "::1:1"},
+        {"address": "[::1:1"},
+        {"address": "[fe80::1%eth0]:1"},
+        {"address": "[hub]:1"},
+        {"address": 'h";x:1'},
+        {"address": "h{}:1"},
     ],
 )
 def test_a_wrong_coordinator_is_refused_and_makes_nothing(change, tmp_path):
@@ -322,6 +328,13 @@ def test_a_wrong_coordinator_is_refused_and_makes_nothing(change, tmp_path):
     with pytest.raises(ConfigError):
         server_config.create(tmp_path / "hub", settings=settings)
     assert not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "host"), [("hub.example:443", "hub.example"), ("127.0.0.1:443", "127.0.0.1"), ("[::1]:443", "::1")]
+)
+def test_an_address_names_a_host_or_either_kind_of_ip(text, host):
+    assert server_config.split(text) == (host, 443)
 
 
 def test_a_coordinators_folder_reads_back_or_says_what_is_missing(tmp_path):

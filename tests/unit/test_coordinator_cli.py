@@ -159,7 +159,10 @@ def test_a_coordinator_enrols_and_proposes(home, tmp_path):
         (("enrol", "--home", "HOME"), 64, "REQUESTS"),
         (("enrol", "--home", "HOME", "NONE"), 10, "cannot be read"),
         (("enrol", "--home", "HOME", "HOME"), 10, "cannot be read"),
-        (("enrol", "--home", "HOME", "HOME/coordinator.json"), 10, "enrolment"),
+        (("enrol", "--home", "HOME", "HOME/coordinator.json"), 10, "coordinator.json: An enrolment is malformed"),
+        (("enrol", "--home", "HOME", "/dev/zero"), 10, "/dev/zero is longer than"),
+        (("plan", str(STUDY_FILE), "--hospitals", "2"), 10, "3 (hospitals_min) to 64"),
+        (("watch", "--home", "HOME", "--page", "0", "--json"), 10, "not both"),
         (("revoke", "--home", "NONE", "a"), 12, "init"),
         (("revoke", "--home", "HOME", "a"), 12, "no roster"),
         (("serve", "--home", "NONE"), 12, "init"),
@@ -188,6 +191,14 @@ def test_a_mistake_is_one_sentence_and_its_exit_code(arguments, code, says, home
     assert says in said
     assert seen == code
     assert not (tmp_path / "new").exists()
+
+
+def test_a_coordinator_at_an_ipv6_address_has_a_certificate_for_it(tmp_path):
+    ask("init", "--home", tmp_path / "hub", *CHOICES[:4], "--address", "[::1]:18443")
+    settings = json.loads((tmp_path / "hub" / "coordinator.json").read_bytes())
+    assert (settings["superlink"], settings["lane"]) == ("[::1]:18443", "[::1]:18444")
+    found = json.loads(ask("doctor", "--home", tmp_path / "hub", "--json"))
+    assert {"check": "server.crt", "state": "ok", "what": "It is for ::1.", "mend": ""} in found
 
 
 def test_one_hospital_or_one_name_twice_is_no_roster(home, tmp_path):
