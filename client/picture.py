@@ -15,19 +15,19 @@ SIDE_LEAST = 512  # pixels of the shorter side, so that a small slice can be loo
 OUTLINE, LONG, SHORT = (255, 80, 60), (255, 220, 0), (0, 200, 255)
 
 
-def of_slice(volume: Volume, *, z: int, window_hu: tuple[float, float]) -> bytes:
-    """Return an axial slice, window from black to white, with the outline of the region in red; patient R is on the left.
+def of_slice(volume: Volume, *, z: int, window: tuple[float, float]) -> bytes:
+    """Return an axial slice, `window` from black to white, with the outline of the region in red; patient R is on the left.
 
     PNG, square pixels of the volume's in-plane spacing; raises nothing for a slice without a region.
     """
     plane = None if volume.region is None else volume.region[z]
-    return _png(_coloured(_grey(volume.voxels[z], window_hu=window_hu), plane=plane), spacing_mm=volume.spacing_mm[1:])
+    return _png(_coloured(_grey(volume.voxels[z], window=window), plane=plane), spacing_mm=volume.spacing_mm[1:])
 
 
-def measured(volume: Volume, *, chord: region.Chord, window_hu: tuple[float, float]) -> bytes:
+def measured(volume: Volume, *, chord: region.Chord, window: tuple[float, float]) -> bytes:
     """Return the slice of the longest chord with the region's outline, the chord (yellow) and the extent across it (blue)."""
     plane = None if volume.region is None else volume.region[chord.slice]
-    picture = _coloured(_grey(volume.voxels[chord.slice], window_hu=window_hu), plane=plane)
+    picture = _coloured(_grey(volume.voxels[chord.slice], window=window), plane=plane)
     lines = [(chord.ends, LONG)]
     if plane is not None:
         lines.append((across(plane, chord=chord, spacing_mm=volume.spacing_mm[1:]), SHORT))
@@ -54,8 +54,8 @@ def across(plane: Mask, *, chord: region.Chord, spacing_mm: tuple[float, ...]) -
     return found
 
 
-def _grey(plane: Float32, *, window_hu: tuple[float, float]) -> NDArray[np.uint8]:
-    low, high = window_hu
+def _grey(plane: Float32, *, window: tuple[float, float]) -> NDArray[np.uint8]:
+    low, high = window
     return np.asarray(np.rint(255 * np.clip((plane - low) / (high - low), 0, 1)), np.uint8)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from client.config import Home, pseudonym_key, read_site
 from common import files
 from common import study as studies
 from common.errors import GeometryRefused, NoScans
+from common.modality import PLANAR
 
 if TYPE_CHECKING:
     from client.imaging.segment import Quality
@@ -117,6 +119,15 @@ def _with_region(volume: "Volume", *, point: "Point | None", recipe: "Recipe") -
     return from_seed(volume, seed_mm=point, reach_mm=float(how.reach_mm), method=how.method)
 
 
+def _of_the_scanner(volume: "Volume") -> tuple[float, float]:
+    """Return a window for numbers that have no unit yet: from the 1st to the 99th percentile of what was measured."""
+    import numpy as np  # noqa: PLC0415
+
+    measured = volume.voxels if volume.padding is None else volume.voxels[~volume.padding]
+    low, high = np.percentile(measured, [1, 99]).tolist() if measured.size else (0.0, 0.0)
+    return low, max(high, low + 1.0)
+
+
 def _pictures(before: "Volume", *, recipe: "Recipe") -> Iterator[tuple[str, bytes]]:
     from client import picture  # noqa: PLC0415
     from client.imaging.lesion import locate  # noqa: PLC0415
@@ -127,11 +138,14 @@ def _pictures(before: "Volume", *, recipe: "Recipe") -> Iterator[tuple[str, byte
     window = float(recipe.window_lower), float(recipe.window_upper)
     there = before.region is not None and bool(before.region.any())
     middle = int(before.region.sum(axis=(1, 2)).argmax()) if there and before.region is not None else len(before.voxels) // 2
-    yield "before", picture.of_slice(before, z=middle, window_hu=window)
+    seen = window if before.modality == "CT" else _of_the_scanner(before)
+    whole = before.modality in PLANAR  # nothing is drawn, and what is all of the picture needs no outline
+    yield "before", picture.of_slice(replace(before, region=None) if whole else before, z=middle, window=seen)
     after = locate(prepare(before, recipe=recipe))
-    chord = region.longest_chord(after)
-    if chord is not None:
-        yield "after", picture.measured(after, chord=chord, window_hu=window)
+    if whole:
+        yield "after", picture.of_slice(replace(after, region=None), z=0, window=window)
+    elif (chord := region.longest_chord(after)) is not None:
+        yield "after", picture.measured(after, chord=chord, window=window)
     with_edges = recipe.model_copy(update={"edge_channel": True})
     edges = to_tensor(after, recipe=with_edges).pixels[1]
     yield "patch-edges", picture.edges(edges if edges.ndim == 2 else edges[len(edges) // 2])  # of a cube, its middle slice

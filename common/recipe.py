@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from common.modality import PLANAR, Modality
 from common.part import Number, Part, Positive
 
+DIFFUSION_VOXELS_MOST = Decimal("2.5")  # 50 steps of diffusion
 CUBE_VOXELS_MOST = 64  # along a side: a view of two channels is 2 MiB
 
 
@@ -57,6 +58,16 @@ class Recipe(Part):
     def view_shape(self) -> tuple[int, ...]:
         """Return the shape of a view: (channel, row, column), or (channel, z, row, column) of a volume."""
         return (1 + self.edge_channel, *(self.patch_voxels,) * (3 if self.patch == "volume" else 2))
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        if self.window_lower >= self.window_upper:
+            raise ValueError("window_lower must be below window_upper")
+        if self.denoise_mm < 0:
+            raise ValueError("denoise_mm must be at least 0")
+        if self.denoise == "curvature-anisotropic" and self.denoise_mm > DIFFUSION_VOXELS_MOST * self.spacing_mm:
+            raise ValueError(f"denoise_mm is too wide for diffusion: at most {DIFFUSION_VOXELS_MOST} voxels")
+        return self
 
     @model_validator(mode="after")
     def _fits_its_modality(self) -> Self:

@@ -9,13 +9,13 @@ from scipy import ndimage
 
 from client.imaging.normalise import normalise
 from client.inside import Float32, Mask, Volume, freeze
-from common.errors import ConfigError, GeometryRefused
+from common.errors import GeometryRefused
 from common.modality import PLANAR
 from common.recipe import Recipe
 
 _VOXELS_MOST = 1 << 28  # 1 GiB as float32
 _N4_SHRINK = 4
-_TIME_STEP, _CONDUCTANCE, _TIMES_MOST = 0.0625, 3.0, 50
+_TIME_STEP, _CONDUCTANCE = 0.0625, 3.0
 
 
 def prepare(volume: Volume, *, recipe: Recipe) -> Volume:
@@ -26,7 +26,7 @@ def prepare(volume: Volume, *, recipe: Recipe) -> Volume:
     rounded; the region is interpolated linearly and kept where >= 0.5. `denoise_mm` is the standard deviation of the Gaussian,
     the radius of the median, or the width to which curvature-anisotropic diffusion would blur what has no edge: that one runs
     only around the region, as far as a patch is wide. N4 divides by the bias field, for MR. Raises GeometryRefused (TOO_LARGE)
-    above 2**28 voxels, ConfigError on a negative width, or one of more than 2.5 voxels of diffusion.
+    above 2**28 voxels, NO_CONTRAST as normalise.py does.
     Source: IBSI reference manual, section 2.4 (doi 10.1148/radiol.2020191145);
     N4: Tustison 2010 (doi 10.1109/TMI.2010.2046908); diffusion: Whitaker and Xue 2001 (doi 10.1109/ICIP.2001.958556).
     """
@@ -94,8 +94,6 @@ def _denoised(voxels: Float32, *, region: Mask | None, recipe: Recipe) -> Float3
     width = float(recipe.denoise_mm) / float(recipe.spacing_mm)
     if recipe.denoise == "none":
         return voxels
-    if width < 0:
-        raise ConfigError("The recipe's denoise_mm is negative.", action="Propose the study again with a width of at least 0.")
     if recipe.denoise == "gaussian":
         smooth: Float32 = ndimage.gaussian_filter(voxels, width, mode="nearest")
         return smooth
@@ -109,10 +107,6 @@ def _denoised(voxels: Float32, *, region: Mask | None, recipe: Recipe) -> Float3
 def _diffused(voxels: Float32, *, width: float, region: Mask | None, recipe: Recipe) -> Float32:
     """Return the voxels after diffusion along their level sets; time t blurs flat parts to a width of sqrt(2 t) voxels."""
     times = round(width**2 / (2 * _TIME_STEP))
-    if times > _TIMES_MOST:
-        raise ConfigError(
-            "The recipe's denoise_mm is too wide for diffusion.", action="Propose the study again with at most 2.5 voxels."
-        )
     where = _around(region, margin=recipe.patch_voxels) if region is not None and region.any() else (slice(None),) * 3
     part = sitk.GetImageFromArray(np.ascontiguousarray(voxels[where]))
     diffused = voxels.copy()

@@ -7,7 +7,7 @@ from scipy import ndimage
 from skimage.feature import canny
 
 from client.inside import Float, Float32, Mask, View, Volume
-from common.errors import ConfigError, GeometryRefused
+from common.errors import GeometryRefused
 from common.recipe import Recipe
 
 _MARGIN = 4  # so that edges at the patch's rim see their neighbours
@@ -22,11 +22,9 @@ def to_tensor(volume: Volume, *, recipe: Recipe) -> View:
     window's lower end. Rows run along patient P, columns along L, z along S. The centre is the mean of the region's voxels in
     that slice, or in the volume. Channel 2 is the gradient's magnitude per voxel (central differences of channel 1), or as the
     recipe says that by Sobel, or 1 on Canny's edges (10 and 30 HU/mm, within each axial slice) and 0 elsewhere.
-    Raises GeometryRefused (NO_REGION) without a region, ConfigError where the window is empty.
+    Units of the window stand for HU where the modality is not CT. Raises GeometryRefused (NO_REGION) without a region.
     """
     lower, upper = float(recipe.window_lower), float(recipe.window_upper)
-    if not lower < upper:
-        raise ConfigError("The recipe's window is empty.", action="Propose the study again with lower below upper.")
     if volume.region is None or not volume.region.any():
         raise GeometryRefused("NO_REGION")
     voxels, region = volume.voxels, volume.region

@@ -32,7 +32,7 @@ def test_the_measured_lines_are_as_long_and_lie_as_the_lesion_does() -> None:
     image = phantoms.volume(lesion, shape=(20, 64, 64), spacing_mm=(1.0, 1.0, 1.0))
     chord = region.longest_chord(image)
     assert chord is not None
-    shown = pixels(picture.measured(image, chord=chord, window_hu=(-100, 200)))
+    shown = pixels(picture.measured(image, chord=chord, window=(-100, 200)))
     assert shown.shape == (512, 512, 3)
     a_pixel_mm = 64 / 512
     long, short = coloured(shown, picture.LONG), coloured(shown, picture.SHORT)
@@ -47,7 +47,7 @@ def test_the_measured_lines_are_as_long_and_lie_as_the_lesion_does() -> None:
 
 def test_thick_pixels_keep_the_patients_shape_and_grey_is_the_window() -> None:
     image = phantoms.volume(phantoms.Box(), shape=(6, 40, 80), spacing_mm=(3.0, 2.0, 1.0), body_radius_mm=200, body_hu=50)
-    shown = pixels(picture.of_slice(image, z=0, window_hu=(0, 100)))
+    shown = pixels(picture.of_slice(image, z=0, window=(0, 100)))
     assert shown.shape[:2] == (512, 512)
     assert set(np.unique(shown)) == {128}
 
