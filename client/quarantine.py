@@ -2,14 +2,15 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from client.imaging.guard import Expecting, Found, Frames, Projection, Reader, Reason, Slice
 from client.inside import SetAside
+from common.errors import InternalError, RecordUnwritable
 
 CHEAP: Final = frozenset({Reason.LINK, Reason.NOT_A_FILE})  # decided without parsing, by what is not in the file
 BY_CHANCE: Final = frozenset({Reason.CRASHED, Reason.TIMED_OUT})  # a busy machine may be at fault
@@ -52,17 +53,17 @@ class Last:
 class Quarantine:
     """The list on the vault's disk (SQLite, 0600). It holds paths, which may hold names: nothing of them is printed.
 
-    A damaged file is moved aside as `.damaged` and the list begins anew: everything is then parsed once more.
+    A damaged file is moved aside as `.damaged` and the list begins anew: everything is then parsed once more. Raises
+    RecordUnwritable, and so does a reading, on a full or read-only disk and where another process holds it.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], int]) -> None:
         self.path, self.clock = path, clock
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked or full, not damaged
-                raise
+            with _unwritable():  # locked or full, not damaged
+                self._open()
+        except sqlite3.DatabaseError:
             path.replace(path.with_name(path.name + ".damaged"))
             for beside in ("-wal", "-shm"):
                 path.with_name(path.name + beside).unlink(missing_ok=True)
@@ -99,9 +100,10 @@ class Reading:
         self._reader: Reader | None = None
         self._mine: dict[str, str] = {}  # name -> reason, of files that this reading found bad
         self._series: dict[str, str] = {}  # pseudonym of a series -> its first file
-        cursor = self._store.execute(
-            "INSERT INTO reading (recipe, code, began) VALUES (?, ?, ?)", (recipe, code, self._clock())
-        )
+        with _unwritable():
+            cursor = self._store.execute(
+                "INSERT INTO reading (recipe, code, began) VALUES (?, ?, ?)", (recipe, code, self._clock())
+            )
         self._number = cursor.lastrowid
         known = self._store.execute(
             "SELECT name, reason, size_bytes, modified_ns, changed_ns, readings FROM aside WHERE kind = 'file' AND code = ?",
@@ -130,7 +132,7 @@ class Reading:
         if (known := self._remembered(path)) is not None:
             answer: Found | Reason = known
         elif self._reader is None:
-            answer = Reason.NOT_A_FILE
+            raise InternalError("A reading has no reader.", action="Report this.")
         else:
             answer = self._reader.read(path, with_pixels=with_pixels)
         if isinstance(answer, Reason):
@@ -153,7 +155,7 @@ class Reading:
 
     def end(self, *, usable: int) -> None:
         """End the reading: what it did not set aside again is forgotten."""
-        with self._store:
+        with _unwritable(), self._store:
             self._store.execute(
                 "DELETE FROM aside WHERE recipe IN (?, ?) AND reading < ?", (ANY_RECIPE, self._recipe, self._number)
             )
@@ -163,25 +165,26 @@ class Reading:
             )
 
     def _put(self, recipe: str, *, name: str, kind: str, reason: str, stamp: Stamp | None) -> None:
-        self._store.execute(
-            "INSERT INTO aside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (recipe, id) DO UPDATE SET"
-            " since = CASE WHEN reason = excluded.reason THEN since ELSE excluded.since END,"
-            " readings = CASE WHEN reason <> excluded.reason THEN 1 ELSE readings + (reading <> excluded.reading) END,"
-            " kind = excluded.kind, name = excluded.name, reason = excluded.reason, size_bytes = excluded.size_bytes,"
-            " modified_ns = excluded.modified_ns, changed_ns = excluded.changed_ns, code = excluded.code,"
-            " reading = excluded.reading",
-            (
-                recipe,
-                self._pseudonym("file", name)[:SHOWN],
-                kind,
-                name,
-                reason,
-                *(stamp or (None, None, None)),
-                self._code,
-                self._clock(),
-                self._number,
-            ),
-        )
+        with _unwritable():
+            self._store.execute(
+                "INSERT INTO aside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (recipe, id) DO UPDATE SET"
+                " since = CASE WHEN reason = excluded.reason THEN since ELSE excluded.since END,"
+                " readings = CASE WHEN reason <> excluded.reason THEN 1 ELSE readings + (reading <> excluded.reading) END,"
+                " kind = excluded.kind, name = excluded.name, reason = excluded.reason, size_bytes = excluded.size_bytes,"
+                " modified_ns = excluded.modified_ns, changed_ns = excluded.changed_ns, code = excluded.code,"
+                " reading = excluded.reading",
+                (
+                    recipe,
+                    self._pseudonym("file", name)[:SHOWN],
+                    kind,
+                    name,
+                    reason,
+                    *(stamp or (None, None, None)),
+                    self._code,
+                    self._clock(),
+                    self._number,
+                ),
+            )
 
 
 def look(path: Path) -> tuple[list[Aside], Last | None]:
@@ -206,6 +209,17 @@ def paths(path: Path) -> list[tuple[str, str, str]]:
         return []
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as store:
         return store.execute("SELECT DISTINCT id, reason, name FROM aside ORDER BY reason, name").fetchall()
+
+
+@contextmanager
+def _unwritable() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise RecordUnwritable(
+            f"The list of what was set aside cannot be written ({error}).",
+            action="Free the disk or its lock, then start again.",
+        ) from None
 
 
 def _name(path: Path, *, root: Path) -> str:

@@ -84,7 +84,7 @@ class VaultNotRunning(ConfigError):
 
 
 class RecordUnwritable(ConfigError):
-    """The ledger's file cannot be written: full disk, read-only, or locked."""
+    """The ledger, or the list of what was set aside, cannot be written: full disk, read-only, or locked."""
 
     exit_code, code = 16, "E-CONFIG-LEDGER"
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common import announcement, files, harmonisation, left_out, mechanism, moments, noisy_moments
 from common.canonical import decimal_text
 from common.crypto import ring
-from common.errors import HospitalMissing, NotEstimable
+from common.errors import ConfigError, HospitalMissing, NotEstimable
 from common.ledger import accounting
 from common.mechanism import GaussianShare, NoisyGram, SampledStep
 from common.noisy_moments import NoisyMoments
@@ -34,8 +34,14 @@ from server.witnesses import NAME, Witnesses
 
 
 def begin(*, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carrier, folder: Path, run: str) -> Exchange:
-    """Write down that a run begins, or goes on in another life, and what was seen of the hospitals' ledgers before."""
+    """Write down that a run begins, or goes on in another life, and what was seen of the hospitals' ledgers before.
+
+    Raises ConfigError, and writes nothing, where the run began over another roster: its set-up and its sums are over that one.
+    """
     journal = Journal(folder / "journal.jsonl")
+    before = [event for event in journal.events() if event["type"] == "start"]
+    if before and before[0]["roster"] != roster.hash():
+        raise ConfigError("The run began over another roster.", action="Begin a new run, which is charged anew.")
     uploads = folder / "rounds"
     uploads.mkdir(mode=0o700, exist_ok=True)
     files.write(folder / "roster.json", roster.bytes())
@@ -44,7 +50,6 @@ def begin(*, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carr
     exchange = Exchange(
         run=run, study=study, roster=roster, key=key, carrier=carrier, journal=journal, folder=uploads, witnesses=seen
     )
-    before = [event for event in journal.events() if event["type"] == "start"]
     begun: dict[str, Any] = {"run": run, "study": study.hash(), "roster": roster.hash()}
     if before:
         exchange.say("resumed", **begun)

@@ -22,7 +22,7 @@ from client.imaging.volume import Gate
 from client.inside import Scan, SetAside
 from client.quarantine import Quarantine, Reading
 from client.reasons import MEANINGS
-from common.errors import NoScans
+from common.errors import InternalError, NoScans, RecordUnwritable
 from tests import federation
 from tests.phantoms import Ellipsoid, volume, write_series
 
@@ -96,6 +96,23 @@ def test_every_file_that_is_set_aside_is_listed_with_its_code(
     ]
     assert last == quarantine.Last(ended=100, usable=1)
     assert store.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_told_as_one(folder: Path, guard: Guard, reopened: Callable[..., Quarantine]) -> None:
+    store = reopened()
+    reading = store.begin(root=folder, recipe="r", code="1", pseudonym=pseudonym)
+    store.store.execute("PRAGMA max_page_count = 1")  # SQLite then says what it says of a full disk
+    with pytest.raises(RecordUnwritable, match=r"cannot be written \(database or disk is full\)"):
+        reading.note(SetAside(name="a" * 100_000, reason="FAILED"))
+    store.close()
+
+
+def test_a_reading_without_a_reader_lists_nothing_as_bad(folder: Path, reopened: Callable[..., Quarantine]) -> None:
+    store = reopened()
+    reading = store.begin(root=folder, recipe="r", code="1", pseudonym=pseudonym)
+    with pytest.raises(InternalError):
+        reading.read(folder / "note.txt", with_pixels=True)
+    assert quarantine.look(store.path)[0] == []
 
 
 def test_a_bad_file_is_not_opened_again_after_a_restart(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from common import files, locks
-from common.errors import RecordDamaged
+from common import roster as rosters
+from common.errors import ConfigError, RecordDamaged
 from server import config, keeper
 from server.journal import Journal
 from server.run import run_study
@@ -244,6 +245,18 @@ def test_a_journal_that_tells_of_another_sum_is_refused_by_name(undisturbed, kil
     journal.write_text(journal.read_text().replace(told_, "0" * 64))
     with pytest.raises(RecordDamaged, match="kept uploads of round 2"):
         go_on(undisturbed, folder)
+
+
+def test_a_run_is_not_gone_on_with_over_another_roster(undisturbed, killed_late, tmp_path):
+    one, wanted, _, _ = undisturbed
+    folder = shutil.copytree(killed_late, tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    smaller = rosters.sign(
+        federation=one.roster.federation, coordinator=one.roster.coordinator, key=one.key, members=one.roster.members[:3]
+    )
+    with pytest.raises(ConfigError, match="over another roster"):
+        run_study(study=wanted, roster=smaller, key=one.key, carrier=one, run=RUN, folder=folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.fixture(scope="module")
