@@ -36,7 +36,7 @@ from common import study as studies
 from common.audit import bundle
 from common.canonical import decimal_text
 from common.errors import NotSetUp, VaultNotRunning
-from common.ledger import note
+from common.ledger import note, post_quantum
 from common.locks import held
 from common.roster import Member, Roster
 
@@ -124,6 +124,7 @@ def enrol(home: Folder, request: Annotated[Path, typer.Argument(help="File to wr
         name=site.name,
         identity=key.public_key().public_bytes_raw().hex(),
         ledger_key=note.key_of(ledger_origin(site.name), key=config.ledger_key(made)).vkey,
+        ledger_ml_dsa=post_quantum.key_of(ledger_origin(site.name), key=config.ledger_key(made)).vkey,
         node_key=node_key,
         relay_certificate=relay_certificate,
     )
@@ -299,7 +300,7 @@ def bundle_command(home: Folder, path: Annotated[Path, typer.Argument(help="The 
         bundle.write(
             path,
             entries=ledger.entries(),
-            checkpoint=ledger.checkpoint(),
+            checkpoint=ledger.checkpoint(ml_dsa=bool(roster.member(site.name).ledger_ml_dsa)),
             roster=roster.bytes(),
             studies={study_hash: config.known_study(made, study_hash=study_hash) for study_hash in ledger.studies()},
             hospital=site.name,

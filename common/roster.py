@@ -20,20 +20,25 @@ DOMAIN = b"motet/roster/v1\0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One hospital: identity key (Ed25519), ledger key (C2SP verifier key), Flower node key, and its relay's certificate."""
+    """One hospital: identity key (Ed25519), ledger keys (C2SP verifier keys), Flower node key, and its relay's certificate.
+
+    A member that enrolled before ledgers had a second key has none, and its roster and hash stay what they were.
+    """
 
     name: str
     identity: str  # hex
     ledger_key: str  # vkey
     node_key: str  # OpenSSH public key
     relay_certificate: str  # PEM, self-signed: the lane lets in exactly these
+    ledger_ml_dsa: str = ""  # vkey of the second signature on its checkpoints
 
     def __post_init__(self) -> None:
         if not NAME.match(self.name):
             raise ValueError("a hospital's name is 1-32 lower-case letters, digits and hyphens, letter first")
         if not HEX_KEY.match(self.identity):
             raise ValueError("an identity key is 64 hex digits")
-        if not self.ledger_key or max(len(self.ledger_key), len(self.node_key), len(self.relay_certificate)) > 4096:
+        texts = (self.ledger_key, self.ledger_ml_dsa, self.node_key, self.relay_certificate)
+        if not self.ledger_key or max(map(len, texts)) > 4096:
             raise ValueError("a key is missing or too long")
 
     def plain(self) -> dict[str, str]:
@@ -44,6 +49,7 @@ class Member:
             "ledger": self.ledger_key,
             "node": self.node_key,
             "relay": self.relay_certificate,
+            **({"ledger_ml_dsa": self.ledger_ml_dsa} if self.ledger_ml_dsa else {}),
         }
 
     @classmethod
@@ -55,6 +61,7 @@ class Member:
             ledger_key=plain["ledger"],
             node_key=plain["node"],
             relay_certificate=plain["relay"],
+            ledger_ml_dsa=plain.get("ledger_ml_dsa", ""),
         )
 
 

@@ -16,7 +16,7 @@ from client.origin import ledger_origin
 from client.vault import Vault
 from common import model, roster, wire
 from common.errors import MotetError
-from common.ledger import note
+from common.ledger import note, post_quantum
 from common.roster import Member, Roster
 from common.study import Study
 from common.wire import Sealed
@@ -166,6 +166,7 @@ class Federation:
                     name=name,
                     identity=config.identity_key(home).public_key().public_bytes_raw().hex(),
                     ledger_key=note.key_of(ledger_origin(name), key=config.ledger_key(home)).vkey,
+                    ledger_ml_dsa=post_quantum.key_of(ledger_origin(name), key=config.ledger_key(home)).vkey,
                     node_key=(home.relay / "node.pub").read_text().strip(),
                     relay_certificate=(home.relay / "tls.crt").read_text(),
                 )

@@ -14,7 +14,7 @@ from common.audit.bundle import Bundle
 from common.audit.caps import Caps
 from common.audit.exact_cap import ExactCap
 from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, OutsidePolicy, RecordDamaged
-from common.ledger import accounting, events, merkle, note, officers
+from common.ledger import accounting, events, merkle, note, officers, post_quantum
 from common.ledger.accounting import Tally
 from common.ledger.events import Event, Kind
 from common.ledger.state import Reservation, Stage, State
@@ -29,7 +29,7 @@ WORDS_MOST: Final = 300  # of what is wrong with a study
 
 STEPS = (
     "(1) the roster is whole, is the approved one, and names the hospital",
-    "(2) the checkpoint is signed by the hospital's ledger key",
+    "(2) the checkpoint is signed by every ledger key that the roster names of the hospital, and by nobody else",
     "(3) the Merkle root is over exactly these entries, and no entry was rewritten after a witness had seen it",
     "(4) every entry is canonical, of a known type and in order",
     "(5) every release follows its reservation, none twice",
@@ -98,9 +98,7 @@ def verify(bundle: Bundle, *, roster_hash: str | None, notes: Iterable[bytes] = 
     """
     roster = _roster(bundle, roster_hash)  # (1)
     key = _key(roster, bundle.hospital)
-    checkpoint = note.parse_checkpoint(note.verify(bundle.checkpoint, keys=[key]))  # (2)
-    if checkpoint.origin != key.name:
-        raise _damaged("The checkpoint is for another ledger.")
+    checkpoint = _checkpoint(bundle, key=key, second=roster.member(bundle.hospital).ledger_ml_dsa)  # (2)
     leaves = [merkle.leaf_hash(line) for line in bundle.entries]  # (3)
     if checkpoint.size != len(leaves) or merkle.root(leaves) != checkpoint.root:
         raise _damaged("The entries are not those that the checkpoint covers.")
@@ -165,6 +163,21 @@ def _key(roster: Roster, hospital: str) -> note.Key:
     if key.kind != note.ED25519:
         raise _damaged("The ledger's key is of an unknown kind.")
     return key
+
+
+def _checkpoint(bundle: Bundle, *, key: note.Key, second: str) -> note.Checkpoint:
+    """Return the checkpoint that the ledger's key signed, and its ML-DSA-44 key where the roster names one."""
+    checkpoint = note.parse_checkpoint(note.verify(bundle.checkpoint, keys=[key]))
+    if checkpoint.origin != key.name:
+        raise _damaged("The checkpoint is for another ledger.")
+    if second:
+        other = note.parse_key(second)
+        if other.name != key.name:
+            raise _damaged("The ledger's keys are of two ledgers.")
+        post_quantum.verify(bundle.checkpoint, key=other)
+    if len(note.split(bundle.checkpoint)[1]) != 1 + bool(second):
+        raise _damaged("The checkpoint has signatures that the roster does not name.")
+    return checkpoint
 
 
 def _studies(bundle: Bundle) -> dict[str, Study]:

@@ -10,6 +10,7 @@ import pytest
 
 from common.audit import bundle, verify
 from common.errors import RecordDamaged
+from common.ledger import note, post_quantum
 from tests import ledgers
 from tests.ledgers import GRAM
 
@@ -63,7 +64,7 @@ def test_the_independent_verifier_agrees_on_good_and_damaged_bundles(program, tm
     with ledgers.create(tmp_path / "ledger.sqlite") as ledger:
         ledgers.run_rounds(ledger, rounds=1, mechanism=GRAM, start=1)
         ledgers.export(tmp_path / "good.zip", ledger)
-        vkey = ledger.verify_key
+        vkey, signed = ledger.verify_key, ledger.checkpoint()
     for name, change in DAMAGE.items():
         path = rezipped(tmp_path / "good.zip", tmp_path / f"{name}.zip", change)
         done = subprocess.run([program, vkey, path], capture_output=True, text=True, check=False, timeout=60)
@@ -72,5 +73,9 @@ def test_the_independent_verifier_agrees_on_good_and_damaged_bundles(program, tm
             with pytest.raises(RecordDamaged):
                 verify.verify(bundle.read(path), roster_hash=None)
     assert verify.verify(bundle.read(tmp_path / "good.zip"), roster_hash=None).root
+    second = post_quantum.line(note.parse_checkpoint(note.split(signed)[0]), key=ledgers.LEDGER_KEY, now=7).encode()
+    both = rezipped(tmp_path / "good.zip", tmp_path / "both.zip", lambda name, data: data + second * (name == "checkpoint"))
+    done = subprocess.run([program, vkey, both], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr  # the ML-DSA-44 line is skipped
     stranger = ledgers.note.key_of(ledgers.ORIGIN, key=ledgers.key(5)).vkey
     assert subprocess.run([program, stranger, tmp_path / "good.zip"], capture_output=True, check=False).returncode == 1
