@@ -17,6 +17,7 @@ from common.errors import MotetError
 
 FIELDS: Final = frozenset(  # what `extra` may carry; anything else is left out
     {
+        "aet",
         "at",
         "attempt",
         "bytes",

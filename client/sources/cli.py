@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,7 +20,9 @@ from common import files, findings
 from common.errors import ConfigError, PullFailed
 
 if TYPE_CHECKING:
+    from client.sources.listen import Store
     from client.sources.network import Tls
+    from client.sources.retrieve import Peer
 
 LOOK_S: Final = 5.0
 TELL_S: Final = 60.0
@@ -34,7 +36,7 @@ pull = typer.Typer(
 
 InboxAt = Annotated[Path, typer.Option("--inbox", help="Folder of the inbox; the vault's `scans` is its subfolder `scans`.")]
 Ours = Annotated[str, typer.Option("--aet", help="Our AE title.")]
-Peer = Annotated[str, typer.Option("--peer", help="HOST:PORT of the PACS.")]
+PeerAt = Annotated[str, typer.Option("--peer", help="HOST:PORT of the PACS.")]
 PeerTitle = Annotated[str, typer.Option("--peer-aet", help="The AE title of the PACS.")]
 Studies = Annotated[Path | None, typer.Option("--studies", help="File with one StudyInstanceUID a line.")]
 Dates = Annotated[str | None, typer.Option("--dates", help="YYYYMMDD-YYYYMMDD: all studies of these days.")]
@@ -47,6 +49,8 @@ Ca = Annotated[Path | None, typer.Option("--ca", help="The authority that signed
 Plain = Annotated[bool, typer.Option("--plain", help="No TLS: only on a network that is yours.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 CHOSEN: Final = list(MODALITIES)
+LOST: Final = ("FAILED_SERIES", "NOT_SENT", "DISK_FULL", "TOO_LARGE", "NOT_DICOM")
+LOST_OF_A_FOLDER: Final = ("UNREADABLE", "NOT_SETTLED", "DISK_FULL", "TOO_LARGE")  # an export has files beside its scans
 
 
 def receive(
@@ -82,7 +86,7 @@ def receive(
 def get(
     inbox: InboxAt,
     aet: Ours,
-    peer: Peer,
+    peer: PeerAt,
     peer_aet: PeerTitle,
     studies: Studies = None,
     dates: Dates = None,
@@ -95,23 +99,17 @@ def get(
 ) -> None:
     """Fetch over our own connection (C-GET); nothing listens here. Exit code 37 when something was not sent."""
     from client.sources import retrieve  # noqa: PLC0415  (pynetdicom is slow to import)
-    from client.sources.listen import Store  # noqa: PLC0415
 
-    os.umask(0o027)
     asked = wanted(studies=studies, dates=dates, modalities=modality)
-    at = findings.address(peer)
-    whom = retrieve.Peer(host=at[0], port=at[1], title=peer_aet, ours=aet, tls=_tls(certificate, key, ca, plain=plain))
-    store = Store(Inbox(inbox))
-    with _counting(store.tally):
-        retrieve.get(whom, wanted=asked, store=store)
-    _finish(store.tally, as_json=as_json)
+    whom = _peer(peer, title=peer_aet, ours=aet, tls=_tls(certificate, key, ca, plain=plain))
+    _into(inbox, lambda store: retrieve.get(whom, wanted=asked, store=store), as_json=as_json)
 
 
 @pull.command("move")
 def move(
     inbox: InboxAt,
     aet: Ours,
-    peer: Peer,
+    peer: PeerAt,
     peer_aet: PeerTitle,
     studies: Studies = None,
     dates: Dates = None,
@@ -126,16 +124,10 @@ def move(
 ) -> None:
     """Let the PACS send to --port (C-MOVE); it must know our title, host and port. Exit code 37 when something was not sent."""
     from client.sources import retrieve  # noqa: PLC0415  (pynetdicom is slow to import)
-    from client.sources.listen import Store  # noqa: PLC0415
 
-    os.umask(0o027)
     asked = wanted(studies=studies, dates=dates, modalities=modality)
-    at = findings.address(peer)
-    whom = retrieve.Peer(host=at[0], port=at[1], title=peer_aet, ours=aet, tls=_tls(certificate, key, ca, plain=plain))
-    store = Store(Inbox(inbox))
-    with _counting(store.tally):
-        retrieve.move(whom, wanted=asked, store=store, host=host, port=port)
-    _finish(store.tally, as_json=as_json)
+    whom = _peer(peer, title=peer_aet, ours=aet, tls=_tls(certificate, key, ca, plain=plain))
+    _into(inbox, lambda store: retrieve.move(whom, wanted=asked, store=store, host=host, port=port), as_json=as_json)
 
 
 @pull.command("web")
@@ -168,9 +160,16 @@ def web(
 def folder(
     inbox: InboxAt,
     source: Annotated[Path, typer.Option("--from", help="Folder that another program exports to; it is only read.")],
+    once: Annotated[
+        bool, typer.Option("--once", help="Take what is there now, then end; give up what keeps changing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch a folder until Ctrl-C: each file is copied into the inbox once it has not changed for ten seconds."""
+    """Watch a folder until Ctrl-C: each file is copied into the inbox once it has not changed for ten seconds.
+
+    What cannot be read is counted as UNREADABLE and tried again when its permissions change. With --once the command ends when
+    all that was there is in the inbox, or with exit code 37 when some of it is not.
+    """
     from client.sources.folder import Watch  # noqa: PLC0415
 
     if not source.is_dir():
@@ -178,10 +177,31 @@ def folder(
     os.umask(0o027)
     stop = _stopped_by_signal()
     watch = Watch(source, Inbox(inbox))
-    (said if as_json else out).print("watching")
+    (said if as_json else out).print("reading" if once else "watching")
     with _counting(watch.tally):
-        watch.until(stop, every_s=LOOK_S, clock=time.monotonic)
-    _tell(watch.tally, as_json=as_json)
+        (watch.once if once else watch.until)(stop, every_s=LOOK_S, clock=time.monotonic)
+    if once:
+        _finish(watch.tally, as_json=as_json, lost=LOST_OF_A_FOLDER)
+    else:
+        _tell(watch.tally, as_json=as_json)
+
+
+def _peer(address: str, *, title: str, ours: str, tls: "Tls | None") -> "Peer":
+    from client.sources.retrieve import Peer  # noqa: PLC0415
+
+    host, port = findings.address(address)
+    return Peer(host=host, port=port, title=title, ours=ours, tls=tls)
+
+
+def _into(inbox: Path, fetch: Callable[["Store"], None], *, as_json: bool) -> None:
+    """Let `fetch` fill the inbox, say how far it is, and at the end what came."""
+    from client.sources.listen import Store  # noqa: PLC0415
+
+    os.umask(0o027)
+    store = Store(Inbox(inbox))
+    with _counting(store.tally):
+        fetch(store)
+    _finish(store.tally, as_json=as_json)
 
 
 def _tls(certificate: Path | None, key: Path | None, ca: Path | None, *, plain: bool) -> "Tls | None":
@@ -257,9 +277,9 @@ def _counts(tally: Tally) -> dict[str, int]:
         return {str(what): count for what, count in tally.counts.items()}
 
 
-def _finish(tally: Tally, *, as_json: bool) -> None:
-    """Say what came; raise PullFailed where something did not."""
+def _finish(tally: Tally, *, as_json: bool, lost: Sequence[str] = LOST) -> None:
+    """Say what came; raise PullFailed where something did not: `lost` names what counts as that."""
     _tell(tally, as_json=as_json)
-    lost = sum(tally.counts.get(what, 0) for what in ("FAILED_SERIES", "NOT_SENT", "DISK_FULL", "TOO_LARGE", "NOT_DICOM"))
-    if lost:
-        raise PullFailed(f"{lost} series or objects are not in the inbox.", action="Pull again; the counts say why.")
+    missing = sum(tally.counts.get(what, 0) for what in lost)
+    if missing:
+        raise PullFailed(f"{missing} series or objects are not in the inbox.", action="Pull again; the counts say why.")

@@ -12,7 +12,10 @@ from client.sources.inbox import OBJECT_BYTES_MOST, Inbox, Put, Tally
 
 SETTLED_S: Final = 10.0  # unchanged for so long: whole
 
-Stamp = tuple[int, int]  # bytes, modified (ns)
+PATIENCE: Final = 6  # settling times after which `once` gives up a file that never settles
+NOT_SETTLED: Final = "NOT_SETTLED"
+
+Stamp = tuple[int, int, int]  # bytes, modified, changed (ns); mended permissions are a change
 
 
 @dataclass(slots=True)
@@ -25,11 +28,12 @@ class Watch:
     settled_s: float = SETTLED_S
     _seen: dict[Path, tuple[Stamp, float]] = field(default_factory=dict)  # since when it looks like this
     _done: dict[Path, Stamp] = field(default_factory=dict)
+    _closed: set[str] = field(default_factory=set)  # folders that may not be opened, each counted once
 
     def look(self, *, now: float) -> None:
         """Take every file that is new or changed and has looked the same for `settled_s`; `now` is a monotonic clock."""
         there: set[Path] = set()
-        for place, _, names in os.walk(self.folder, followlinks=False):
+        for place, _, names in os.walk(self.folder, followlinks=False, onerror=self._cannot_open):
             for name in names:
                 path = Path(place) / name
                 there.add(path)
@@ -44,12 +48,28 @@ class Watch:
             self.look(now=clock())
             stop.wait(every_s)
 
+    def once(self, stop: threading.Event, *, every_s: float, clock: Callable[[], float]) -> None:
+        """Take what is there now, each file once it has settled; after six settling times the rest counts as NOT_SETTLED."""
+        began = clock()
+        self.look(now=began)
+        while self._seen and not stop.wait(every_s):
+            self.look(now=clock())
+            if clock() - began > PATIENCE * self.settled_s:
+                self.tally.add(NOT_SETTLED, times=len(self._seen))
+                return
+
+    def _cannot_open(self, error: OSError) -> None:
+        """Count a folder that cannot be listed; one that is gone is nothing to read."""
+        if not isinstance(error, FileNotFoundError) and error.filename not in self._closed:
+            self._closed.add(error.filename)
+            self.tally.add(Put.UNREADABLE)
+
     def _consider(self, path: Path, *, now: float) -> None:
         try:
             status = path.lstat()
         except OSError:
             return
-        stamp = (status.st_size, status.st_mtime_ns)
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if not stat.S_ISREG(status.st_mode) or self._done.get(path) == stamp:
             return
         seen = self._seen.get(path)
@@ -57,18 +77,18 @@ class Watch:
             self._seen[path] = (stamp, now)
         elif now - seen[1] >= self.settled_s:
             data = _read(path)
-            outcome = Put.TOO_LARGE if data is None else self.inbox.put(data)
+            outcome = data if isinstance(data, Put) else self.inbox.put(data)
             self.tally.add(outcome)
             if outcome is not Put.DISK_FULL:  # tried again at the next look
                 self._done[path] = stamp
                 del self._seen[path]
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path) -> bytes | Put:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(OBJECT_BYTES_MOST + 1)
     except OSError:
-        return b""  # not readable: NOT_DICOM
-    return None if len(data) > OBJECT_BYTES_MOST else data
+        return Put.UNREADABLE
+    return Put.TOO_LARGE if len(data) > OBJECT_BYTES_MOST else data

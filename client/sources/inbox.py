@@ -28,6 +28,7 @@ class Put(StrEnum):
     TOO_LARGE = "TOO_LARGE"
     NOT_DICOM = "NOT_DICOM"  # no file header (PS3.10, 7.1)
     DISK_FULL = "DISK_FULL"
+    UNREADABLE = "UNREADABLE"  # of a watched folder: a file or folder that may not be opened
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,6 +15,7 @@ from client.sources.inbox import OBJECT_BYTES_MOST, Inbox, Put, Tally
 from client.sources.network import KINDS, SYNTAXES, VERIFICATION, Tls, checked_title, context, entity
 from common.errors import ConfigError, PortInUse
 
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.]")
 SUCCESS, NO_RESOURCES, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # PS3.4, B.2.3
 STATUS: Final = {
     Put.STORED: SUCCESS,
@@ -22,6 +24,7 @@ STATUS: Final = {
     Put.TOO_LARGE: NO_RESOURCES,
     Put.NOT_DICOM: NOT_UNDERSTOOD,
 }
+TITLES_MOST: Final = 100  # titles of rejected callers that are remembered, so that none is logged twice
 log = logging.getLogger("motet.receive")
 
 
@@ -32,6 +35,7 @@ class Store:
     inbox: Inbox
     tally: Tally = field(default_factory=Tally.empty)
     _sent: dict[Association, int] = field(default_factory=dict)
+    _strangers: set[str] = field(default_factory=set)
 
     def handlers(self) -> list[tuple[evt.EventType, object]]:
         """Return pynetdicom's handlers."""
@@ -60,9 +64,20 @@ class Store:
     def _forget(self, event: Event) -> None:
         self._sent.pop(event.assoc, None)
 
-    def _rejected(self, _: Event) -> None:
+    def _rejected(self, event: Event) -> None:
+        """Count it; log the title by which the caller named itself, each once: a flood of them fills no log."""
         self.tally.add("REJECTED")
-        log.warning("association-rejected")
+        if not event.assoc.is_acceptor:  # we are the one who was rejected, and whoever called says so
+            return
+        title = _shown(event.assoc.requestor.ae_title)
+        if title not in self._strangers and len(self._strangers) < TITLES_MOST:
+            self._strangers.add(title)
+            log.warning("association-rejected", extra={"aet": title})
+
+
+def _shown(title: str) -> str:
+    """Return a caller's AE title as a log may hold it: at most 16 letters, digits, dots, hyphens and underscores."""
+    return _UNSAFE.sub("-", title.strip())[:16].lstrip("-_.") or "unnamed"
 
 
 @contextlib.contextmanager

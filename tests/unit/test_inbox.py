@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pynetdicom.ae import ApplicationEntity as AE
@@ -117,6 +118,51 @@ def test_links_pipes_and_other_files_of_a_watched_folder_do_no_harm(tmp_path: Pa
         watch.look(now=now)
     assert watch.tally.counts == {"NOT_DICOM": 1}
     assert names(inbox) == []
+
+
+def test_what_cannot_be_read_is_counted_and_tried_again_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, inbox = tmp_path / "export", Inbox(tmp_path / "in")
+    source.mkdir()
+    (source / "a.dcm").write_bytes(OBJECT)
+    watch = Watch(source, inbox, settled_s=0)
+    opened = os.open
+
+    def refusing(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).endswith("a.dcm"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *rest, **more)
+
+    with monkeypatch.context() as patch:  # root may read everything
+        patch.setattr(os, "open", refusing)
+        for now in range(4):
+            watch.look(now=now)
+    assert watch.tally.counts == {"UNREADABLE": 1}
+    (source / "a.dcm").chmod(0o640)
+    for now in range(4, 7):
+        watch.look(now=now)
+    assert watch.tally.counts == {"UNREADABLE": 1, "STORED": 1}
+    for _ in range(2):
+        watch._cannot_open(PermissionError(13, "Permission denied", "closed"))
+        watch._cannot_open(FileNotFoundError(2, "No such file", "gone"))
+    assert watch.tally.counts["UNREADABLE"] == 2
+
+
+def test_once_takes_what_is_there_and_gives_up_what_never_settles(tmp_path: Path) -> None:
+    source, inbox = tmp_path / "export", Inbox(tmp_path / "in")
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.dcm").write_bytes(OBJECT + bytes([number]))
+    watch, now = Watch(source, inbox, settled_s=1), iter(range(1000))
+
+    def clock() -> float:
+        (source / "2.dcm").write_bytes(OBJECT + os.urandom(8))
+        return float(next(now))
+
+    watch.once(threading.Event(), every_s=0, clock=clock)
+    assert watch.tally.counts == {"STORED": 2, "NOT_SETTLED": 1}
+    watch = Watch(source, inbox, settled_s=0)
+    watch.once(threading.Event(), every_s=0, clock=lambda: 0.0)
+    assert watch.tally.counts == {"AGAIN": 2, "STORED": 1}
 
 
 def body(*objects: bytes, boundary: bytes = b"mark", end: bytes = b"--\r\n") -> bytes:

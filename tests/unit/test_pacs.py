@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gc
+import re
 import socket
 import ssl
 import time
@@ -23,7 +24,7 @@ from client.imaging.scan import read_scans
 from client.inside import Scan
 from client.sources import listen, network, retrieve
 from client.sources.inbox import Inbox, Tally
-from client.sources.listen import Store, listening
+from client.sources.listen import TITLES_MOST, Store, _shown, listening
 from client.sources.network import Tls
 from client.sources.wanted import MODALITIES, Wanted
 from client.sources.web import Server, fetch
@@ -116,6 +117,20 @@ def test_whoever_is_not_on_the_list_sends_nothing(
     assert send(objects, port=port, ours=ours, called=called) == []
     assert stored(store) == []
     assert store.tally.counts == {"REJECTED": 1}
+
+
+def test_titles_of_rejected_callers_are_logged_once_each_and_steer_no_log(
+    store: Store, port: int, objects: list[Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    for title in ("STRANGER", "STRANGER", "A B$%s{x}", "--"):
+        assert send(objects, port=port, ours=title) == []
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,16}", _shown("A\x1b[2J\n" * 9))
+    assert store.tally.counts == {"REJECTED": 4}
+    assert [record.aet for record in caplog.records if record.name == "motet.receive"] == ["STRANGER", "A-B--s-x-", "unnamed"]
+    store._strangers.update(str(number) for number in range(TITLES_MOST - 3))
+    assert send(objects, port=port, ours="ONE-MORE") == []
+    assert len(store._strangers) == TITLES_MOST
+    assert "ONE-MORE" not in caplog.text
 
 
 def test_other_kinds_of_objects_are_not_negotiated(store: Store, port: int, objects: list[Dataset]) -> None:
