@@ -4,42 +4,34 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from client import (
-    between,
-    disclosure,
-    exact,
-    harmonise,
     noisy,
     officers,
     pipeline,
     policy,
     refusals,
-    released,
     session,
     shelf,
     witness,
 )
 from client import pseudonym as pseudonyms
 from client.config import Home, Site, approved_roster, approved_study, identity_key, ledger_key, pseudonym_key, read_site
+from client.gate import Asked, Gate
 from client.inside import Cohort
-from client.kernels.rows import Rows, Seat
 from client.ledger import Ledger
 from client.mask import mask
 from client.origin import ledger_origin
 from client.session import Session
 from client.witness import Memory
 from common import announcement as announcements
-from common import harmonisation, query, wire
+from common import wire
 from common.announcement import Announcement
-from common.contribution import Contribution
 from common.crypto import keys, masking
 from common.errors import (
     BadEnvelope,
     BudgetExhausted,
-    ExactReleasesUsedUp,
     InternalError,
     MotetError,
     OutsidePolicy,
@@ -64,15 +56,6 @@ class _Open:
 
     study: Study
     cohort: Cohort
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Checked:
-    """An exact sum that may leave: the two records as they will be, and a query's answer."""
-
-    answered: exact.Record
-    released: released.Record
-    contribution: Contribution | None
 
 
 class Vault:
@@ -219,28 +202,39 @@ class Vault:
             return self._sent_again(announced, study, site)
         policy.check_study(site.policy, study=study, roster=roster)
         policy.check_round(site.policy, announcement=announced, study=study, roster=roster, me=self.name)
+        gate, blob = Gate(folder=self.home.state, secret=pseudonym_key(self.home), ledger=self.ledger), request.blob
+        seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
         with refusals.computing():
             if announced.task in {"gram", "query"}:
                 cohort = pipeline.complete_cases(cohort, study=study)
             if study.harmonises(task=announced.task, index=announced.index):
-                request, cohort = self._harmonised(announced, request, study, cohort)
-        if announced.dimension != pipeline.dimension(announced, blob=request.blob, study=study):
+                blob, cohort = gate.harmonised(blob, announced=announced, study=study, cohort=cohort)
+        if announced.dimension != pipeline.dimension(announced, blob=blob, study=study):
             raise OutsidePolicy("The vector's length is not the task's.", action="Check the coordinator's version.")
         if not state.keyed():
             state = state.with_sealed(self._inbox(request, roster), me=self.name)
             state.save(self.home.state)  # the ephemeral secrets are gone from disk, whatever follows
         if isinstance(announced.mechanism, Exact):
+            asked = Asked(
+                announced=announced,
+                blob=blob,
+                study=study,
+                cohort=cohort,
+                whole=opened.cohort,
+                policy=site.policy,
+                seat=seat,
+                models=state.models,
+            )
             with refusals.computing():
-                checked = self._check_exact(announced, request, state, study, cohort, site)
+                checked = gate.check(asked)
         else:
             state = noisy.count(state, announced, study=study)
             checked = None
         state, pair_keys = state.with_round(announced.round, hospitals=announced.hospitals, me=self.name, request=data)
         with refusals.computing():
-            seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
             contribution = (checked and checked.contribution) or pipeline.contribute(
                 announced,
-                blob=request.blob,
+                blob=blob,
                 study=study,
                 cohort=cohort,
                 mechanism=announcements.charged(study, announced.mechanism, hospital=self.name),
@@ -258,100 +252,10 @@ class Vault:
         }
         reply = self._seal(request, "upload", body, blob=vector)
         if checked is not None:
-            exact.save(self._exact_file, checked.answered)
-            released.save(self._released_file, checked.released)
+            gate.save(checked)
         self._keep(state, str(announced.round), reply)
         self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
         return reply
-
-    def _harmonised(self, announced: Announcement, request: Envelope, study: Study, cohort: Cohort) -> tuple[Envelope, Cohort]:
-        """Return the request without its coefficients, and the cohort harmonised by them.
-
-        The coefficients are on disk before they meet a value: whatever becomes of the round, no others are ever tried.
-        """
-        blob, coefficients = harmonisation.unpack(request.blob)
-        if announced.task == "gram" and blob:
-            raise OutsidePolicy("A Gram is asked with nothing beside it.", action="Check the coordinator's version.")
-        asked, secret = harmonise.question(study, coefficients=coefficients), pseudonym_key(self.home)
-        exact.save(self._exact_file, exact.check(self._exact_file, questions=asked, roster=announced.hospitals, secret=secret))
-        return replace(request, blob=blob), pipeline.harmonised(coefficients, study=study, cohort=cohort)
-
-    def _check_exact(
-        self, announced: Announcement, request: Envelope, state: Session, study: Study, cohort: Cohort, site: Site
-    ) -> _Checked:
-        again = self._check_count(announced, site) and announced.task == "gram"
-        if announced.task == "evaluate":
-            scored = tuple(hashlib.sha256(blob).hexdigest() for blob in wire.unpack(request.blob, count=announced.index))
-            policy.check_models(study, seen=state.models, scored=scored)
-        if announced.task == "query":
-            policy.check_query(query.parse(request.blob), index=announced.index, study=study)
-            before = self.ledger.sums(announced.run, statistic=announced.mechanism.entry()["statistic"])
-            policy.check_sums(before - {announced.round}, index=announced.index, study=study)
-        entering = pipeline.entering(announced, blob=request.blob, study=study, cohort=cohort)
-        policy.check_cohort(site.policy, patients=len(entering.patients))
-        secret = pseudonym_key(self.home)
-        answered = exact.check(
-            self._exact_file,
-            questions=entering.questions,
-            roster=announced.hospitals,
-            secret=secret,
-            under=announced.roster,
-            again=again,
-        )
-        record, contribution = released.read(self._released_file), None
-        if entering.rows is not None:
-            counted, most, form = pipeline.counting(announced, blob=request.blob, study=study, rows=entering.rows)
-            asking = released.Asking(
-                label=f"{announced.mechanism.entry()['statistic']} of {announced.study}",
-                variables=entering.variables,
-                roster=announced.hospitals,
-                patients=entering.patients,
-                kernel=entering.kernel,
-                grids=entering.grids,
-                functions=entering.functions,
-                query_sha256=announced.blob_sha256 if announced.task == "query" else "",
-                counted=counted,
-                form=form,
-            )
-            whole = self._warm[announced.study].cohort
-            judge = between.Judge(policy=site.policy, study=study, cohort=cohort, whole=whole, secret=secret)
-            after = released.check(record, asking=asking, cell_min=site.policy.cell_min, secret=secret, judge=judge)
-            seat = pipeline.seat(announced, study=study, me=self.name, shows=site.policy.site_aggregates)
-            if announced.task == "query":
-                policy.check_site_sums(site.policy, asked=query.parse(request.blob), study=study, honest=seat.honest)
-                held = released.asked(record, asking=asking, queries_most=most)  # on disk before its numbers meet a value
-                if held is not record:
-                    released.save(self._released_file, held)
-                after = released.answered(replace(after, queries=held.queries, open=held.open), asking=asking)
-            record = after
-            contribution = self._disclosed(announced, request.blob, entering.rows, site, seat)
-        if contribution is not None:
-            left = len(cohort.patients) - len(entering.patients)
-            contribution = pipeline.with_left_out(contribution, patients=left, cell_min=site.policy.cell_min)
-        return _Checked(answered=answered, released=record, contribution=contribution)
-
-    def _check_count(self, announced: Announcement, site: Site) -> bool:
-        """Refuse more exact sums than the hospital allows; say whether this one has counted for good already.
-
-        A study's Gram and each of its analyses count once, over all runs: client/exact.py lets a Gram be answered again over
-        the identical rows and roster only, and client/released.py counts the queries of an analysis.
-        """
-        counted, once = self.ledger.exact_counted()
-        if (announced.study, announced.mechanism.entry().get("statistic")) in once:
-            return True
-        if counted >= site.policy.exact_releases_max:
-            raise ExactReleasesUsedUp("The exact releases are used up.", action="Raise exact_releases_max in site.toml.")
-        return False
-
-    def _disclosed(self, announced: Announcement, blob: bytes, rows: Rows, site: Site, seat: Seat) -> Contribution | None:
-        """Return a query's answer once the disclosure policy has passed it; a Gram is checked and made later."""
-        if announced.task == "gram":
-            disclosure.check_columns(site.policy, values=rows.values, names=rows.names)
-            return None
-        disclosure.check_query(site.policy, asked=query.parse(blob), rows=rows, seat=seat)
-        answer, contribution = pipeline.answer_query(announced, blob=blob, rows=rows, seat=seat)
-        disclosure.check_answer(site.policy, answer=answer)
-        return contribution
 
     def _inbox(self, request: Envelope, roster: Roster) -> dict[str, bytes]:
         return {
@@ -420,14 +324,6 @@ class Vault:
         receipt = self._reserve(announced, study, site)
         self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
         return reply
-
-    @property
-    def _exact_file(self) -> Path:
-        return self.home.state / "exact.json"
-
-    @property
-    def _released_file(self) -> Path:
-        return self.home.state / "released.json"
 
     def _refuse(self, request: Envelope, error: MotetError, *, cause: BaseException | None = None) -> bytes:
         number = _number(request.body.get("announcement"))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client import pipeline, released
+from client import entering, released
 from client.between import Judge
 from client.config import CELL_MIN
 from client.kernels.rows import Rows
@@ -240,5 +240,5 @@ def test_a_fit_is_told_no_more_numbers_than_there_are_values_behind_them():
             index=analyses.index(position, number=1), blob_sha256="", mechanism=Exact(statistic="s", ring_bits=128),
         )  # fmt: skip
         table = Rows(names=("y", "x1", "sex[m]"), values=np.zeros((rows, 3)), lower=(0.0, -16.0, 0.0), upper=(1.0, 16.0, 1.0))
-        counted, told, form = pipeline.counting(announced, blob=asked.bytes(), study=study, rows=table)
+        counted, told, form = entering.counting(announced, blob=asked.bytes(), study=study, rows=table)
         assert (counted, told, len(form)) == ("logistic of sex[m] x1 y", most, 64)
