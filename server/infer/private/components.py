@@ -7,8 +7,8 @@ and cover less: the bias is already small wherever eigenvalues are apart (tests/
 
 Eigenvalues which are not apart repel one another, the more the noise, and their vectors turn freely among themselves: no
 interval of theirs holds. So neighbours less than APART standard errors apart are one row, the sum of their eigenvalues, which
-does not suffer from it; loadings are of components that stand alone. For two equal eigenvalues the distance exceeds APART = 4
-in about exp(-4) = 2 % of releases. Source: Anderson 1963; Davison and Hinkley 1997, section 4.2.
+does not suffer from it; loadings are of components that stand alone. For two equal eigenvalues the distance exceeds APART
+in about exp(-APART**2 / 4) = 0.6 % of releases. Source: Anderson 1963; Davison and Hinkley 1997, section 4.2.
 """
 
 import math
@@ -28,7 +28,7 @@ Float = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 DRAWS = 499  # they serve standard errors, not tails
-APART = 4.0
+APART = 4.5
 LOADED_MOST = 10  # components whose loadings are told
 
 
