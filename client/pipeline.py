@@ -138,7 +138,9 @@ def _kept_or_measured(scan: Scan, *, study: Study, point: Point | None, kept: Ke
 
 
 def _measure_and_see(scan: Scan, *, study: Study, point: Point | None) -> tuple[Measured, View]:
-    lesion = locate(prepare(_with_region(assemble(scan), point=point, recipe=study.recipe), recipe=study.recipe))
+    recipe = study.recipe
+    volume = _with_region(assemble(scan, irregular=recipe.irregular), point=point, recipe=recipe)
+    lesion = locate(prepare(volume, recipe=recipe))
     values = {
         name: value
         for family in families(study)

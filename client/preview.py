@@ -94,7 +94,7 @@ def _one(scan: "Scan", *, recipe: "Recipe", point: "Point | None", folder: Path,
     shown: dict[str, Any] = {"number": number, "pictures": [], "from_point": None, "reason": None}
     names = shown["pictures"]
     try:
-        volume, quality = _with_region(assemble(scan), point=point, recipe=recipe)
+        volume, quality = _with_region(assemble(scan, irregular=recipe.irregular), point=point, recipe=recipe)
         if quality is not None:
             shown["from_point"] = {
                 "agreement": quality.agreement,

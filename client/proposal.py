@@ -117,6 +117,8 @@ def _permitted(study: Study, policy: Policy) -> Iterator[str]:
 def _recipe(recipe: Recipe) -> str:
     """Say what every scan goes through, and which lesions are measured; `motet-hospital preview` shows it."""
     steps = ["the bias field is taken out by n4"] if recipe.filters and recipe.filters.bias_field == "n4" else []
+    if recipe.irregular == "resample":
+        steps.append("tilted or uneven stacks are resampled through their slices' true positions")
     if recipe.modality != "CT":
         steps.append("intensities are normalised")
     steps.append(f"voxels become {decimal_text(recipe.spacing_mm)} mm")

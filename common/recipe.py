@@ -9,6 +9,7 @@ from common.modality import PLANAR, Modality
 from common.part import Number, Part, Positive
 
 DIFFUSION_VOXELS_MOST = Decimal("2.5")  # 50 steps of diffusion
+Irregular = Literal["refuse", "resample"]
 CUBE_VOXELS_MOST = 64  # along a side: a view of two channels is 2 MiB
 
 
@@ -36,6 +37,7 @@ class Points(Part):
 class Recipe(Part):
     """Preprocessing, the same at every hospital: resample, filter, window, crop.
 
+    A tilted or unevenly spaced stack is refused, or resampled through the true position of each slice, as `irregular` says.
     Only images of `modality` are read. The window is in HU of a CT, in hundredths of a standard deviation of what is normalised
     (common/modality.py).
     Without `points` only lesions that were drawn (DICOM SEG, RT Structure Set) are measured. The network sees of a lesion its
@@ -51,6 +53,7 @@ class Recipe(Part):
     patch_voxels: Annotated[int, Field(ge=8, le=256)]
     edge_channel: bool
     patch: Literal["slice", "volume"] = "slice"
+    irregular: Irregular = "refuse"
     filters: Filters | None = None
     points: Points | None = None
 

@@ -9,10 +9,13 @@ import math
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
+from client.imaging.straighten import Way, straightened, way
 from client.inside import Float, Float32, Mask, Scan, Volume, freeze
 from common.errors import GeometryRefused
 from common.modality import PLANAR
+from common.recipe import Irregular
 
 SPACING_RELATIVE, SPACING_MM = 0.01, 0.05
 DUPLICATE_MM = 1e-3
@@ -36,26 +39,45 @@ class Gate(StrEnum):
     REGION_IN_PADDING = "REGION_IN_PADDING"  # the scanner measured nothing there
 
 
-def assemble(scan: Scan) -> Volume:
+def assemble(scan: Scan, *, irregular: Irregular = "refuse") -> Volume:
     """Return the volume of `scan`, axes (z, y, x) along patient S, P and L as nearly as the grid allows.
 
     The order of the slices in `scan` does not matter. Padding (nan) becomes air, of another modality than CT the least that was
     measured; `padding` says where, and no region may touch it. The region is carried over by patient coordinates. A radiograph
     passes no gate: it becomes one slice in its own coordinates, and its region is what was measured.
+    `irregular` says what becomes of a tilted or unevenly spaced stack: it is refused, or resampled through the true position of
+    each slice (straighten.py) unless slices are missing.
     Raises GeometryRefused with one of `Gate`.
     Source: PS3.3 C.7.6.2; Volume and gate after imaging.md section 3 of the house's reference, oracle highdicom.
     """
     if scan.modality in PLANAR:
         return _planar(scan)
-    order, step_mm = _gate(scan)
+    order = _order(scan)
+    flaw = _irregularity(scan, order=order)
     row, column = scan.orientations[0, :3], scan.orientations[0, 3:]
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([step_mm, column * scan.spacings_mm[0, 0], row * scan.spacings_mm[0, 1]], axis=1)
-    affine[:3, 3] = scan.positions_mm[order[0]]
-    voxels = scan.pixels[order]
+    in_plane = np.stack([column * scan.spacings_mm[0, 0], row * scan.spacings_mm[0, 1]], axis=1)
+    affine, drawn = np.eye(4), None
+    if flaw is None:
+        voxels = scan.pixels[order]
+        step_mm = (scan.positions_mm[order[-1]] - scan.positions_mm[order[0]]) / (len(order) - 1)
+        affine[:3, 3] = scan.positions_mm[order[0]]
+    else:
+        by = _way(scan, order=order) if irregular == "resample" else None
+        if by is None:
+            raise GeometryRefused(flaw)
+        voxels = straightened(scan.pixels[order], by=by, outside=np.nan)
+        drawn = _on_slices(scan, order=order)
+        if drawn is not None:
+            drawn = straightened(drawn.astype(np.float32), by=by, outside=0.0) >= 0.5
+        step_mm = np.cross(row, column) * by.step_mm
+        affine[:3, 3] = scan.positions_mm[order[0]] + in_plane @ by.start
+    affine[:3, :3] = np.concatenate([step_mm[:, np.newaxis], in_plane], axis=1)
     axes, flips, affine = _patient_axes(affine, shape=voxels.shape)
     voxels = np.ascontiguousarray(np.flip(voxels.transpose(axes), flips))
-    region = _region(scan, affine=affine, shape=voxels.shape)
+    if drawn is None:
+        region = _region(scan, affine=affine, shape=voxels.shape)
+    else:
+        region = np.ascontiguousarray(np.flip(drawn.transpose(axes), flips))
     padding = _filled(voxels, modality=scan.modality)
     if region is not None:
         if padding is not None and (region & padding).any():
@@ -106,8 +128,8 @@ def _filled(voxels: Float32, *, modality: str) -> Mask | None:
     return padding
 
 
-def _gate(scan: Scan) -> tuple[np.ndarray, Float]:
-    """Return the order of the slices along their normal and the step from one to the next, LPS mm."""
+def _order(scan: Scan) -> NDArray[np.int64]:
+    """Return the order of the slices along their normal; raises GeometryRefused where they are no stack at all."""
     if len(scan.pixels) < 2:
         raise GeometryRefused(Gate.SINGLE_SLICE)
     if len(set(scan.frame_of_reference)) > 1:
@@ -116,21 +138,56 @@ def _gate(scan: Scan) -> tuple[np.ndarray, Float]:
         raise GeometryRefused(Gate.MIXED_ORIENTATION)
     if np.ptp(scan.spacings_mm, axis=0).max() > 1e-4:
         raise GeometryRefused(Gate.MIXED_SPACING)
-    normal = np.cross(scan.orientations[0, :3], scan.orientations[0, 3:])
-    normal /= np.linalg.norm(normal)
-    along = scan.positions_mm @ normal
+    along = scan.positions_mm @ _normal(scan)
     order = np.argsort(along, kind="stable")
-    gaps = np.diff(along[order])
-    if gaps.min() < DUPLICATE_MM:
+    if np.diff(along[order]).min() < DUPLICATE_MM:
         raise GeometryRefused(Gate.DUPLICATE_POSITION)
+    return order
+
+
+def _normal(scan: Scan) -> Float:
+    normal = np.cross(scan.orientations[0, :3], scan.orientations[0, 3:])
+    unit: Float = normal / np.linalg.norm(normal)
+    return unit
+
+
+def _irregularity(scan: Scan, *, order: NDArray[np.int64]) -> Gate | None:
+    """Return why a stack is no regular grid; None where it is one."""
+    normal = _normal(scan)
+    gaps = np.diff(scan.positions_mm[order] @ normal)
     usual = float(np.median(gaps))
     if np.abs(gaps - usual).max() > max(SPACING_RELATIVE * usual, SPACING_MM):
-        raise GeometryRefused(Gate.UNEVEN_SPACING)
+        return Gate.UNEVEN_SPACING
     moved = scan.positions_mm[order] - scan.positions_mm[order[0]]
     sideways = np.linalg.norm(moved - np.outer(moved @ normal, normal), axis=1)
     if (sideways > np.maximum(SPACING_MM, math.tan(math.radians(TILT_DEG)) * (moved @ normal))).any():
-        raise GeometryRefused(Gate.SHEARED)
-    return order, moved[-1] / (len(order) - 1)
+        return Gate.SHEARED
+    return None
+
+
+def _way(scan: Scan, *, order: NDArray[np.int64]) -> Way | None:
+    row, column = scan.orientations[0, :3], scan.orientations[0, 3:]
+    shape = scan.pixels.shape[1], scan.pixels.shape[2]
+    return way(scan.positions_mm[order], row=row, column=column, spacing_mm=scan.spacings_mm[0], shape=shape)
+
+
+def _on_slices(scan: Scan, *, order: NDArray[np.int64]) -> Mask | None:
+    """Return the region on the stack's own slices, in `order`: each plane must lie in a slice, voxel on voxel."""
+    planes, positions_mm = scan.region_planes, scan.region_positions_mm
+    orientation, spacing_mm = scan.region_orientation, scan.region_spacing_mm
+    if planes is None or positions_mm is None or orientation is None or spacing_mm is None:
+        return None
+    alike = planes.shape[1:] == scan.pixels.shape[1:] and np.allclose(spacing_mm, scan.spacings_mm[0], rtol=1e-4)
+    if not alike or not np.allclose(orientation, scan.orientations[0], atol=1e-4):
+        raise GeometryRefused(Gate.REGION_OFF_GRID)
+    region: Mask = np.zeros(scan.pixels.shape, np.bool_)
+    at_mm = scan.positions_mm[order]
+    for plane, position_mm in zip(planes, positions_mm, strict=True):
+        away_mm = np.linalg.norm(at_mm - position_mm, axis=1)
+        if away_mm.min() > GRID_VOXELS * spacing_mm.min():
+            raise GeometryRefused(Gate.REGION_OFF_GRID)
+        region[away_mm.argmin()] |= plane
+    return region
 
 
 def _patient_axes(affine: Float, *, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], Float]:

@@ -88,6 +88,7 @@ def test_the_hospital_reads_what_its_scans_would_go_through() -> None:
     plain = federation.study()
     more = recipe(
         modality="MR",
+        irregular="resample",
         denoise="median",
         filters=Filters(bias_field="n4", edges="canny"),
         points=Points(method="watershed", reach_mm=Decimal(20), agreement_min=Decimal("0.9")),

@@ -57,7 +57,7 @@ def test_an_unknown_key_is_named(path):
 
 
 # Choices that a study may go without.
-OPTIONAL = {"finetune", "local", "filters", "points", "patch", "head", "positive_above", "classes", "thresholds"}
+OPTIONAL = {"irregular", "finetune", "local", "filters", "points", "patch", "head", "positive_above", "classes", "thresholds"}
 
 
 @pytest.mark.parametrize("part", ["privacy", "training", "recipe"])

@@ -15,7 +15,7 @@ import pytest
 from client.imaging.guard import Guard, Reason
 from client.imaging.scan import read_scans
 from client.imaging.volume import Gate, assemble
-from client.inside import Scan, SetAside
+from client.inside import Scan, SetAside, Volume
 from common.errors import GeometryRefused, NoScans
 from tests.phantoms import MADE, Ellipsoid, volume, write_series
 
@@ -170,10 +170,32 @@ def test_real_tilted_and_uneven_heads_are_refused(
     scans = [one for one in results if isinstance(one, Scan)]
     assert [len(one.pixels) for one in scans] == [slices]
     assert refused(scans[0]) == reason
+    repaired = assemble(scans[0], irregular="resample")
+    assert repaired.spacing_mm[0] == pytest.approx({"ge": 4.002, "ph": 2.371}[name[:2]], abs=2e-3)  # along the normal
+    assert _heads(repaired, of=scans[0]) < scans[0].spacings_mm.min()  # a voxel; unrepaired it is up to 40 mm
     assert all("DIRFILE" in one.name for one in results if isinstance(one, SetAside))
     if name.startswith("ge"):
         assert np.isnan(scans[0].pixels).sum() == 1_741_040
         assert np.nanmin(scans[0].pixels) > -1500
+
+
+def _heads(repaired: Volume, *, of: Scan) -> float:
+    """Return how far, mm, a head lies from where the repaired volume has it, at most over slices that lie on its grid."""
+    row, column = of.orientations[0, :3], of.orientations[0, 3:]
+    normal = np.cross(row, column)
+    heights = of.positions_mm @ normal
+    own = [(repaired.affine @ [z, 0, 0, 1])[:3] @ normal for z in range(len(repaired.voxels))]
+    worst = 0.0
+    for plane, position, height in zip(of.pixels, of.positions_mm, heights, strict=True):
+        z = int(np.abs(np.array(own) - height).argmin())
+        rows, columns = np.nonzero(plane > -300)
+        if abs(own[z] - height) > 0.05 or len(rows) < 1000:
+            continue
+        there = position + rows.mean() * of.spacings_mm[0, 0] * column + columns.mean() * of.spacings_mm[0, 1] * row
+        here = (repaired.affine @ [z, *np.argwhere(repaired.voxels[z] > -300).mean(axis=0), 1])[:3]
+        worst = max(worst, float(np.linalg.norm(here - there)))
+    assert worst > 0
+    return worst
 
 
 def test_real_stacked_phases_are_refused_as_duplicates() -> None:
