@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from scipy.special import ndtr
 
-from common.audit import recompute
+from common.audit import prv, recompute
 from common.audit.bundle import Bundle
 from common.audit.verify import Verdict
 from common.ledger import accounting, events
@@ -19,22 +19,28 @@ BISECTIONS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Epsilons at `delta`, rounded up; `closed_form` where no release is sampled, the PLDs where the plan allows."""
+    """Epsilons at `delta`, rounded up; `closed_form` where no release is sampled, the PLDs and PRV where the plan allows.
+
+    `prv` is an upper bound; None, too, where the composition is too large for it.
+    """
 
     delta: Decimal | None
     rdp: Decimal
     pld: Decimal | None
     pld_independent: Decimal | None
     pld_withheld: str | None
+    prv: Decimal | None
     closed_form: Decimal | None
     by_study: tuple[tuple[str, Decimal], ...]  # what each study added, by RDP: epsilon of all less epsilon without it
 
 
 def costs(bundle: Bundle, verdict: Verdict) -> Costs:
-    """Return the costs of a verified bundle."""
+    """Return the costs of a verified bundle; raises AccountantsDisagree where PRV contradicts PLD."""
     if verdict.delta is None:
         zero = Decimal(0)
-        return Costs(delta=None, rdp=zero, pld=zero, pld_independent=zero, pld_withheld=None, closed_form=zero, by_study=())
+        return Costs(
+            delta=None, rdp=zero, pld=zero, pld_independent=zero, pld_withheld=None, prv=zero, closed_form=zero, by_study=()
+        )
     state, delta = replayed(bundle), verdict.delta
     return Costs(
         delta=delta,
@@ -42,6 +48,7 @@ def costs(bundle: Bundle, verdict: Verdict) -> Costs:
         pld=verdict.epsilon_pld,
         pld_independent=verdict.epsilon_pld_independent,
         pld_withheld=verdict.pld_withheld,
+        prv=_prv(state.tally, delta, verdict),
         closed_form=_closed_form(state.tally, delta),
         by_study=tuple(_by_study(state, delta)),
     )
@@ -84,6 +91,17 @@ def _closed_form(tally: Tally, delta: Decimal) -> Decimal | None:
         return high
 
     return accounting.round_up(tally.with_discreteness(delta=delta, accountant=solve))
+
+
+def _prv(tally: Tally, delta: Decimal, verdict: Verdict) -> Decimal | None:
+    if verdict.epsilon_pld is None:
+        return None
+    composed = steps(tally)
+    found = tally.with_discreteness(delta=delta, accountant=lambda left: prv.epsilon(composed, delta=left))
+    if math.isinf(found):
+        return None
+    prv.check_agreement(pld=float(verdict.epsilon_pld), prv=found, rdp=float(verdict.epsilon_rdp))
+    return accounting.round_up(found)
 
 
 def _by_study(state: State, delta: Decimal) -> list[tuple[str, Decimal]]:

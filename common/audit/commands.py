@@ -95,19 +95,27 @@ def verify_proof(
 
 def recompute_command(paths: Bundles, *, roster_hash: RosterHash = None, as_json: AsJson = False) -> None:
     """Recompute epsilon from the entries alone, by every accountant."""
-    found = {name: accountants.costs(*both) for name, both in _verified(paths, roster_hash).items()}
+    verified = _verified(paths, roster_hash)
+    try:
+        found = {name: accountants.costs(*both) for name, both in verified.items()}
+    except MotetError as error:
+        fail(error)
     if as_json:
         tell([{"hospital": name, **asdict(one), "by_study": dict(one.by_study)} for name, one in found.items()])
         return
-    table = Table("hospital", "delta", "PLD", "PLD, second", "RDP", "closed form", box=box.SIMPLE)
+    table = Table("hospital", "delta", "PLD", "PLD, second", "PRV, at most", "RDP", "closed form", box=box.SIMPLE)
     for name, one in found.items():
-        numbers = (one.delta, one.pld, one.pld_independent, one.rdp, one.closed_form)
+        numbers = (one.delta, one.pld, one.pld_independent, one.prv, one.rdp, one.closed_form)
         table.add_row(name, *("-" if number is None else f"{number:f}" for number in numbers))
     console = Console(highlight=False)
     console.print(table)
     for name, one in found.items():
         if one.pld_withheld:
-            console.print(f"{name}: PLD is withheld because {one.pld_withheld}.", soft_wrap=True)
+            console.print(f"{name}: PLD and PRV are withheld because {one.pld_withheld}.", soft_wrap=True)
+        elif one.prv is None:
+            console.print(
+                f"{name}: PRV cannot say it: too many releases, too little noise, or delta too small.", soft_wrap=True
+            )
 
 
 def reconcile_command(
@@ -172,7 +180,10 @@ def report_command(
         fail(error)
     made = _verified(paths, roster_hash)
     for name, (one, verdict) in made.items():
-        facts = report.facts(one, verdict, attacks=results)
+        try:
+            facts = report.facts(one, verdict, attacks=results)
+        except MotetError as error:
+            fail(error, about=name)
         said, record = page.page(facts, language=language), report.plain(facts)
         written = {}
         if every or as_json:

@@ -124,7 +124,8 @@ def _epsilon(say: _Say, values: dict[str, Any]) -> list[str]:
     said = [say("epsilon_text", rdp=_shown(values["rdp"]), delta=_shown(values["delta"]), cap=_shown(values["cap"]))]
     if values["pld_withheld"]:
         return [*said, say("epsilon_withheld", reason=values["pld_withheld"])]
-    return [*said, say("epsilon_pld", pld=_shown(values["pld"]), second=_shown(values["pld_independent"]))]
+    said.append(say("epsilon_pld", pld=_shown(values["pld"]), second=_shown(values["pld_independent"])))
+    return said if values["prv"] is None else [*said, say("epsilon_prv", prv=values["prv"])]
 
 
 def _exact(say: _Say, values: dict[str, Any]) -> list[Block]:

@@ -62,6 +62,7 @@ def facts(bundle: Bundle, verdict: Verdict, *, attacks: Sequence[Attacked] = ())
             "pld": _finite(costs.pld),
             "pld_independent": _finite(costs.pld_independent),
             "pld_withheld": costs.pld_withheld,
+            "prv": _finite(costs.prv),
             "closed_form": _finite(costs.closed_form),
             "by_study": {name: _finite(added) for name, added in costs.by_study},
             "right_of_100": right,
