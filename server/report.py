@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
 from scipy import stats
 
 from common import files
@@ -44,12 +45,17 @@ def render(result: Mapping[str, Any], *, out: Path) -> None:
     files.write(out, page.encode())
 
 
-def _page(result: Mapping[str, Any]) -> str:
+@cache
+def _template() -> Template:
+    """Return the page's template, compiled once."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(fixed=_fixed, short=_short, p=_p_value, hospitals=_hospitals, statistic=_statistic)
-    source = resources.files("server").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(resources.files("server").joinpath("report.html.j2").read_text(encoding="utf-8"))
+
+
+def _page(result: Mapping[str, Any]) -> str:
     study, private = result["study"], result.get("private_gram") or {}
-    return environment.from_string(source).render(
+    return _template().render(
         study={key: str(study.get(key) or "") for key in ("name", "title", "hash", "purpose")},
         federation=str(result.get("federation") or ""),
         complete_cases=str(study.get("complete_cases") or ""),

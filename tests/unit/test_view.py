@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from decimal import Decimal
 
 import pytest
@@ -21,10 +22,12 @@ STUDY = federation.study(patience_s=60)
 HASH = "a" * 64
 
 
-@pytest.fixture
-def told(make_federation):
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, phantom_scans, cohort_cache):
     """A finished run with a void round: (folder, study, result)."""
-    return journals.run(make_federation())
+    one = federation.Federation(tmp_path_factory.mktemp("view") / "f", phantom_scans, cache=cohort_cache)
+    yield journals.run(one)
+    one.close()
 
 
 def seen(*events, now=1_000.0, study=STUDY, hospitals=("hosp-a", "hosp-b", "hosp-c")):
@@ -83,8 +86,8 @@ def test_epsilon_grows_with_the_rounds_and_the_forecast_is_what_it_becomes(told)
     assert states[0].epsilon_at_end is None
 
 
-def test_the_journal_is_read_on_while_it_is_written_and_is_never_changed(told):
-    folder, _, _ = told
+def test_the_journal_is_read_on_while_it_is_written_and_is_never_changed(told, tmp_path):
+    folder = shutil.copytree(told[0], tmp_path / "run")
     journal = folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"")
