@@ -34,7 +34,8 @@ def fastest(
     `threads` is the number of torch's threads: part of what a timing depends on.
     """
     positions = views * int(torch.Size(outputs[1:]).numel())
-    names = kernels.candidates(geometry, patients=rows // views, positions=positions)
+    seen = views * int(torch.Size(inputs[1:]).numel())
+    names = kernels.candidates(geometry, patients=rows // views, positions=positions, seen=seen)
     if len(names) == 1 or threads < 1:
         return names[0]
     generator = torch.Generator(device).manual_seed(0)
@@ -45,7 +46,7 @@ def fastest(
 
 def _seconds(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> float:
     patients, weight = len(inputs) // views, torch.nn.Parameter(torch.zeros(geometry.weight, device=inputs.device))
-    total = {weight: torch.zeros(geometry.weight, dtype=torch.float64, device=inputs.device)}
+    total: dict[torch.nn.Parameter, Tensor] = {}
     factors = torch.ones(patients, dtype=torch.float64, device=inputs.device)
 
     def once() -> float:

@@ -37,7 +37,7 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
     """
     refuse_unknown(network)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    total = {parameter: torch.zeros_like(parameter, dtype=torch.float64) for parameter in trained.values()}
+    total: dict[nn.Parameter, Tensor] = {}
     contributed = False
     for batch in batches:
         tape = recorded(network, batch, loss=loss)
@@ -45,6 +45,9 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
             factors = _factors(tape.squares(), present=batch.present, clip_norm=clip_norm)
             tape.deliver(factors, into=total)
             contributed = contributed or bool(factors.any())
+    for parameter in trained.values():
+        found = total.get(parameter)
+        total[parameter] = torch.zeros_like(parameter, dtype=torch.float64) if found is None else _contiguous(found)
     for name, module in network.named_modules():
         weight = trained.get(f"{name}.weight")
         if isinstance(module, StandardisedConv2d | StandardisedConv3d) and weight is not None and contributed:
@@ -76,6 +79,11 @@ def _factors(squares: Tensor, *, present: int, clip_norm: float) -> Tensor:
     factors = (clip_norm / norms.clamp(min=clip_norm)).where(norms < LARGEST_NORM, 0.0)  # false for NaN
     factors[present:] = 0
     return factors
+
+
+def _contiguous(total: Tensor) -> Tensor:
+    """Return the same numbers, contiguous; what a convolution left with its inputs last is turned filter by filter."""
+    return total if total.is_contiguous() else total.flatten(2).contiguous().view(total.shape)  # flat is five times as fast
 
 
 @contextmanager

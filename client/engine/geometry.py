@@ -1,5 +1,6 @@
 """How a convolution walks over its input: kernel, stride, padding, dilation, groups; and the patches that it sees."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -86,12 +87,6 @@ class Geometry:
         seen = self._windows(inputs)
         return seen.reshape(len(seen), math.prod(seen.shape[1 : 2 + len(self.kernel)]), -1)
 
-    def patches_by_position(self, inputs: Tensor) -> Tensor:
-        """Return the same as (row, position, in * kernel elements)."""
-        seen, axes = self._windows(inputs), len(self.kernel)
-        turned = seen.permute(0, *range(2 + axes, 2 + 2 * axes), *range(1, 2 + axes))
-        return turned.reshape(len(seen), math.prod(turned.shape[1 : 1 + axes]), -1)
-
     def _windows(self, inputs: Tensor) -> Tensor:
         """Return a view without copies, (row, in, *kernel, *out)."""
         padded = self.padded(inputs)
@@ -106,6 +101,24 @@ class Geometry:
                 *(strides[2 + at] * self.stride[at] for at in axes),
             ),
         )
+
+    def meetings(
+        self, *, inputs: tuple[int, ...], outputs: tuple[int, ...]
+    ) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+        """Return, for each kernel element in order, which outputs meet an input in the image, and those inputs, by axis."""
+        along: list[list[tuple[slice, slice]]] = []
+        for at, width in enumerate(self.kernel):
+            step, found = self.stride[at], []
+            for element in range(width):
+                start = element * self.dilation[at] - self.padding[at]  # the input that output 0 meets
+                first = max(0, -(start // step))
+                last = min(outputs[at] - 1, (inputs[at] - 1 - start) // step)
+                if last < first:
+                    found.append((slice(0, 0), slice(0, 0)))
+                else:
+                    found.append((slice(first, last + 1), slice(first * step + start, last * step + start + 1, step)))
+            along.append(found)
+        return [(tuple(out for out, _ in one), tuple(there for _, there in one)) for one in itertools.product(*along)]
 
     def offsets(self, inputs: Tensor, *, out: tuple[int, ...]) -> list[Tensor]:
         """Return, for each kernel element in order, the part of the padded input that meets the outputs, (row, in, *out)."""

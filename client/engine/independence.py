@@ -67,7 +67,7 @@ def _alone(network: nn.Module, shown: Tensor, *, place: int, views: int, loss: L
     tape = recorded(network, batch, loss=loss)
     factors = torch.zeros(batch.places, dtype=torch.float64, device=shown.device)
     factors[place] = 1
-    total = {one: torch.zeros_like(one, dtype=torch.float64) for one in network.parameters() if one.requires_grad}
+    total: dict[nn.Parameter, Tensor] = {}
     squares = tape.squares()[place]
     tape.deliver(factors, into=total)
     return squares, torch.cat([part.ravel() for part in total.values()])

@@ -5,12 +5,11 @@
 | grouped | one grouped backward of the library: patients become groups, views its batch | everything |
 | unfolded | patches times output gradients, one matrix product per row | groups = 1 |
 | shifted | one product per kernel element over slices of the padded input | groups = 1 |
-| gram | exact norm from products of positions, nothing instantiated (outer.py) | groups = 1 |
+| gram | exact norm from products of positions, nothing instantiated (taps.py) | groups = 1 |
 
 Source: reference training.md 2.2 and 2.3.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from client.engine.geometry import Geometry
 from client.engine.outer import Gram, instantiated
 from client.engine.tape import Chunks, PatientGradients
+from client.engine.taps import Taps
 
 __all__ = ["CHUNK_BYTES", "KEPT_BYTES", "KERNELS", "candidates", "gradients"]
 
@@ -58,14 +58,14 @@ def shifted(inputs: Tensor, outputs: Tensor, geometry: Geometry, views: int) -> 
 KERNELS: dict[str, Kernel] = {"grouped": grouped, "unfolded": unfolded, "shifted": shifted}
 
 
-def candidates(geometry: Geometry, *, patients: int, positions: int) -> tuple[str, ...]:
-    """Return the kernels that can do it within the memory cap; `positions` counts a patient's, over its views."""
+def candidates(geometry: Geometry, *, patients: int, positions: int, seen: int) -> tuple[str, ...]:
+    """Return the kernels that can do it within the memory cap; `positions` and `seen` count a patient's outputs and inputs."""
     if geometry.groups > 1:
         return ("grouped",)
-    right = math.prod(geometry.weight[1:])
+    out, channels = geometry.weight[:2]
     fits = 4 * patients * geometry.size <= KEPT_BYTES
-    worthwhile = positions**2 * (geometry.weight[0] + right) <= 4 * positions * geometry.size
-    small = 8 * patients * positions * (geometry.weight[0] + right + positions) <= KEPT_BYTES
+    worthwhile = positions**2 * out + seen**2 * channels <= 4 * positions * geometry.size
+    small = 8 * patients * (positions * (out + positions) + seen * (channels + seen)) <= KEPT_BYTES
     gram = ("gram",) if small and (worthwhile or not fits) else ()
     return (*(KERNELS if fits or not gram else ()), *gram)
 
@@ -74,15 +74,13 @@ def gradients(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry,
     """Return the patients' weight gradients; side by side, (patient, element), where they are few."""
     patients = len(inputs) // views
     if name == "gram":
-        left = outputs.flatten(2).double().transpose(1, 2).contiguous()
-        right = geometry.patches_by_position(inputs.double())
-        return Gram(left.view(patients, -1, left.shape[2]), right.view(patients, -1, right.shape[2]))
+        return Taps(inputs, outputs, geometry=geometry, views=views)
     chunk = max(1, CHUNK_BYTES // (4 * geometry.size))
     parts = []
     for first in range(0, patients, chunk):
         rows = slice(first * views, (first + chunk) * views)
         parts.append(KERNELS[name](inputs[rows], outputs[rows], geometry, views))
-    return Chunks(parts) if len(parts) > 1 or parts[0].numel() > SIDE_BY_SIDE else parts[0]
+    return Chunks(parts, shape=geometry.weight) if len(parts) > 1 or parts[0].numel() > SIDE_BY_SIDE else parts[0]
 
 
 def linear(left: Tensor, right: Tensor) -> PatientGradients | Tensor:

@@ -7,10 +7,13 @@ above its worst rounding error, is added: the norm is never too small, and too l
 sum_t |g_t||a_t| < 100 ||G||.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-__all__ = ["Gram", "instantiated"]
+__all__ = ["Gram", "Products", "instantiated"]
 
 EPSILON = 1e-10  # above 2 * (2 * 10_000 positions and channels) * 2**-53
 
@@ -20,19 +23,35 @@ def instantiated(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.transpose(1, 2), right).flatten(1)
 
 
-class Gram:
+class Products(ABC):
+    """Gradients of which only the products of positions are formed; patients' norms from these."""
+
+    @abstractmethod
+    def grams(self) -> tuple[Tensor, Tensor]:
+        """Return g_t.g_t' and a_t.a_t' of each patient, (patient, t, t'), float64."""
+
+    def squares(self) -> Tensor:
+        """Return squared norms, never below those of the exact gradients."""
+        left, right = self.grams()
+        exact = (left * right).sum((1, 2))
+        lengths = (_diagonal(left) * _diagonal(right)).sqrt().sum(1)
+        return exact.clamp(min=0) + EPSILON * lengths.square()
+
+
+class Gram(Products):
     """Gradients that are never instantiated; `left` is (patient, t, o), `right` (patient, t, k), any float."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
         self._left, self._right = left.double(), right.double()
 
-    def squares(self) -> Tensor:
-        """Return squared norms, never below those of the exact gradients."""
-        left = torch.bmm(self._left, self._left.transpose(1, 2))
-        right = torch.bmm(self._right, self._right.transpose(1, 2))
-        exact = (left * right).sum((1, 2))
-        lengths = (_diagonal(left) * _diagonal(right)).sqrt().sum(1)
-        return exact.clamp(min=0) + EPSILON * lengths.square()
+    @override
+    def grams(self) -> tuple[Tensor, Tensor]:
+        left, right = (torch.bmm(one, one.transpose(1, 2)) for one in (self._left, self._right))
+        return left, right
+
+    def room(self) -> Tensor:
+        """Return zeros for the total, (o, k)."""
+        return torch.zeros(self._left.shape[2], self._right.shape[2], dtype=torch.float64, device=self._left.device)
 
     def deliver(self, factors: Tensor, *, into: Tensor) -> None:
         """Add one product over all patients' positions, in float64."""

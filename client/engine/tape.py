@@ -21,16 +21,21 @@ class PatientGradients(Protocol):
         """Return the squared L2 norm of each, shape (patient,), float64."""
         ...
 
+    def room(self) -> Tensor:
+        """Return zeros for the total, float64, laid out in memory as `deliver` likes it best."""
+        ...
+
     def deliver(self, factors: Tensor, *, into: Tensor) -> None:
-        """Add the sum of factor times gradient to `into`, float64; a patient of factor zero is not touched."""
+        """Add the sum of factor times gradient to `into`, float64, any layout; a patient of factor zero is not touched."""
         ...
 
 
 class Chunks:
     """Gradients that were instantiated, (patient, element), float32, in chunks of patients that stay in cache."""
 
-    def __init__(self, chunks: list[Tensor]) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: list[Tensor], *, shape: tuple[int, ...]) -> None:
+        """Take the chunks and the shape of the parameter."""
+        self._chunks, self._shape = chunks, shape
 
     def squares(self) -> Tensor:
         """Return squared norms by square().sum(): float32 norm() is too small on long vectors (reference 2.5)."""
@@ -38,12 +43,16 @@ class Chunks:
 
     def deliver(self, factors: Tensor, *, into: Tensor) -> None:
         """Add patient by patient into float64, so that no patient's part is rounded by another's."""
-        flat, every, first = into.view(-1), factors.tolist(), 0
+        every, first = factors.tolist(), 0
         for chunk in self._chunks:
             for row, factor in zip(chunk, every[first : first + len(chunk)], strict=True):
                 if factor:
-                    flat.add_(row, alpha=factor)
+                    into.add_(row.view(self._shape), alpha=factor)
             first += len(chunk)
+
+    def room(self) -> Tensor:
+        """Return zeros for the total."""
+        return torch.zeros(self._shape, dtype=torch.float64, device=self._chunks[0].device)
 
 
 class Tape:
@@ -85,14 +94,23 @@ class Tape:
         return torch.as_tensor(sum(parts, start=total))
 
     def deliver(self, factors: Tensor, *, into: dict[Parameter, Tensor]) -> None:
-        """Add the sum over patients of factor times gradient to each parameter's float64 total; `factors` is (patient,)."""
+        """Add the sum over patients of factor times gradient to each parameter's float64 total; `factors` is (patient,).
+
+        `into` gets a total of zeros for a parameter that it does not have; that total need not be contiguous.
+        """
+        for parameter, _ in self._rows:
+            if parameter not in into:
+                into[parameter] = torch.zeros_like(parameter, dtype=torch.float64)
+        for parameter, gradients in self._large:
+            if parameter not in into:
+                into[parameter] = gradients.room()
         kept = factors != 0
         if self._rows and bool(kept.any()):
             rows = torch.cat([rows for _, rows in self._rows], dim=1)
             delivered = factors[kept] @ (rows if bool(kept.all()) else rows[kept]).double()
             first = 0
             for parameter, part in self._rows:
-                into[parameter].view(-1).add_(delivered[first : first + part.shape[1]])
+                into[parameter].add_(delivered[first : first + part.shape[1]].view(parameter.shape))
                 first += part.shape[1]
         for parameter, gradients in self._large:
             gradients.deliver(factors, into=into[parameter])

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine import layers
+from client.engine import kernels, layers
 from client.engine.clipped import clipped_sum
+from client.engine.geometry import Geometry
 from common.errors import ConfigError, InternalError
 from tests import engine
 
@@ -42,6 +43,40 @@ def test_every_kernel_is_exact(kind, kernel, monkeypatch):
     monkeypatch.setattr(layers, "fastest", lambda geometry, **_: kernel if geometry.groups == 1 else "grouped")
     network, shape = NETWORKS[kind]
     compare(engine.made(network()), shape, SIZES["unequal"])
+
+
+def test_one_layer_may_take_another_kernel_at_each_size_of_bags(monkeypatch):
+    def chosen(geometry, *, views, **_):
+        return "grouped" if geometry.groups > 1 or views % 4 == 2 else "gram" if views == 1 else "unfolded"
+
+    monkeypatch.setattr(layers, "fastest", chosen)
+    for sizes in (SIZES["unequal"], SIZES["unequal"][::-1], [2, 4, 4]):
+        compare(engine.made(engine.Small2d()), (2, 16, 16), sizes)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(3, 4, 3, padding=1), (1, 1)),  # eight of nine kernel elements meet padding only
+        (nn.Conv2d(3, 4, (5, 3), padding=(2, 1), stride=(3, 2)), (7, 6)),
+        (nn.Conv2d(3, 4, (3, 2), padding=(4, 0), dilation=(3, 2)), (5, 8)),
+        (nn.Conv2d(3, 4, 2, stride=3), (8, 8)),  # inputs that no output sees
+        (nn.Conv1d(3, 4, 4, padding=3, stride=2), (9,)),
+        (nn.Conv3d(3, 4, (1, 3, 2), padding=(0, 1, 1)), (2, 4, 3)),
+    ],
+)
+def test_products_by_kernel_element_equal_instantiated_gradients(layer, shape):
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 3, *shape, generator=random)
+    outputs = torch.randn(layer(inputs).shape, generator=random)
+    geometry, factors = Geometry.of(layer), torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
+    found = kernels.gradients("gram", inputs, outputs, geometry=geometry, views=2)
+    rows = kernels.grouped(inputs.double(), outputs.double(), geometry, 2)
+    torch.testing.assert_close(found.squares(), rows.square().sum(1), rtol=1e-8, atol=0)
+    for room in (found.room(), torch.zeros(geometry.weight, dtype=torch.float64)):
+        found.deliver(factors, into=room)
+        found.deliver(factors, into=room)
+        torch.testing.assert_close(room, 2 * (factors @ rows).view(geometry.weight), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("freeze", [("plain",), ("norm", "point"), ("plain", "norm", "grouped", "dilated"), ("head",)])
