@@ -11,12 +11,12 @@ from common import moments, scores, wire
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import ProtocolError
-from common.ledger import accounting
 from common.mechanism import Mechanism, NoisyScores
 from common.study import Study
 from server import accept, evaluate, evaluation_measures, evaluation_regression
 from server.evaluation_measures import stands_out
 from server.rounds import Rounds
+from server.spent import epsilons
 
 Float = NDArray[np.float64]
 
@@ -229,7 +229,7 @@ def _noise(spent: NoisyScores, *, study: Study) -> dict[str, Any]:
     if private is None:
         raise TypeError("a noisy evaluation has privacy parameters")
     return {
-        "epsilon": decimal_text(accounting.round_up(accounting.epsilon_pld([spent], delta=private.delta))),
+        "epsilon": epsilons([spent], delta=private.delta)["epsilon"],
         "delta": decimal_text(private.delta),
         "noise_multiplier": decimal_text(private.noise_multiplier),
         "sensitivity": spent.sensitivity,

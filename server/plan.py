@@ -1,20 +1,16 @@
 """What a study would send, cost and be able to show, before anything is sent or spent; from the study alone."""
 
 import math
-from decimal import Decimal
 from typing import Any
 
-from common import analyses, announcement, left_out, moments, noisy_moments, query, scores
-from common.canonical import decimal_text
+from common import analyses, left_out, moments, noisy_moments, query, scores
 from common.errors import ConfigError
-from common.ledger import accounting
-from common.mechanism import GaussianShare
 from common.study import Study
-from server import advice, plan_rules
+from server import advice, plan_noise, plan_rules, spent
 from server.infer.private import typical
+from server.spent import INFINITE
 
 PATIENTS_MOST = moments.ROWS_MOST
-INFINITE = "infinite"
 
 
 def plan(study: Study, *, patients: int | None = None, hospitals: int | None = None) -> dict[str, Any]:
@@ -39,7 +35,7 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
         raise ConfigError("Unseen hospitals leave too few for training.", action="Give more --hospitals, or name fewer.")
     gram, training = _gram(study, n=n, hospitals=many), _training(study, hospitals=many)
     asked = [_analysis(study, position) for position in range(len(study.statistics.analyses))]
-    noisy = [one for task in ("gram", "train", "evaluate") for one in _released(study, task=task, hospitals=many)]
+    noisy = [one for task in plan_noise.TASKS for one in plan_noise.released(study, task=task, hospitals=many)]
     rules = [*plan_rules.rules(study, hospitals=many, gram=gram, asked=asked), *_leave_one_out(study, hospitals=many)]
     return {
         "study": study.name,
@@ -51,7 +47,7 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
         "gram": gram,
         "analyses": asked,
         "training": training,
-        "total": _epsilons(noisy, delta=study.privacy.delta),
+        "total": spent.epsilons(noisy, delta=study.privacy.delta),
         "advice": advice.advise(gram=gram, training=training, patients=n, asked=asked, hospitals=many),
     }
 
@@ -60,66 +56,17 @@ def _patients(study: Study) -> int:
     return min(PATIENTS_MOST, round(study.training.patients_declared / (1 - study.training.held_out_fraction)))
 
 
-def _mechanism(study: Study, *, task: str, hospitals: int, dimension: int) -> GaussianShare:
-    try:
-        found = announcement.mechanism_for(study, task=task, hospitals=hospitals, dimension=dimension)
-    except ValueError as error:
-        raise ConfigError(
-            f"The noise of {task} cannot be made: {error}.", action="Choose more noise, fewer patients or fewer colluders."
-        ) from None
-    if not isinstance(found, GaussianShare):
-        raise TypeError("this task has no noise")
-    if found.honest < 2 or found.rounding_slack >= 1:
-        raise ConfigError(
-            "So few hospitals leave fewer than two honest ones, or rounding eats the noise.", action="Plan more hospitals."
-        )
-    return found
-
-
-def _released(study: Study, *, task: str, hospitals: int, voids: bool = False) -> list[GaussianShare]:
-    """Return the noisy releases of a task, all of them over the same hospitals; with its void rounds where asked."""
-    if task == "gram":
-        privacy = study.statistics.privacy
-        if privacy is None:
-            return []
-        size = noisy_moments.packed_size(len(study.columns()))
-        one = _mechanism(study, task=task, hospitals=hospitals, dimension=size)
-        return [one] * (1 + voids * privacy.rounds_void_allowed)
-    if task == "evaluate":
-        scored = study.evaluation.privacy
-        if scored is None:
-            return []
-        one = _mechanism(study, task=task, hospitals=hospitals, dimension=scores.dimension(study))
-        return [one] * (1 + voids * scored.rounds_void_allowed)
-    hospitals -= len(study.evaluation.unseen)
-    one = _mechanism(study, task=task, hospitals=hospitals, dimension=_trainable(study) + (study.training.local is not None))
-    return [one] * (study.training.steps + voids * study.privacy.rounds_void_allowed)
-
-
 def _leave_one_out(study: Study, *, hospitals: int) -> list[str]:
     """Say what it costs to leave out each hospital once, where the study leaves out some."""
     if not study.evaluation.unseen:
         return []
-    steps = _released(study, task="train", hospitals=hospitals) * (hospitals - 1)
-    spent = _epsilons(steps, delta=study.privacy.delta)
+    steps = plan_noise.released(study, task="train", hospitals=hospitals) * (hospitals - 1)
+    cost = spent.epsilons(steps, delta=study.privacy.delta)
     told = (
         f"training: without {', '.join(study.evaluation.unseen)}; to leave out each hospital once is {hospitals} such studies, "
-        f"a training each: epsilon {spent['epsilon']} (ledger: {spent['epsilon_rdp']}) of {hospitals - 1} trainings"
+        f"a training each: epsilon {cost['epsilon']} (ledger: {cost['epsilon_rdp']}) of {hospitals - 1} trainings"
     )
     return [told]
-
-
-def _trainable(study: Study) -> int:
-    from common import model  # noqa: PLC0415  (torch takes seconds)
-
-    recipe = study.recipe
-    return model.trainable_size(study.training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
-
-
-def _epsilons(releases: list[GaussianShare], *, delta: Decimal) -> dict[str, str]:
-    both = accounting.epsilon_pld(releases, delta=delta), accounting.epsilon_rdp(releases, delta=delta)
-    pld, rdp = (decimal_text(accounting.round_up(one)) if math.isfinite(one) else INFINITE for one in both)
-    return {"epsilon": pld, "epsilon_rdp": rdp, "delta": decimal_text(delta)}
 
 
 def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
@@ -127,7 +74,7 @@ def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
     if privacy is None:
         told = {"mechanism": "none", "epsilon": INFINITE, "releases": 1}
         return {"columns": len(columns), "numbers": left_out.dimension(len(columns)), **told}
-    one = _released(study, task="gram", hospitals=hospitals)[0]
+    one = plan_noise.released(study, task="gram", hospitals=hospitals)[0]
     sigma, wanted = one.noise_deviation, study.statistics
     held = typical.cohort(study, clip_norm=float(privacy.clip_norm))
     models = {
@@ -139,9 +86,9 @@ def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
         "numbers": noisy_moments.packed_size(len(columns)),
         "mechanism": "gaussian",
         "releases": 1,
-        **_epsilons([one], delta=privacy.delta),
-        "epsilon_with_void_rounds": _epsilons(
-            _released(study, task="gram", hospitals=hospitals, voids=True), delta=privacy.delta
+        **spent.epsilons([one], delta=privacy.delta),
+        "epsilon_with_void_rounds": spent.epsilons(
+            plan_noise.released(study, task="gram", hospitals=hospitals, voids=True), delta=privacy.delta
         ),
         "sensitivity": one.sensitivity,
         "sigma": sigma,
@@ -196,24 +143,24 @@ def _analysis(study: Study, position: int) -> dict[str, Any]:
 
 def _training(study: Study, *, hospitals: int) -> dict[str, Any]:
     training, privacy = study.training, study.privacy
-    scored, charged = _released(study, task="evaluate", hospitals=hospitals), study.evaluation.privacy
-    steps = _released(study, task="train", hospitals=hospitals)
+    scored, charged = plan_noise.released(study, task="evaluate", hospitals=hospitals), study.evaluation.privacy
+    steps = plan_noise.released(study, task="train", hospitals=hospitals)
     one = steps[0]
     batch = float(privacy.sampling_rate) * training.patients_declared
     deviation = one.noise_deviation / float(privacy.clip_norm)
     return {
         "steps": len(steps),
         "numbers": one.dimension,
-        **_epsilons(steps, delta=privacy.delta),
-        "epsilon_with_void_rounds": _epsilons(
-            _released(study, task="train", hospitals=hospitals, voids=True), delta=privacy.delta
+        **spent.epsilons(steps, delta=privacy.delta),
+        "epsilon_with_void_rounds": spent.epsilons(
+            plan_noise.released(study, task="train", hospitals=hospitals, voids=True), delta=privacy.delta
         ),
         "patients_per_step": batch,
         "noise_over_clip": deviation,
         "noise_over_clip_per_patient": deviation / batch,
         "noise_norm_over_clip_per_patient": deviation / batch * math.sqrt(one.dimension),
         "scores": scores.dimension(study),
-        "scored": ["gaussian", _epsilons(scored, delta=charged.delta)["epsilon"]] if charged else ["none", INFINITE],
+        "scored": ["gaussian", spent.epsilons(scored, delta=charged.delta)["epsilon"]] if charged else ["none", INFINITE],
     }
 
 

@@ -9,19 +9,16 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from common import announcement, phases
-from common.canonical import decimal_text
+from common import phases
 from common.errors import ConfigError
-from common.ledger import accounting
 from common.mechanism import LOCAL_STEPS_MOST, GaussianShare
 from common.rhythm import LocalRhythm
 from common.study import Study
-from server import scorable
+from server import plan_noise, scorable, spent
 
 __all__ = ["LOCAL_STEPS", "Link", "compare", "show"]
 
 LOCAL_STEPS: Final = 10  # of the other rhythm, where the study has none
-INFINITE: Final = "infinite"
 FRAME_BYTES: Final = 4096  # heads, signatures and acknowledgements of one sum, rounded up
 WORD_BYTES: Final = 4
 
@@ -45,15 +42,17 @@ class Link:
 
 
 def compare(study: Study, *, hospitals: int, link: Link, local_steps: int = LOCAL_STEPS) -> dict[str, Any]:
-    """Return how training would go in either rhythm, with as many private steps at each hospital, as JSON can hold it.
+    """Return how training would go in either rhythm over `hospitals`, unseen ones included, as JSON can hold it.
 
-    Keys: rhythms (a row each: rhythm, chosen, sums, steps, epsilon and epsilon_rdp at delta, epsilon_with_void_rounds,
-    noise_std of each step's mean gradient per parameter, noise_std_of_update of what one sum opens before the optimiser,
-    numbers, bytes_up and bytes_down per hospital over all sums, seconds or None where neither link nor round_s is known) and
-    dropouts. Beside a study without a local rhythm, one of `local_steps` at the study's learning rate is shown.
+    Both have as many private steps at each hospital. Keys: rhythms (a row each: rhythm, chosen, sums, steps, epsilon and
+    epsilon_rdp at delta, epsilon_with_void_rounds, noise_std of each step's mean gradient per parameter, noise_std_of_update of
+    what one sum opens before the optimiser, numbers, bytes_up and bytes_down per hospital over all sums, seconds or None where
+    neither link nor round_s is known) and dropouts. Beside a study without a local rhythm, one of `local_steps` at the study's
+    learning rate is shown.
     Raises ConfigError where the noise cannot be made, the models could not be scored, or `local_steps` is out of range.
     """
     scorable.check(study)
+    hospitals -= len(study.evaluation.unseen)
     if not 2 <= local_steps <= LOCAL_STEPS_MOST:
         raise ConfigError(f"A local rhythm has 2 to {LOCAL_STEPS_MOST} steps.", action="Give another --local-steps.")
     local = study.training.local
@@ -83,8 +82,8 @@ def _row(study: Study, *, rhythm: LocalRhythm | None, steps: int, hospitals: int
         "chosen": (rhythm is None) == (study.training.local is None),
         "sums": many,
         "steps": many * each,
-        **_epsilons([one] * many, delta=study.privacy.delta),
-        "epsilon_with_void_rounds": _epsilons([one] * (many + voids), delta=study.privacy.delta),
+        **spent.epsilons([one] * many, delta=study.privacy.delta),
+        "epsilon_with_void_rounds": spent.epsilons([one] * (many + voids), delta=study.privacy.delta),
         "noise_std": deviation,
         "noise_std_of_update": deviation if rhythm is None else deviation * float(rhythm.learning_rate) * math.sqrt(each),
         "numbers": largest,
@@ -123,18 +122,7 @@ def _dropouts(study: Study, *, hospitals: int) -> dict[str, Any]:
 
 def _mechanism(study: Study, *, rhythm: LocalRhythm | None, size: int, hospitals: int) -> GaussianShare:
     as_planned = study.model_copy(update={"training": study.training.model_copy(update={"local": rhythm})})
-    try:
-        found = announcement.mechanism_for(as_planned, task="train", hospitals=hospitals, dimension=size + (rhythm is not None))
-        if not isinstance(found, GaussianShare):
-            raise TypeError("training has noise")
-        if found.honest < 1 or found.rounding_slack >= 1:
-            raise ValueError("too few honest hospitals, or rounding eats the noise")
-        accounting.effective_noise_multiplier(found)
-    except ValueError as error:
-        raise ConfigError(
-            f"The noise of training cannot be made: {error}.", action="Choose more noise, fewer patients or more hospitals."
-        ) from None
-    return found
+    return plan_noise.mechanism(as_planned, task="train", hospitals=hospitals, dimension=size + (rhythm is not None))
 
 
 def _size(study: Study, phase: phases.Phase) -> int:
@@ -147,12 +135,6 @@ def _size(study: Study, phase: phases.Phase) -> int:
 def _model_size(study: Study) -> int:
     whole = study.training.model_copy(update={"recipe": "full", "finetune": None})
     return _size(study, phases.Phase(training=whole, before=0))
-
-
-def _epsilons(releases: list[GaussianShare], *, delta: Decimal) -> dict[str, str]:
-    both = accounting.epsilon_pld(releases, delta=delta), accounting.epsilon_rdp(releases, delta=delta)
-    pld, rdp = (decimal_text(accounting.round_up(one)) if math.isfinite(one) else INFINITE for one in both)
-    return {"epsilon": pld, "epsilon_rdp": rdp, "delta": decimal_text(delta)}
 
 
 _CELLS: Final[tuple[tuple[str, Callable[[dict[str, Any]], str]], ...]] = (

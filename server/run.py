@@ -15,13 +15,12 @@ from common import announcement, files, harmonisation, left_out, mechanism, mome
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import ConfigError, HospitalMissing, NotEstimable
-from common.ledger import accounting
 from common.mechanism import GaussianShare, NoisyGram, SampledStep
 from common.noisy_moments import NoisyMoments
 from common.privacy import GramPrivacy
 from common.roster import Roster
 from common.study import Study
-from server import analyse, csvs, evaluation, report
+from server import analyse, csvs, evaluation, report, spent
 from server.analyse import Harmonised
 from server.exchange import Carrier, Exchange
 from server.infer import correlation, family, regression
@@ -31,6 +30,8 @@ from server.rounds import Rounds
 from server.setup import set_up
 from server.train import train
 from server.witnesses import NAME, Witnesses
+
+TOLD = Decimal("0.0001")  # an epsilon of the result is rounded up to this
 
 
 def begin(*, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carrier, folder: Path, run: str) -> Exchange:
@@ -144,7 +145,7 @@ def _noisy_gram(rounds: Rounds, study: Study, privacy: GramPrivacy) -> NoisyMome
         ring.decode(words, bits=announced.mechanism.ring_bits).astype(np.float64),
         study=study,
         mechanism=announced.mechanism,
-        epsilon=rounded_up(accounting.epsilon_pld([announced.mechanism], delta=privacy.delta)),
+        epsilon=spent.epsilons([announced.mechanism], delta=privacy.delta, step=TOLD)["epsilon"],
     )
 
 
@@ -162,7 +163,7 @@ def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
     steps = [[item for item in items if isinstance(item, SampledStep)] for items in _uploads(study, journal).values()]
     privacy = study.privacy
     return {
-        **_composed(max(steps, key=len), delta=privacy.delta),
+        **_spent(max(steps, key=len), delta=privacy.delta),
         "noise_multiplier": decimal_text(privacy.noise_multiplier),
         "clip_norm": decimal_text(privacy.clip_norm),
         "sampling_rate": decimal_text(privacy.sampling_rate),
@@ -171,29 +172,24 @@ def _privacy(study: Study, journal: Journal) -> dict[str, Any]:
     }
 
 
-def _composed(noisy: Sequence[GaussianShare], *, delta: Decimal) -> dict[str, Any]:
-    return {
-        "epsilon": rounded_up(accounting.epsilon_pld(noisy, delta=delta)),
-        "epsilon_rdp": rounded_up(accounting.epsilon_rdp(noisy, delta=delta)),
-        "delta": decimal_text(delta),
-        "releases": len(noisy),
-    }
+def _spent(noisy: Sequence[GaussianShare], *, delta: Decimal) -> dict[str, Any]:
+    return {**spent.epsilons(noisy, delta=delta, step=TOLD), "releases": len(noisy)}
 
 
 def _told(study: Study, journal: Journal) -> dict[str, Any]:
     """Return the rounds, and what they cost: `privacy` is of all noisy releases together, at the hospital of the most."""
     events, delta = list(journal.rounds().values()), study.privacy.delta
-    per_hospital, spent = {}, {}
+    per_hospital, cost = {}, {}
     for name, items in _uploads(study, journal).items():
         noisy = [item for item in items if isinstance(item, GaussianShare)]
-        spent[name] = _composed(noisy, delta=delta)
+        cost[name] = _spent(noisy, delta=delta)
         per_hospital[name] = {
-            "epsilon": spent[name]["epsilon"],
+            "epsilon": cost[name]["epsilon"],
             "private_releases": len(noisy),
             "exact_releases": len(items) - len(noisy),
         }
     return {
-        "privacy": max(spent.values(), key=lambda one: Decimal(one["epsilon"])),
+        "privacy": max(cost.values(), key=lambda one: spent.size(one["epsilon"])),
         "rounds": [
             {key: event[key] for key in ("round", "task", "index", "hospitals", "state", "seconds", "missing")}
             for event in events
@@ -212,8 +208,3 @@ def _seconds(journal: Journal, *, total: float) -> dict[str, float]:
     if not opened:
         raise HospitalMissing("No round was opened.", action="See the journal.")
     return {"run": round(total, 3), "per_secure_sum": round(statistics.median(opened), 3)}
-
-
-def rounded_up(value: float) -> str:
-    """Return an epsilon as a decimal text that is never below it, to four decimals."""
-    return decimal_text(Decimal(repr(value)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING"))
