@@ -1,48 +1,37 @@
-"""motet-coordinator: enrol hospitals, propose a study, run it, report it."""
+"""motet-coordinator: enrol hospitals, serve them, plan and propose a study; the commands of runs are added."""
 
 import json
 import os
-import secrets
 import signal
 import threading
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from common import commands, enrolment, files, findings, parameters, roster
+from common import commands, enrolment, files, findings, moments, parameters, roster
 from common import study as studies
-from common.errors import AlreadyExists, AlreadyRunning, ConfigError, NotSetUp
+from common.errors import AlreadyExists, ConfigError
 from common.locks import held, hold
 from common.mechanism import LOCAL_STEPS_MOST
 from common.roster import Member
-from common.study import Study
 from server import (
     certificates,
     config,
     doctor,
     door,
-    evaluation_sections,
-    follow,
-    glance,
+    exchange,
     keeper,
     nodes,
-    page,
+    plan_noise,
     plan_rhythms,
-    plan_shown,
-    report,
     revoking,
-    state,
+    run_commands,
     stopping,
     superlink,
-    watch,
 )
-from server import plan as plans
 from server.config import Home, Settings
-from server.glance import Glance
+from server.options import AsJson, Folder, out
 
 app = typer.Typer(
     cls=commands.Group,
@@ -52,9 +41,6 @@ app = typer.Typer(
     "Order: init, enrol (each hospital's request), serve (keeps running), propose, run, report.\n\n" + commands.EXIT_CODES,
 )
 commands.with_version(app)
-Folder = Annotated[Path, typer.Option("--home", help="The coordinator's folder.", envvar="MOTET_COORDINATOR_HOME")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-out = Console(highlight=False)
 
 
 @app.command()
@@ -191,6 +177,8 @@ def propose(home: Folder, study_file: Annotated[Path, typer.Argument(help="study
     config.read_settings(made)
     study = studies.read_toml(study_file)
     parameters.check(study)
+    enrolled = len(config.read_roster(made).names) if made.roster_file.exists() else 0
+    plan_noise.check(study, hospitals=max(enrolled, exchange.fewest(study) + len(study.evaluation.unseen)))
     path = made.studies / f"{study.hash()}.study.json"
     files.write(path, study.canonical_bytes())
     if as_json:
@@ -203,7 +191,7 @@ def propose(home: Folder, study_file: Annotated[Path, typer.Argument(help="study
 def plan(
     study_file: Annotated[Path, typer.Argument(help="study.toml")],
     patients: Annotated[
-        int | None, typer.Option(help="Patients complete in all columns, over all hospitals.", min=2, max=plans.PATIENTS_MOST)
+        int | None, typer.Option(help="Patients complete in all columns, over all hospitals.", min=2, max=moments.ROWS_MOST)
     ] = None,
     hospitals: Annotated[int | None, typer.Option(help="Hospitals; hospitals_min where left out.", min=2, max=64)] = None,
     link_mbit_s: Annotated[float | None, typer.Option(help="Link of the slowest hospital, for the time of training.")] = None,
@@ -215,6 +203,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a study would send, cost and be able to show; nothing is sent or spent, and no folder is needed."""
+    from server import plan as plans  # noqa: PLC0415  (scipy.stats takes most of a second, for this command only)
+    from server import plan_shown  # noqa: PLC0415
+
     study, link = studies.read_toml(study_file), plan_rhythms.Link(mbit_per_s=link_mbit_s, round_s=round_s, step_s=step_s)
     made = plans.plan(study, patients=patients, hospitals=hospitals)
     made["training"] |= plan_rhythms.compare(study, hospitals=made["hospitals"], link=link, local_steps=local_steps)
@@ -225,141 +216,7 @@ def plan(
     plan_rhythms.show(made["training"], console=out)
 
 
-@app.command()
-def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash that `propose` printed.")]) -> None:
-    """Run a proposed study with `flwr run` and follow it to its result. Ctrl-C stops it for good."""
-    made = Home(home)
-    study = _proposed(made, study_hash)
-    config.read_roster(made)
-    if not held(home / "serve.lock"):
-        raise NotSetUp("The SuperLink is not running.", action="Start `motet-coordinator serve` in another terminal.")
-    with hold(made.lock, busy="A study of this coordinator runs already."):
-        if any(keeper.at_work(made)):  # one that `serve` goes on with, and that nobody follows
-            raise AlreadyRunning("A study of this coordinator runs already.", action="`watch` shows it; wait for its end.")
-        name = f"{study_hash[:8]}{secrets.token_hex(4)}"
-        folder = made.runs / name
-        folder.mkdir(mode=0o700)
-        files.write(folder / "study.json", study.canonical_bytes())
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            flower_run = superlink.submit(made, run=name)
-        except BaseException:  # Flower may have taken it all the same
-            stopping.stop(folder, lock=made.run_lock(name), end=lambda: None)
-            raise
-
-        def alive() -> bool:  # a run that `serve` adopted has another number in Flower, but holds its lock
-            return held(made.run_lock(name)) or superlink.active(made, run_id=flower_run)
-
-        def stop() -> None:
-            stopping.stop(folder, lock=made.run_lock(name), end=lambda: superlink.stop(made, run_id=flower_run))
-
-        try:
-            follow.follow(folder, alive=alive, console=out)
-        except KeyboardInterrupt:
-            out.print("Stopping: the round under way ends, no other begins.")
-            stop()
-            out.print(stopping.told(folder), soft_wrap=True)
-            raise
-        except BaseException:
-            stop()
-            raise
-    out.print(f"Result: {folder / 'result.json'}\nReport: {folder / 'report.html'}", soft_wrap=True)
-
-
-@app.command("watch")
-def watch_command(
-    home: Folder,
-    run_name: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's name; the last one where it is left out.")
-    ] = None,
-    page_port: Annotated[
-        int | None,
-        typer.Option(
-            "--page", metavar="PORT", help="Serve a read-only page on 127.0.0.1 instead; 0: a free port.", min=0, max=65535
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a run while it goes on; it may be watched from several places, and nothing is changed by it."""
-    made = Home(home)
-    config.read_settings(made)
-    if page_port is not None:
-        if as_json:
-            raise ConfigError("A page is served, or JSON printed, not both.", action="The page has /state.json.")
-        if run_name is not None:
-            glance.find(made, run=run_name)
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        page.serve(
-            glance.newest(made, run=run_name),
-            port=page_port,
-            ready=lambda port: out.print(f"http://{page.LOOPBACK}:{port}/ (Ctrl-C ends it)"),
-            stop=stop,
-        )
-        return
-    glanced = Glance(glance.find(made, run=run_name))
-    if as_json:
-        out.print_json(json.dumps(state.plain(glanced.state(now=time.time()))))
-        return
-    newest = glance.newest(made, run=run_name)
-    watch.watch(lambda: newest() or glanced.state(now=time.time()), console=out, newest=run_name is None)
-
-
-@app.command()
-def status(home: Folder, as_json: AsJson = False) -> None:
-    """Say once how this coordinator and its last run stand; nothing is changed, nobody is asked."""
-    made = Home(home)
-    settings = config.read_settings(made)
-    signed = config.read_roster(made) if made.roster_file.exists() else None
-    last = glance.newest(made, run=None)()
-    told: dict[str, Any] = {
-        "federation": settings.federation,
-        "address": settings.address,
-        "serving": held(home / "serve.lock"),
-        "door": door.running(door.folder(made)) if door.stands(settings) else None,
-        "roster": signed.hash() if signed else None,
-        "hospitals": list(signed.names) if signed else [],
-        "run": state.plain(last) if last else None,
-    }
-    if as_json:
-        out.print_json(json.dumps(told))
-        return
-    serving = f"serve runs, the SuperLink is at {settings.superlink}" if told["serving"] else "serve does not run"
-    through = {None: "", True: "; the door is open", False: "; the door is closed"}[told["door"]]
-    out.print(f"{settings.federation} at {settings.address}: {serving}{through}.", soft_wrap=True)
-    out.print(
-        f"Roster of {', '.join(signed.names)}: hash {signed.hash()}" if signed else "There is no roster yet.", soft_wrap=True
-    )
-    out.print(watch.drawn(last) if last else "There is no run yet.")
-
-
-@app.command("report")
-def report_command(
-    home: Folder,
-    run_name: Annotated[str | None, typer.Argument(help="A run's name; the last one where it is left out.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a run's report again and print its main figures."""
-    made = Home(home)
-    finished = sorted((path.parent for path in made.runs.glob("*/result.json")), key=lambda path: path.stat().st_mtime)
-    wanted = [path for path in finished if run_name in {None, path.name}]
-    if not wanted:
-        raise NotSetUp("There is no such finished run.", action="Run `motet-coordinator run HASH` first.")
-    try:
-        result: dict[str, Any] = json.loads((wanted[-1] / "result.json").read_bytes())
-    except ValueError:
-        raise ConfigError("The run's result.json is damaged.", action="Restore it from your backup.") from None
-    newer = glance.unfinished_newer(made, than=wanted[-1]) if run_name is None else None
-    if newer is not None and not as_json:
-        phase = Glance(newer).state(now=time.time()).phase
-        out.print(f"Run {newer.name} is newer and has no result ({phase}); this is run {wanted[-1].name}.", soft_wrap=True)
-    report.render(result, out=wanted[-1] / "report.html")
-    if as_json:
-        out.print_json(json.dumps(result))
-        return
-    out.print(_figures(result))
-    out.print(f"{wanted[-1] / 'report.html'}", soft_wrap=True)
+run_commands.add(app)
 
 
 def _request(path: Path) -> Member:
@@ -367,29 +224,6 @@ def _request(path: Path) -> Member:
         return enrolment.parse(files.read(path, most_bytes=enrolment.BYTES_MOST))
     except ConfigError as error:
         raise ConfigError(error.what if str(path) in error.what else f"{path}: {error.what}", action=error.action) from None
-
-
-def _figures(result: dict[str, Any]) -> Table:
-    table = Table(title=result["study"]["title"], show_header=False)
-    training, read = result["training"], result.get("private_gram", result)
-    spent, (scored, value_of_model) = result.get("privacy", training), evaluation_sections.headline(training)
-    for name, value in {
-        "hospitals": ", ".join(result["hospitals"]),
-        "patients in the statistics": read["patients"],
-        "R² of the regression": read["ols"].get("r_squared", read["ols"].get("diagnosis")),
-        f"held-out {scored}": value_of_model,
-        "epsilon at delta": f"{spent['epsilon']} at {spent['delta']}",
-        "seconds per secure sum": result["seconds"]["per_secure_sum"],
-    }.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    return table
-
-
-def _proposed(home: Home, study_hash: str) -> Study:
-    path = home.studies / f"{study_hash}.study.json"
-    if not study_hash.isalnum() or not path.exists():
-        raise NotSetUp("No such study was proposed.", action="Run `motet-coordinator propose study.toml` first.")
-    return studies.parse(path.read_bytes())
 
 
 def main() -> None:

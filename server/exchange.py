@@ -164,14 +164,19 @@ class Exchange:
     @property
     def fewest(self) -> int:
         """Return how many hospitals a round needs."""
-        private = (self.study.privacy, self.study.statistics.privacy)
-        return max(self.study.hospitals_min, *(part.colluders + 2 for part in private if part is not None))
+        return fewest(self.study)
 
     def say(self, kind: str, *, synced: bool = True, **facts: object) -> dict[str, Any]:
         """Write an event to the journal, and return it; see Journal.write."""
         event = {"type": kind, "time": round(time.time(), 3), **facts}
         self.journal.write(event, synced=synced)
         return event
+
+
+def fewest(study: Study) -> int:
+    """Return how many hospitals a round of this study needs."""
+    private = (study.privacy, study.statistics.privacy, study.evaluation.privacy)
+    return max(study.hospitals_min, *(part.colluders + 2 for part in private if part is not None))
 
 
 def said(code: object) -> str:

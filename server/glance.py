@@ -149,5 +149,8 @@ def newest(home: Home, *, run: str | None) -> Callable[[], State | None]:
 
 def unfinished_newer(home: Home, *, than: Path) -> Path | None:
     """Return the run that was started last where it is newer than this one and has no result; None where there is none."""
-    last = find(home, run=None)
+    try:
+        last = find(home, run=None)
+    except NotSetUp:  # a restored backup may hold a result alone
+        return None
     return None if last == than or (last / "result.json").exists() else last

@@ -108,6 +108,12 @@ def request(folder, name):
     return path
 
 
+def test_the_commands_start_without_torch_and_statistics():
+    asked = "import sys, server.cli; print([name for name in ('torch', 'scipy.stats') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_every_command_is_listed_here():
     for app, options in ((cli.app, OPTIONS), (audit.app, AUDIT_OPTIONS)):
         assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(options)
@@ -306,6 +312,46 @@ def test_a_run_that_flower_does_not_take_is_stopped_for_good(home, tmp_path, mon
     (run,) = (home / "runs").iterdir()
     assert (run / "stop").exists()  # should Flower begin it later, it asks nothing of anybody
     assert json.loads(ask("status", "--home", home, "--json"))["run"]["phase"] == "stopped"
+
+
+def test_a_roster_that_is_too_small_for_the_study_does_not_run(home, tmp_path):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b")))
+    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+    code, said = motet("run", "--home", home, proposed["hash"])
+    assert (code, "The roster has 2 hospitals, a round of this study needs 3." in said) == (10, True), said
+    assert not list((home / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("noise_multiplier = 4", "noise_multiplier = 0.00000001", "The noise of train cannot be made"),
+        ("steps = 8", "steps = 100000", "do not fit one envelope"),
+    ],
+)
+def test_a_study_that_could_not_be_run_to_its_end_is_not_proposed(old, new, says, home, tmp_path):
+    wrong = tmp_path / "study.toml"
+    wrong.write_text(STUDY_FILE.read_text().replace(old, new))
+    code, said = motet("propose", "--home", home, wrong)
+    assert (code, says in said) == (10, True), said
+    assert not list((home / "studies").iterdir())
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        [],
+        {"study": {}},
+        {"study": {"title": "t"}, "training": {}, "seconds": {}},
+        {"study": {"title": "t"}, "hospitals": ["a"], "training": {"auc": None}, "ols": {}, "patients": 3, "seconds": {}},
+    ],
+)
+def test_a_result_of_another_structure_is_a_file_to_restore_and_no_bug(result, home):
+    (home / "runs" / "0123").mkdir()
+    (home / "runs" / "0123" / "result.json").write_text(json.dumps(result))
+    code, said = motet("report", "--home", home)
+    assert (code, "structure of result.json" in said) == (10, True), said
 
 
 def test_a_taken_port_is_13(tmp_path):
