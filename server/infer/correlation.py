@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from common.errors import NotEstimable
 from common.moments import Moments
 from server.infer import adjust
 
 CONFIDENCE = 0.95
+QUANTILE = -float(special.ndtri((1 - CONFIDENCE) / 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +103,8 @@ def _pair(square: float, *, left: float, sign: int, n: int) -> tuple[float, floa
     if left == 0:
         return float(sign), 0.0, float(sign), float(sign)
     size = math.sqrt(square)
-    p = 2 * float(stats.t.sf(math.sqrt(square / left * (n - 2)), n - 2))
+    p = 2 * float(special.stdtr(n - 2, -math.sqrt(square / left * (n - 2))))  # the upper tail: t is symmetric
     centre = 0.5 * math.log1p(2 * size * (1 + size) / left)  # artanh |r|, with 1 - |r| = left / (1 + |r|)
-    reach = float(stats.norm.isf((1 - CONFIDENCE) / 2)) / math.sqrt(n - 3)
+    reach = QUANTILE / math.sqrt(n - 3)
     ends = sorted((sign * math.tanh(centre - reach), sign * math.tanh(centre + reach)))
     return sign * size, min(p, 1.0), ends[0], ends[1]
