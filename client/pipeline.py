@@ -158,7 +158,7 @@ def _with_region(volume: Volume, *, point: Point | None, recipe: Recipe) -> Volu
     wanted = recipe.points
     if volume.region is not None or point is None or wanted is None:
         return volume
-    found, quality = segment.from_seed(volume, seed_mm=point, reach_mm=float(wanted.reach_mm), method=wanted.method)
+    found, quality = segment.from_mark(volume, mark_mm=point, reach_mm=float(wanted.reach_mm), method=wanted.method)
     if quality.leaked:
         raise GeometryRefused(segment.NotSegmented.LEAKED)
     if quality.agreement < float(wanted.agreement_min):

@@ -111,12 +111,12 @@ def _one(scan: "Scan", *, recipe: "Recipe", point: "Point | None", folder: Path,
 
 
 def _with_region(volume: "Volume", *, point: "Point | None", recipe: "Recipe") -> "tuple[Volume, Quality | None]":
-    from client.imaging.segment import from_seed  # noqa: PLC0415
+    from client.imaging.segment import from_mark  # noqa: PLC0415
 
     how = recipe.points
     if volume.region is not None or point is None or how is None:
         return volume, None
-    return from_seed(volume, seed_mm=point, reach_mm=float(how.reach_mm), method=how.method)
+    return from_mark(volume, mark_mm=point, reach_mm=float(how.reach_mm), method=how.method)
 
 
 def _of_the_scanner(volume: "Volume") -> tuple[float, float]:

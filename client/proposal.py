@@ -129,7 +129,9 @@ def _recipe(recipe: Recipe) -> str:
     found = recipe.points
     lesions = "the whole picture" if recipe.modality in PLANAR else "lesions that were drawn"
     if found is not None:
-        lesions += f", or are found from a point that you mark ({found.method}, agreement {decimal_text(found.agreement_min)})"
+        lesions += (
+            f", or are found from a point or box that you mark ({found.method}, agreement {decimal_text(found.agreement_min)})"
+        )
     return f"Each scan of {recipe.modality}, others are set aside: {', '.join(steps)}. Measured: {lesions}."
 
 

@@ -48,7 +48,7 @@ MEANINGS: Final[dict[str, str]] = {
     "REGION_TOO_SMALL": "the lesion has fewer than 8 voxels",
     "NO_CONTRAST": "all voxels of an MR are alike; export it again",
     "SEED_OUTSIDE": "the marked point lies outside the image; mark it again",
-    "SEED_BOX": "the study searches less than three voxels around a point",
+    "SEED_BOX": "less than three voxels to search, or a marked box that is wider than the study searches; mark it again",
     "NOTHING_FOUND": "no lesion was found at the marked point; draw it",
     "SEGMENTATION_LEAKED": "what was found from the marked point goes on beyond the study's reach; draw the lesion",
     "METHODS_DISAGREE": "the three ways to find the lesion from a point disagree; draw it",

@@ -24,7 +24,7 @@ class Filters(Part):
 
 
 class Points(Part):
-    """How a lesion that nobody drew is found from a point that somebody marked (client/imaging/segment.py).
+    """How a lesion that nobody drew is found from a point or box that somebody marked (client/imaging/segment.py).
 
     Searched as far as `reach_mm`; set aside where the least Dice with the two other methods is below `agreement_min`.
     """

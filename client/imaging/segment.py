@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -26,7 +27,7 @@ class NotSegmented(StrEnum):
     """Why a point or box gives no lesion; `GeometryRefused.reason`."""
 
     SEED_OUTSIDE = "SEED_OUTSIDE"  # the point or the middle of the box is not in the image
-    SEED_BOX = "SEED_BOX"  # less than three voxels wide
+    SEED_BOX = "SEED_BOX"  # less than three voxels wide, or wider than the study searches
     NOTHING_FOUND = "NOTHING_FOUND"
     LEAKED = "SEGMENTATION_LEAKED"  # it reaches the end of what was searched
     METHODS_DISAGREE = "METHODS_DISAGREE"  # more than the study allows
@@ -46,12 +47,18 @@ class Quality:
     leaked: bool
 
 
-def from_seed(
-    volume: Volume, *, seed_mm: tuple[float, float, float], reach_mm: float, method: Method
-) -> tuple[Volume, Quality]:
-    """Return the volume with the lesion around a point, LPS mm, searched as far as `reach_mm`; raises GeometryRefused."""
-    corners = [[part - reach_mm for part in seed_mm], [part + reach_mm for part in seed_mm]]
-    return from_box(volume, box_mm=np.array(corners), method=method)
+def from_mark(volume: Volume, *, mark_mm: Sequence[float], reach_mm: float, method: Method) -> tuple[Volume, Quality]:
+    """Return the volume with the lesion at a mark, LPS mm: around a point (3 numbers), or in a box (6, opposite corners).
+
+    Around a point is searched as far as `reach_mm`; a box is searched itself, and is refused (SEED_BOX) where a side is longer
+    than what would be searched around a point. Raises GeometryRefused as `from_box`.
+    """
+    first, second = np.array(mark_mm[:3]), np.array(mark_mm[-3:])
+    if len(mark_mm) == 3:
+        first, second = first - reach_mm, second + reach_mm
+    elif np.abs(second - first).max() > 2 * reach_mm:
+        raise GeometryRefused(NotSegmented.SEED_BOX)
+    return from_box(volume, box_mm=np.stack([first, second]), method=method)
 
 
 def from_box(volume: Volume, *, box_mm: Float, method: Method) -> tuple[Volume, Quality]:

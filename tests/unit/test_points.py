@@ -59,6 +59,27 @@ def test_a_marked_lesion_is_measured_and_a_doubtful_one_is_set_aside(scans: Path
     assert len(reasons) == 1
 
 
+def test_a_box_marks_a_lesion_too(scans: Path) -> None:
+    text = (scans / "points.csv").read_text().splitlines()
+    box = [at + side for side in (-12, 12) for at in AT]
+    rows = [",".join([*line.split(",")[:2], *map(str, box)]) for line in text[1:]]
+    (scans / "boxes").mkdir()
+    for name in ("scans", "clinical.csv"):
+        (scans / "boxes" / name).symlink_to(scans / name)
+    (scans / "boxes" / "points.csv").write_text("\n".join([",".join([HEADER, *points.OPPOSITE]), *rows]))
+    made = cohort(scans / "boxes", study=wanting())
+    assert made.patients == ("P-1",)
+    assert made.table[0, made.columns.index("longest_diameter_mm")] == pytest.approx(18, abs=1)
+    refused = cohort(scans / "boxes", study=wanting(reach_mm=11))
+    assert {item.reason for item in refused.set_aside} == {"SEED_BOX", "NO_SCANS"}
+
+
+def test_points_and_boxes_stand_in_one_table(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(",".join([HEADER, *points.OPPOSITE]) + "\n1,2,3,4,5,,,\n1,3,3,4,5,6,7,8\n")
+    assert points.read(path, pseudonym=lambda _, raw: raw) == {"1/2": (3, 4, 5), "1/3": (3, 4, 5, 6, 7, 8)}
+
+
 def test_the_study_decides_whether_and_how_far_points_count(scans: Path) -> None:
     drawn_only = cohort(scans, study=federation.study())
     assert not drawn_only.patients
@@ -74,6 +95,9 @@ def test_the_study_decides_whether_and_how_far_points_count(scans: Path) -> None
         f"{HEADER}\n1,2,3,4\n",
         f"{HEADER}\n1,2,3,4,5,6\n",
         f"{HEADER}\n1,2,SECRET,4,5\n",
+        f"{HEADER},to_left_mm\n1,2,3,4,5,6\n",
+        f"{HEADER},{','.join(points.OPPOSITE)}\n1,2,3,4,5,6,SECRET,8\n",
+        f"{HEADER},{','.join(points.OPPOSITE)}\n1,2,3,4,5,6,,8\n",
         f"{HEADER}\n1,2,nan,4,5\n",
         f"{HEADER}\n1,2,3,4,5\n1,2,3,4,5\n",
         f'{HEADER}\n1,"2,3,4,5\n',

@@ -111,7 +111,7 @@ def test_the_hospital_reads_what_its_scans_would_go_through() -> None:
                 "n4",
                 "median, 1 mm",
                 "edges (canny)",
-                "from a point that you mark (watershed, agreement 0.9).",
+                "from a point or box that you mark (watershed, agreement 0.9).",
             ),
         ),
     ):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.imaging.segment import METHODS, Method, NotSegmented, dice, from_box, from_seed
+from client.imaging.segment import METHODS, Method, NotSegmented, dice, from_box, from_mark
 from client.inside import Volume
 from common.errors import GeometryRefused
 from tests.phantoms import Ellipsoid, volume
@@ -22,7 +22,7 @@ def lesion(*, noise_hu: float = 15.0, lesion_hu: float = 120.0, orientation: tup
 @pytest.mark.parametrize("lesion_hu", [120.0, -300.0])
 def test_a_lesion_is_found_from_a_point(method: Method, lesion_hu: float) -> None:
     image = lesion(lesion_hu=lesion_hu)
-    found, quality = from_seed(replace(image, region=None), seed_mm=CENTRE_MM, reach_mm=18, method=method)
+    found, quality = from_mark(replace(image, region=None), mark_mm=CENTRE_MM, reach_mm=18, method=method)
     assert image.region is not None
     assert found.region is not None
     assert dice(found.region, image.region) > 0.93
@@ -43,13 +43,13 @@ def test_a_box_and_another_grid_find_the_same() -> None:
 def test_where_there_is_nothing_the_quality_says_so() -> None:
     image = lesion(lesion_hu=0.0)
     for method in METHODS:
-        _, quality = from_seed(image, seed_mm=CENTRE_MM, reach_mm=15, method=method)
+        _, quality = from_mark(image, mark_mm=CENTRE_MM, reach_mm=15, method=method)
         assert quality.agreement < 0.3
         assert quality.contrast_to_noise < 1
 
 
 def test_a_lesion_larger_than_the_box_has_leaked() -> None:
-    _, quality = from_seed(lesion(), seed_mm=CENTRE_MM, reach_mm=6, method="region-growing")
+    _, quality = from_mark(lesion(), mark_mm=CENTRE_MM, reach_mm=6, method="region-growing")
     assert quality.leaked
 
 
@@ -63,5 +63,18 @@ def test_a_lesion_larger_than_the_box_has_leaked() -> None:
 )
 def test_impossible_points_are_refused(seed_mm: tuple[float, float, float], reach_mm: float, reason: NotSegmented) -> None:
     with pytest.raises(GeometryRefused) as refused:
-        from_seed(lesion(), seed_mm=seed_mm, reach_mm=reach_mm, method="threshold")
+        from_mark(lesion(), mark_mm=seed_mm, reach_mm=reach_mm, method="threshold")
     assert refused.value.reason == reason
+
+
+def test_a_marked_box_is_searched_itself_and_no_farther_than_the_study() -> None:
+    image = lesion()
+    corners = np.array([CENTRE_MM, CENTRE_MM]) + np.array([[-15.0], [15.0]])
+    mark = (*corners[1], *corners[0])  # any two opposite corners
+    boxed, quality = from_mark(replace(image, region=None), mark_mm=mark, reach_mm=15, method="watershed")
+    around, _ = from_mark(replace(image, region=None), mark_mm=CENTRE_MM, reach_mm=15, method="watershed")
+    np.testing.assert_array_equal(boxed.region, around.region)
+    assert not quality.leaked
+    for wrong in ((*CENTRE_MM, *CENTRE_MM), (*corners[0], *corners[1] + 0.5)):
+        with pytest.raises(GeometryRefused, match=NotSegmented.SEED_BOX):
+            from_mark(image, mark_mm=wrong, reach_mm=15, method="watershed")
