@@ -22,6 +22,7 @@ from common.study import Study
 
 Pair = tuple[tuple[float, ...], tuple[float, ...]]
 
+FULL = 10  # patients for each column, of which all combinations of several sums are judged: of fewer, many have leverage
 SEPARATE = frozenset({"marginals"})  # counts variables one by one; others count them together
 
 
@@ -56,8 +57,8 @@ class Judge:
             apart_values = {name: value[one_only] for name, value in values.items()}
             shared = self._named(frozenset(earlier.functions) & frozenset(now.functions))
             made = columns.table(self.whole, columns=shared, study=self.study)[one_only]
-            transformed = {column.name: made[:, at] for at, column in enumerate(shared) if column.pieces[0].transform}
-            self._check_group(apart_values, {earlier.kernel, now.kernel}, more=transformed)
+            more = {one.name: made[:, at] for at, one in enumerate(shared) if len(one.pieces) > 1 or one.pieces[0].transform}
+            self._check_group(apart_values, {earlier.kernel, now.kernel}, more=more)
             self._check_cells(values, grids, of=one_only, together=together)
         if any(first != second for first, second in grids.values()):
             self._check_cells(values, grids, of=self._complete(now.variables), together=together)
@@ -66,21 +67,28 @@ class Judge:
         """Refuse products of `functions` of variables, had in several sums, whose combination is a few patients' indicator.
 
         Two sums that share a column give its products with any combination of the columns beside it. Judged together are the
-        functions of few values, and those of one variable, over the patients who have them all; functions of variables that
-        this study does not have are not known here.
+        functions of few values, those of one variable, every two, and where there are FULL times as many patients all of them,
+        over the patients who have them all; functions of variables that this study does not have are not known here.
         """
         named = self._named(functions)
         table = columns.table(self.whole, columns=named, study=self.study)[self._complete(now.variables)]
         table = table[columns.complete(table)]
         rare = [len(np.unique(column)) <= disclosure.LEVELS_MOST for column in table.T]
-        sets = {variable: [column.pieces[0].variable == variable for column in named] for variable in now.variables}
-        for chosen in (rare, *sets.values()):
+        full = [len(table) >= FULL * (len(named) + 1)] * len(named)
+        sets = [[{piece.variable for piece in column.pieces} == {variable} for column in named] for variable in now.variables]
+        for chosen in (rare, full, *sets):
             if sum(chosen) > 1 and len(table):
                 disclosure.check_span(self.policy, values=table[:, np.array(chosen)])
+        for chosen in (one for one in sets if sum(one) > 1 and len(table)):
+            names = tuple(column.name for column, kept in zip(named, chosen, strict=True) if kept)
+            disclosure.check_counts(self.policy, values=table[:, np.array(chosen)], names=names)
+        disclosure.check_alike(self.policy, values=table)
 
     def _named(self, functions: frozenset[str]) -> list[terms.Column]:
+        """Return the columns that this study can make; a name is that of a column, its pieces between colons."""
         known = {str(piece): piece for piece in self._pieces()}
-        return [terms.column(known[name]) for name in sorted(functions & known.keys())]
+        pieces = {name: [known.get(piece) for piece in name.split(":")] for name in sorted(functions)}
+        return [terms.column(*(piece for piece in made if piece)) for made in pieces.values() if all(made)]
 
     def _pieces(self) -> Iterator[terms.Piece]:
         for one in self.study.variables:

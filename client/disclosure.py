@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from client import span, weights
+from client import cells, span, weights
 from client.config import Policy
 from client.kernels.histogram import bins_of
 from client.kernels.rows import ALONE, Answer, Rows, Seat, linear
@@ -25,6 +25,7 @@ COUNTS_ONLY: Final = frozenset({"table", "marginals", "rank_gram"})
 AGGREGATES: Final = frozenset({"mixed"})
 CLUSTERS: Final = frozenset({"lloyd", "mixture"})  # the query chooses who is in which
 LEVELS_MOST: Final = 16  # a column of no more values is looked at value by value
+ALIKE_MOST: Final = 0.999  # of a combination of two columns, at 1 to k - 1 patients: above it the two are alike but for them
 
 
 def check_columns(policy: Policy, *, values: Float, names: tuple[str, ...]) -> None:
@@ -46,21 +47,39 @@ def check_group(policy: Policy, *, values: Float, names: tuple[str, ...]) -> Non
     Not more patients than columns and an intercept; a column of two values, or a pair of such, with a cell of 1 to k - 1
     patients; an indicator or its product that is other than zero for 1 to k - 1. Of their combinations: a patient with more
     leverage than `leverage_most`; 1 to k - 1 patients of one value, of a column of few values, whose indicator lies in the span
-    to that share; cells of 1 to k - 1 between groups whose indicators lie in it wholly.
+    to that share; cells of 1 to k - 1 between groups whose indicators lie in it wholly. Two columns that are alike but for 1 to
+    k - 1 patients; products that count so few by the values of one or two variables, or that are more than there are values.
     """
     n, p = values.shape
     if n == 0:
         return
     if n <= p + 1:
         raise few("there are not more patients than columns")
+    told, behind = cells.numbers(values, names=names)
+    if told > behind:
+        raise few("there are more sums of products than values behind them")
     check_cells(policy, values=values, names=names)
     for name, column in zip(names, values.T, strict=True):
         if "[" in name and 0 < int(np.count_nonzero(column)) < policy.cell_min:
             raise few(f"{name} is other than zero for too few")
     alike, rows = check_span(policy, values=values)
     flags = np.concatenate([alike, span.above(values, most=LEVELS_MOST)], axis=1)
-    told = span.shown(flags, rows=rows) > span.TELLS_LEAST
-    _cells([("a group", flag) for flag in flags[:, told].T], k=policy.cell_min)
+    wholly = span.shown(flags, rows=rows) > span.TELLS_LEAST
+    _cells([("a group", flag) for flag in flags[:, wholly].T], k=policy.cell_min)
+    check_alike(policy, values=values)
+    check_counts(policy, values=values, names=names)
+
+
+def check_alike(policy: Policy, *, values: Float) -> None:
+    """Refuse two columns, of one sum or of two, that are alike but for 1 to k - 1 patients: their difference is those."""
+    if span.apart(values, few=1) > leverage_most(policy) or span.apart(values, few=policy.cell_min - 1) > ALIKE_MOST:
+        raise few("two columns are alike but for a few patients")
+
+
+def check_counts(policy: Policy, *, values: Float, names: tuple[str, ...], powers: int = cells.PRODUCTS) -> None:
+    """Refuse products of columns whose sums count 1 to k - 1 patients by the values of one or two variables."""
+    if cells.tell_few(values, names=names, few=policy.cell_min - 1, powers=powers):
+        raise few("sums of products count a few patients by their values")
 
 
 def check_span(policy: Policy, *, values: Float) -> tuple[NDArray[np.bool_], Float]:
@@ -104,6 +123,8 @@ def check_query(policy: Policy, *, asked: Query, rows: Rows, seat: Seat = ALONE)
     _check_allowed(policy, asked, seat)
     if asked.kernel not in COUNTS_ONLY:
         check_columns(policy, values=rows.values, names=rows.names)
+    if asked.kernel == "residuals":
+        check_counts(policy, values=rows.values, names=rows.names, powers=cells.POWERS)
     if asked.kernel in {"cox", "ordinal"} and asked.predictors:
         _check_groups(policy, asked, rows)
     found = weights.of(asked, rows, share_max=float(policy.share_max))

@@ -31,7 +31,7 @@ class Entering:
 
     `variables` are those of the dictionary behind the columns, `rows` what a query is answered from; a Gram's `rows` are its
     columns. An evaluation has neither: its sums are of scores, which no other sum holds. `grids`: on which edges variables are
-    counted; `functions`: of which variables, plain, transformed or a level, it holds products.
+    counted; `functions`: its columns, and the variables in them, plain, transformed or a level, of which it holds products.
     """
 
     patients: tuple[str, ...]
@@ -158,7 +158,7 @@ def _apart(study: Study) -> list[Any]:
 
 
 def _functions(design: Sequence[Column]) -> tuple[str, ...]:
-    return tuple(sorted({str(piece) for column in design for piece in column.pieces}))
+    return tuple(sorted({name for column in design for name in (column.name, *map(str, column.pieces))}))
 
 
 def _counted(asked: Query) -> tuple[tuple[str, tuple[float, ...]], ...]:

@@ -3,6 +3,7 @@
 Complete cases depend on the columns: a patient who lacks one value is in one sum and not in the other, and the difference of
 the two is that patient. The rule, for sums that share a variable, of any analysis, study or run: the same roster, and either
 the same patients or at least k different ones, of whom the two sums together tell no more than one sum may (client/between.py).
+So it is of patients whom three or more of them leave alone (client/overlaps.py).
 Also counts the distinct queries that each analysis has asked, answered or not, and which of them was not answered: a refusal is
 a bit about the data, and after one no other question of its form is taken.
 """
@@ -10,11 +11,12 @@ a bit about the data, and after one no other question of its form is taken.
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from client import overlaps
 from common import files
 from common.errors import AlreadyAnswered, OutsidePolicy, RecordDamaged
 
@@ -109,10 +111,30 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
             judge.pair(earlier, now, apart)
     if now in record.sums:
         return record
+    _check_overlaps({**record.sets, name: tags}, beside, now, cell_min=cell_min, judge=judge)
     functions = frozenset(name for one in (*beside, now) for name in one.functions)
     if now.functions and functions > frozenset(now.functions):
         judge.span(now, functions)
     return replace(record, sets={**record.sets, name: tags}, sums=(*record.sums, now))
+
+
+def _check_overlaps(
+    sets: Mapping[str, frozenset[str]], beside: Sequence[Released], now: Released, *, cell_min: int, judge: Judge
+) -> None:
+    """Refuse a sum that with two or more earlier ones of a variable leaves few patients alone, or too much of many."""
+    for variable in sorted(now.variables):
+        with_it = [one for one in beside if variable in one.variables]
+        shared = now.variables.intersection(*(one.variables for one in with_it))
+        functions = frozenset(now.functions).intersection(*(one.functions for one in with_it))
+        kernel = next((one.kernel for one in with_it if not one.functions), now.kernel)
+        common = replace(now, variables=shared, functions=tuple(sorted(functions)), grids=(), kernel=kernel)
+        for alone in overlaps.alone([sets[one.patients] for one in (*with_it, now)], few=cell_min - 1):
+            if not alone:
+                raise AlreadyAnswered(
+                    f"With earlier sums of {variable}, this one leaves few patients alone.",
+                    action="Let a study share its patients (complete_cases), or leave out a variable that patients lack.",
+                )
+            judge.pair(common, now, alone)
 
 
 def asked(record: Record, *, asking: Asking, queries_most: int) -> Record:

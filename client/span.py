@@ -1,5 +1,7 @@
 """What a sum of products shows: every direction in the span of its columns, and how much of one a few patients hold."""
 
+from itertools import combinations
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,8 @@ RANK_LEAST = 1e-11  # of the largest singular value; the sums are exact, so what
 WELL_LEAST = 1e-6  # of the largest eigenvalue of the products of columns: a basis made of them is orthonormal to 1e-10
 HEAD = 16  # times as many rows as a column may have values: a number shows there already that it has more
 TELLS_LEAST = 1 - 1e-6  # of an indicator's length in the span: it can be written in the columns
+CHOICES_MOST = 2000  # of several points together
+FAR_LEAST = 0.5  # of a pair of columns that a few patients may hold before it is looked at closely
 
 
 def basis(values: Float) -> Float:
@@ -72,6 +76,56 @@ def shown(flags: NDArray[np.bool_], *, rows: Float) -> Float:
     count = one.sum(axis=0)
     result: Float = (inside * inside).sum(axis=0) / np.where(count > 0, count, 1.0)
     return result
+
+
+def concentrated(rows: Float, *, counts: NDArray[np.int64], few: int) -> bool:
+    """Say whether some vector in the span of `rows` is zero but for points at which 1 to `few` patients stand together.
+
+    `rows` is an orthonormal basis over points, shape (points, rank); `counts` says how many patients stand at each. Of several
+    points together CHOICES_MOST are looked at, two before three.
+    """
+    length = (rows * rows).sum(axis=1)
+    small = np.flatnonzero((counts > 0) & (counts <= few) & (length > RANK_LEAST))
+    small = small[np.argsort(-length[small], kind="stable")]
+    if bool(np.any(length[small] > TELLS_LEAST)):
+        return True
+    tried = 0
+    for size in range(2, min(few, len(small)) + 1):
+        for chosen in combinations(small.tolist(), size):
+            tried += 1
+            if tried > CHOICES_MOST:
+                return False
+            at = list(chosen)
+            if counts[at].sum() <= few and length[at].sum() > TELLS_LEAST and np.linalg.norm(rows[at], 2) ** 2 > TELLS_LEAST:
+                return True
+    return False
+
+
+def apart(values: Float, *, few: int) -> float:
+    """Return the largest share that `few` patients hold of a combination of two columns and a constant, over all pairs.
+
+    Near 1: the two are alike but for these patients, in some units. Looked at are the patients farthest from the line of the
+    one on the other; 0 where `few` are more than a quarter of all. Pairs that leave each other nothing do not count.
+    """
+    n = len(values)
+    if 4 * few > n:
+        return 0.0
+    centred = values - values.mean(axis=0)
+    size = np.abs(values).max(axis=0, initial=0.0)
+    kept = centred[:, np.abs(centred).max(axis=0, initial=0.0) > 8 * np.finfo(np.float64).eps * size]
+    unit = kept / np.sqrt((kept * kept).sum(axis=0))
+    most, same, found = np.abs(unit).max(axis=0, initial=0.0), unit.T @ unit, 0.0
+    for i, j in combinations(range(unit.shape[1]), 2):
+        if few * (1 / n + most[i] ** 2 + (most[i] + most[j]) ** 2 / max(1 - same[i, j] ** 2, RANK_LEAST**2)) < FAR_LEAST:
+            continue  # nobody is far enough out
+        rest = unit[:, j] - same[i, j] * unit[:, i]
+        rest -= (rest @ unit[:, i]) * unit[:, i]
+        length = float(np.sqrt(rest @ rest))
+        if length > RANK_LEAST:
+            far = np.argpartition(np.abs(rest), n - few)[n - few :]
+            rows = np.column_stack([np.full(few, 1 / np.sqrt(n)), unit[far, i], rest[far] / length])
+            found = max(found, float(np.linalg.norm(rows, 2)) ** 2)
+    return found
 
 
 def _coded(values: Float, *, most: int) -> list[Float]:

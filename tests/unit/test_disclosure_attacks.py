@@ -98,16 +98,16 @@ def graded(*, twos: int) -> np.ndarray:
     return grade
 
 
-@pytest.mark.parametrize("twos", [1, 2, CELL_MIN - 1])
-def test_a_combination_of_columns_that_is_a_few_patients_indicator_is_refused(twos):
-    grade = graded(twos=twos)
-    gram_of(grade=grade)  # alone it shows nobody
+@pytest.mark.parametrize("others", [1, 2, CELL_MIN - 1])
+def test_a_combination_of_columns_that_is_a_few_patients_indicator_is_refused(others):
+    grade = np.arange(cohorts.PATIENTS) % 8.0
+    again, enough = grade.copy(), grade.copy()
+    again[:others] = grade[:others] + 1
+    enough[:24] = grade[:24] + 1
+    gram_of(grade=grade)
+    gram_of(grade=grade, enough=enough)
     with pytest.raises(TooFewPatients):
-        gram_of(grade=grade, ill=(grade > 0) * 1.0)
-    with pytest.raises(TooFewPatients):
-        gram_of(grade=grade, square=grade**2)
-    enough = graded(twos=CELL_MIN)
-    gram_of(grade=enough, square=enough**2)
+        gram_of(grade=grade, again=again)
 
 
 def test_cells_of_groups_that_combinations_of_columns_show_are_counted():
@@ -253,19 +253,20 @@ def odds(kernel: str, coefficients: list[float], *, inverse: list[float] | None 
     return ask(kernel, responses=["y"], predictors=[x], numbers=numbers)
 
 
-def with_grade(*, twos: int) -> Rows:
+def with_grade(*, threes: int) -> Rows:
     table = cohorts.table()
     held = rows_of("y", "x1", table=table)
-    values = np.column_stack([held.values[:, 0], graded(twos=twos)])
-    return Rows(names=("y", "grade"), values=values, lower=(0.0, 0.0), upper=(1.0, 2.0))
+    grade = np.arange(cohorts.PATIENTS) // 2 % 3.0
+    grade[np.flatnonzero(grade == 2)[:threes]] = 3
+    return Rows(names=("y", "grade"), values=np.column_stack([held.values[:, 0], grade]), lower=(0.0, 0.0), upper=(1.0, 3.0))
 
 
 @pytest.mark.parametrize("kernel", ["logistic", "firth"])
 def test_a_fit_whose_weights_differ_for_one_patient_only_is_refused(kernel):
-    """At eta = -1, 1 and 3 the variances of the first two are one number, and 3 has only the patient of grade 2."""
+    """Grade, probability and variance have a combination that is zero for three grades, and the fourth has one patient."""
     inverse = [0.01, 0.0, 0.01] if kernel == "firth" else None
-    answered(with_grade(twos=20), odds(kernel, [1.0, 2.0], inverse=inverse))
-    alone = with_grade(twos=1)
+    answered(with_grade(threes=20), odds(kernel, [1.0, 2.0], inverse=inverse))
+    alone = with_grade(threes=1)
     answered(alone, odds(kernel, [0.0, 0.0], inverse=inverse))
     refused(alone, odds(kernel, [1.0, 2.0], inverse=inverse))
 

@@ -167,11 +167,12 @@ def test_a_transformed_column_counts_among_what_patients_apart_share():
     study = cohorts.study(
         variables=[{**one, "transforms": ["square"] * (one["name"] == "malignancy")} for one in cohorts.VARIABLES]
     )
-    table = graded(twos=1)
+    table = cohorts.table()
+    table[:, 7] = np.arange(len(table)) % 3
+    table[3, 7] = 3  # the only one: with the square among the columns, products count four grades, and three without
     judge, names = judge_of(table, study=study), ("x1", "malignancy")
-    of_twelve = np.flatnonzero(table[:, 7] > 0)[:12], np.flatnonzero(table[:, 7] == 0)[:12]
     tags = [released.tag(patient, SECRET) for patient in judge.cohort.patients]
-    apart = frozenset(tags[row] for row in np.concatenate(of_twelve))
+    apart = frozenset(tags[:24])
     plain, squared = (
         [replace(one_sum(kernel, *names), functions=functions) for kernel in ("gram", "logistic")]
         for functions in (names, (*names, "square(malignancy)"))
@@ -199,13 +200,16 @@ def test_two_models_do_not_show_together_what_one_may_not(functions):
 
 
 def test_a_second_model_that_tells_the_only_patient_of_a_grade_is_refused(make_federation):
-    """The products of x1 with a grade and with any grade: their difference is the x1 of the only patient of grade 2."""
+    """The products of x1 with two grades that are alike but for one patient: their difference is that patient's x1."""
     dealt = cohorts.tables()
-    dealt["hosp-a"] = graded(twos=1)
-    models = [{"kind": "robust", "formula": f"x1 ~ {name}"} for name in ("malignancy", "dead", "y")]
+    for table in dealt.values():
+        table[:, 7] = np.arange(len(table)) % 8
+        table[:, 1] = table[:, 7]
+    dealt["hosp-a"][5, 1] += 1
+    models = [{"kind": "robust", "formula": f"x1 ~ {name}"} for name in ("malignancy", "x2", "y")]
     made = asker(make_federation, *models, rows=dealt)
     made.ask(ask("exact_gram", responses=["x1"], predictors=["malignancy"]), position=0)
-    assert made.refused(ask("exact_gram", responses=["x1"], predictors=["dead"]), position=1) == "E-REFUSED-PATIENTS"
+    assert made.refused(ask("exact_gram", responses=["x1"], predictors=["x2"]), position=1) == "E-REFUSED-PATIENTS"
     made.ask(ask("exact_gram", responses=["x1"], predictors=["y"]), position=2)
 
 
