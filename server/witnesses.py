@@ -18,6 +18,8 @@ from common.ledger import merkle, note, witness
 from common.ledger.note import Checkpoint
 from common.roster import Roster
 
+LINES_MOST: Final = 50_000  # of the file at start: then it is written anew
+CHECKPOINTS_KEPT: Final = 1000  # of each hospital, the newest; what is older is in them, as each grew out of it
 LINKS_MOST: Final = 64  # runs whose last checkpoints are passed on, so that a hospital that was away can catch up
 NAME: Final = "witnessed.jsonl"
 
@@ -41,8 +43,11 @@ class Witnesses:
             whole := data.rfind(b"\n") + 1
         ):  # what a power cut or a full disk left: the next line is one of its own
             os.truncate(path, whole)
-        for line in data[:whole].splitlines():
-            self._remember(line)
+        lines = data[:whole].splitlines(keepends=True)
+        notes: defaultdict[str, dict[int, bytes]] = defaultdict(dict)  # hospital -> size -> line of the file
+        foreign = [line for line in lines if not self._remember(line, notes)]
+        if len(lines) > LINES_MOST:
+            self._compact(foreign, notes)
 
     def seen(self, names: Iterable[str]) -> dict[str, str]:
         """Return the newest checkpoint of each of these hospitals that was seen, as it signed it."""
@@ -68,8 +73,9 @@ class Witnesses:
         """Check what a hospital says of its ledger beside an answer, and remember it.
 
         `late`: an answer of an earlier life is asked for again, so that its checkpoint may be older than the newest seen.
-        Raises BadEnvelope when it says nothing, RecordDamaged when another key signed it, LedgerRewritten when it contradicts
-        what it signed before: both checkpoints are then in a file of evidence beside this one.
+        Raises BadEnvelope when it says nothing or lacks the proof (that convicts nobody), RecordDamaged when another key signed
+        it, LedgerRewritten when it contradicts what it signed before: both checkpoints are then in a file of evidence beside
+        this one.
         """
         told = witness.told(plain)
         new = witness.checkpoint(told.checkpoint, key=self._keys[name])
@@ -83,7 +89,13 @@ class Witnesses:
             if new.size < sizes[-1] and not late:
                 base = sizes[-1]
             old = Checkpoint(origin=new.origin, size=base, root=roots.get(base, merkle.EMPTY))
-            grown = _grown(old, new, told.proofs.get(base))
+            proof = told.proofs.get(base) if base else ()  # everything grows out of nothing
+            if proof is None and base < new.size:
+                raise BadEnvelope(
+                    f"The ledger of {name} comes without a proof that it grew out of its first {base} entries.",
+                    action="Check the hospital's version; a hospital that gives none takes no part.",
+                )
+            grown = _grown(old, new, proof)
         if not grown:
             self._convict(name, signed)
         self._see(name, new, signed)
@@ -192,21 +204,31 @@ class Witnesses:
 
     def _write(self, name: str, *, synced: bool = False, **fields: object) -> None:
         with self._path.open("ab") as file:
-            file.write(json.dumps({"hospital": name, **fields}, sort_keys=True).encode() + b"\n")
+            file.write(_line(name, **fields))
             if synced:  # of a link no journal knows
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _remember(self, line: bytes) -> None:
+    def _compact(self, foreign: list[bytes], notes: Mapping[str, Mapping[int, bytes]]) -> None:
+        """Write the file anew: foreign lines as they are, of each hospital its newest checkpoints and its links."""
+        kept = [*foreign]
+        for name, lines in notes.items():
+            kept += [lines[size] for size in sorted(lines)[-CHECKPOINTS_KEPT:]]
+            self._passed[name] = self._passed[name][-LINKS_MOST:]
+            kept += [_line(name, **link) for link in self._passed[name]]
+        files.write(self._path, b"".join(kept))
+
+    def _remember(self, line: bytes, notes: Mapping[str, dict[int, bytes]]) -> bool:
+        """Take a line of the file in, and into `notes` where it is no link; return whether its ledger is one of this roster."""
         try:
             plain = json.loads(line)
             name, signed = plain["hospital"], plain["note"].encode()
             read = note.parse_checkpoint(note.split(signed)[0])
         except (ValueError, KeyError, TypeError, AttributeError, RecordDamaged):
-            return  # one that was damaged
+            return False  # one that was damaged
         key = self._keys.get(name)
         if key is None or key.name != read.origin or not witness.signed_by(signed, key=key):
-            return
+            return False
         self._add(name, read)
         if name not in self._last or read.size > self._last[name][0].size:
             self._last[name] = (read, witness.own(signed, key=key))
@@ -219,6 +241,13 @@ class Witnesses:
             ):
                 links.pop()  # the same, with more cosignatures
             links.append({key: plain[key] for key in ("note", "from", "path")})
+        else:
+            notes[name][read.size] = line
+        return True
+
+
+def _line(name: str, **fields: object) -> bytes:
+    return json.dumps({"hospital": name, **fields}, sort_keys=True).encode() + b"\n"
 
 
 def _grown(old: Checkpoint, new: Checkpoint, proof: tuple[bytes, ...] | None) -> bool:

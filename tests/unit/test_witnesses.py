@@ -13,6 +13,7 @@ from common import wire
 from common.audit import witnessed
 from common.errors import BadEnvelope, LedgerRewritten, RecordDamaged
 from common.ledger import note, witness
+from server import witnesses
 from server.rounds import Rounds
 from server.run import begin
 from server.setup import set_up
@@ -136,6 +137,11 @@ class Hospital:
     def tell(self, *sizes, **how):
         self.witnesses.take("aalen", self.ledger.told(sizes).plain(), **how)
 
+    def passed(self):
+        empty = note.Checkpoint(origin=ledgers.ORIGIN, size=0, root=bytes(32))
+        text = self.witnesses.passed("aalen")
+        return text.encode() if text else note.sign(empty.text(), name=ledgers.ORIGIN, key=ledgers.LEDGER_KEY)
+
     def grow(self):
         self.ledger.refuse(code="E-REFUSED", study=None, round_number=None)
 
@@ -153,9 +159,46 @@ def test_growth_needs_a_proof_from_the_newest_that_was_seen(hospital):
     hospital.grow()
     hospital.tell(first)
     hospital.grow()
-    with pytest.raises(LedgerRewritten):
+    with pytest.raises(BadEnvelope):
         hospital.tell(first)  # a proof from an older one does not show that nothing between was rewritten
+    assert not list(hospital.path.parent.glob("evidence-*")), "a proof that is missing convicts nobody"
     hospital.tell(first + 1)
+
+
+def test_a_checkpoint_older_than_all_that_is_known_needs_no_proof_when_it_was_asked_for(hospital):
+    early = hospital.ledger.told(()).plain()
+    hospital.grow()
+    hospital.tell()
+    hospital.witnesses.take("aalen", early, late=True)
+
+
+def test_a_long_file_is_written_anew_at_start_and_still_convicts(hospital, monkeypatch):
+    monkeypatch.setattr(witnesses, "LINES_MOST", 20)
+    monkeypatch.setattr(witnesses, "CHECKPOINTS_KEPT", 5)
+    hospital.tell()
+    for _ in range(12):
+        before = hospital.ledger.size()
+        hospital.grow()
+        hospital.tell(before)
+        ends = {"aalen": hospital.ledger.told([note.parse_checkpoint(note.split(hospital.passed())[0]).size]).plain()}
+        hospital.witnesses.cosign(ends)
+    seen, links = hospital.witnesses.seen(["aalen"]), hospital.witnesses.cosign({})
+    with hospital.path.open("ab") as file:
+        file.write(b'{"hospital": "left", "note": "of a hospital that is gone"}\n')
+    lines = hospital.path.read_bytes().splitlines()
+    again = hospital.coordinator()
+    shorter = hospital.path.read_bytes().splitlines()
+    assert len(lines) > 20 > len(shorter)
+    assert b'{"hospital": "left", "note": "of a hospital that is gone"}' in shorter
+    assert (again.seen(["aalen"]), again.cosign({})) == (seen, links)
+    assert hospital.coordinator().seen(["aalen"]) == seen, "and it is read again as it was written"
+    forked = note.sign(
+        note.Checkpoint(origin=ledgers.ORIGIN, size=hospital.ledger.size(), root=bytes(32)).text(),
+        name=ledgers.ORIGIN,
+        key=ledgers.LEDGER_KEY,
+    )
+    with pytest.raises(LedgerRewritten):
+        again.take("aalen", {"checkpoint": forked.decode(), "proofs": []})
 
 
 def test_the_same_answer_again_is_no_contradiction_and_an_older_unknown_one_is_unless_it_was_asked_for(hospital):
