@@ -67,7 +67,9 @@ def put(one: Federation, wanted: Study, tables: dict[str, np.ndarray]) -> None:
     one.approve(wanted)
     for name, rows in tables.items():
         home = one.homes[name]
-        home.site_file.write_text(home.site_file.read_text().replace("share_max = 0.99 ", f"share_max = {SHARE_MAX} "))
+        text = home.site_file.read_text().replace("share_max = 0.99 ", f"share_max = {SHARE_MAX} ")
+        assert f"\nshare_max = {SHARE_MAX} " in text
+        home.site_file.write_text(text)
         if home.cohorts.is_symlink():
             home.cohorts.unlink()
             home.cohorts.mkdir(mode=0o700)

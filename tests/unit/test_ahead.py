@@ -12,7 +12,10 @@ from client.quarantine import Quarantine
 
 
 class Recording:
-    """Answers each file with a reason of its own; never used by two threads at once."""
+    """A reader of its own kind, no stand-in for the guard: what is claimed of order and threads holds over any reader.
+
+    It answers each file with its name, says what it was asked, and fails where two threads use it at once.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bool]] = []

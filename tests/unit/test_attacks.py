@@ -1,4 +1,4 @@
-"""What a lying coordinator tries, beyond junk: each attack once succeeded in a review, and must not again."""
+"""What a lying coordinator tries, beyond junk: each attack works against exact sums that are answered one by one."""
 
 import csv
 import json

@@ -212,7 +212,7 @@ def test_the_page_is_the_same_every_time_and_runs_nothing_foreign(made, language
         hashlib.sha256(report.plain(report.facts(read, verdict))).hexdigest(),
     ):
         assert text in pages[0]
-    assert not any(word in pages[0] for word in ("<script", "http", "src=", "{", "None") if word != "{")
+    assert not [word for word in ("<script", "http", "src=", "{{", "{%", "None") if word in pages[0]]
 
 
 def test_every_text_is_there_in_both_languages():

@@ -1,4 +1,4 @@
-"""Attacks on exact sums that a review found, each as it was made: the hospital refuses it, and answers the honest question."""
+"""Attacks on exact sums, each as it is made: the hospital refuses it, and answers the honest question."""
 
 from decimal import Decimal
 

@@ -70,6 +70,8 @@ def test_a_study_of_ct_does_not_measure_mr_and_the_other_way_round(guard: Guard,
     assert {next(aside).reason for _ in range(6)} == {Reason.MODALITY}
     (scan,) = read_scans(tmp_path, pseudonym=lambda _, raw: raw, reader=guard, modality="MR")
     assert isinstance(scan, Scan)
+    aside = read_scans(series[0].parent, pseudonym=lambda _, raw: raw, reader=guard, modality="MR")
+    assert {next(aside).reason for _ in range(6)} == {Reason.MODALITY}
 
 
 def test_mr_is_normalised_whatever_the_scanners_unit(guard: Guard, series: list[Path], tmp_path: Path) -> None:

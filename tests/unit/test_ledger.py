@@ -244,9 +244,13 @@ def test_huge_or_foreign_text_does_not_enter(ledger):
 
 
 def test_a_new_policy_is_an_entry(ledger):
-    ledger.record_policy({"epsilon_cap": Decimal(9)})
-    said = events.decode(list(ledger.entries())[-1]).fields
-    assert said == {"policy": {"epsilon_cap": "9"}, "salt": said["salt"]}
+    for cap in (9, 8):
+        ledger.record_policy({"epsilon_cap": Decimal(cap)})
+    said = [events.decode(entry).fields for entry in list(ledger.entries())[-2:]]
+    assert [one["policy"] for one in said] == [{"epsilon_cap": "9"}, {"epsilon_cap": "8"}]
+    assert [one.keys() for one in said] == [{"policy", "salt"}] * 2
+    salts = {bytes.fromhex(one["salt"]) for one in said}
+    assert [len(salt) for salt in salts] == [16, 16]  # two, and not the same
 
 
 def test_an_existing_ledger_is_never_overwritten(path, ledger):

@@ -52,6 +52,7 @@ def change(plan, *, cohort, rows=None, blob=None, clipped_sum=None, hospitals=4)
 
 
 def test_the_change_is_computed_from_noisy_sums_and_public_numbers_alone(monkeypatch):
+    """The real noisy sums of one run are handed to another over other patients: what is random is repeated."""
     plan, cohort, noisy = study(), learning.cohort(N), []
     real = noise.noised
 

@@ -255,14 +255,36 @@ def test_the_command_names_no_patient_and_no_path(home: config.Home, folder: Pat
 
 
 def test_one_series_that_breaks_a_step_does_not_stop_the_run(
-    folder: Path, guard: Guard, reopened: Callable[..., Quarantine], tmp_path: Path
+    folder: Path, reopened: Callable[..., Quarantine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    study = federation.study()
-    (scan,) = (x for x in read_scans(folder, pseudonym=pseudonym, reader=guard, modality="CT") if isinstance(x, Scan))
-    broken = SetAside(name=scan.series, reason="FAILED")
-    object.__setattr__(scan, "acquisition", None)
-    object.__setattr__(scan, "spacings_mm", None)
-    assert pipeline._measured_or_aside(scan, study=study, points={}, kept=None) == broken
+    """A fault in a real step, at the first series that comes to it: no file is known that no check foresees."""
+    write_series(folder / "b", patient_id="P-2", voxels_hu=IMAGE.voxels, spacing_mm=(1, 1, 1), region=IMAGE.region)
+    names = [v.name for v in federation.study().variables if v.source == "clinical"]
+    rows = [["patient_id", *names], *([patient, *"1" * len(names)] for patient in ("P-1", "P-2"))]
+    (tmp_path / "clinical.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    step, reached = pipeline.locate, 0
+
+    def breaks(prepared: Any) -> Any:
+        nonlocal reached
+        reached += 1
+        return 1 / len("") if reached == 1 else step(prepared)
+
+    monkeypatch.setattr(pipeline, "locate", breaks)
+    store = reopened()
+    cohort = pipeline.read_cohort(
+        scans=folder,
+        clinical=tmp_path / "clinical.csv",
+        study=federation.study(),
+        pseudonym=pseudonym,
+        progress=lambda *_: None,
+        reading=store.begin(root=folder, recipe="r", code="1", pseudonym=pseudonym),
+    )
+    assert (reached, len(cohort.patients)) == (2, 1)
+    found, last = quarantine.look(store.path)
+    assert sorted(one.reason for one in found) == ["FAILED", "NOT_DICOM", "NO_RESCALE", "TRUNCATED"]
+    assert last is not None
+    assert last.usable == 1
+    assert "internal-error" in caplog.text
 
 
 def test_a_folder_without_one_usable_series_says_why(

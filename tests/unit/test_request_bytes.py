@@ -32,6 +32,21 @@ def test_a_vault_collects_no_more_than_its_studies_need(make_federation):
     assert vault.request_bytes_most() - nothing == pipeline.blob_bytes_most(wanted) < 1 << 26
 
 
+def test_every_request_of_a_run_is_collected(make_federation):
+    one, wanted = make_federation(), federation.study(training={"steps": 1})
+    one.approve(wanted)
+    sizes = []
+
+    def measured(name, data):
+        sizes.append((len(data), one.vaults[name].request_bytes_most()))
+        return data
+
+    one.before = measured
+    one.run(wanted)
+    assert len(sizes) == len(federation.HOSPITALS) * (2 + 3 + 1 + 1)  # set-up, Gram, a step, evaluation, close
+    assert all(size <= most for size, most in sizes)
+
+
 def test_the_models_of_an_evaluation_fit_their_request():
     for steps in (2, 2000):
         wanted = federation.study(training={"steps": steps})

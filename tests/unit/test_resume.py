@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -324,72 +325,73 @@ def test_a_damaged_journal_does_not_end_the_keeper(tmp_path, junk, caplog):
     assert caplog.text.count("run r1 cannot be read") <= 1  # not at every look
 
 
-def test_a_run_that_lost_its_process_is_handed_to_flower_once_and_with_patience(tmp_path, monkeypatch):
+@pytest.fixture
+def flower(monkeypatch):
+    """What would be handed to Flower's own command, which starts a process elsewhere: (time, run). Everything of ours is real.
+
+    `flower.now` is the clock's time in s.
+    """
+    seen = SimpleNamespace(now=0.0, handed=[])
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: seen.now)
+    monkeypatch.setattr(keeper.superlink, "submit", lambda _home, *, run: seen.handed.append((seen.now, run)))
+    return seen
+
+
+def test_a_run_that_lost_its_process_is_handed_to_flower_once_and_with_patience(tmp_path, flower):
     home = config.Home(tmp_path)
     (home.runs / "r1").mkdir(parents=True)
     Journal(home.runs / "r1" / "journal.jsonl").write({"type": "start"})
-    now, handed, said = [100.0], [], []
-    monkeypatch.setattr(keeper.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(keeper.superlink, "submit", lambda _home, *, run: handed.append((now[0], run)))
+    said = []
     orphans = keeper.Orphans(home)
     for _ in range(40):
         orphans.adopt(say=said.append)
-        now[0] += 1.0
-    assert [run for _, run in handed] == ["r1"]
-    assert handed[0][0] - 100.0 > keeper.ORPHANED_S
+        flower.now += 1.0
+    assert [run for _, run in flower.handed] == ["r1"]
+    assert flower.handed[0][0] > keeper.ORPHANED_S
     assert said == ["Run r1 lost its process; it is begun again where it stood, which takes up to a minute."]
     with locks.hold(home.run_lock("r1"), busy=""):
         orphans.adopt(say=said.append)
         orphans.adopt(say=said.append)
     assert said[1:] == ["Run r1 goes on."]
-    now[0] += 1.0
+    flower.now += 1.0
     orphans.adopt(say=said.append)
-    assert len(handed) == 1  # counted from when it was let go
+    assert len(flower.handed) == 1  # counted from when it was let go
 
 
-def test_runs_that_lost_their_process_are_begun_again_one_after_another_and_not_beside_one_at_work(tmp_path, monkeypatch):
+def test_runs_that_lost_their_process_are_begun_again_one_after_another_and_not_beside_one_at_work(tmp_path, flower):
     home = config.Home(tmp_path)
     for name in ("r1", "r2", "r3"):
         (home.runs / name).mkdir(parents=True)
         Journal(home.runs / name / "journal.jsonl").write({"type": "start"})
-    now, handed = [0.0], []
-    monkeypatch.setattr(keeper.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(keeper.superlink, "submit", lambda _home, *, run: handed.append(run))
     orphans = keeper.Orphans(home)
 
     def pass_s(seconds):
         for _ in range(seconds):
             orphans.adopt(say=lambda _: None)
-            now[0] += 1.0
+            flower.now += 1.0
+        return [run for _, run in flower.handed]
 
     with locks.hold(home.run_lock("r3"), busy=""):
-        pass_s(30)
-        assert handed == [], "the lane is taken"
-    pass_s(20)
-    assert handed == ["r1"], "Flower takes its time to start it"
+        assert pass_s(30) == [], "the lane is taken"
+    assert pass_s(20) == ["r1"], "Flower takes its time to start it"
     with locks.hold(home.run_lock("r1"), busy=""):
-        pass_s(100)
-        assert handed == ["r1"]
+        assert pass_s(100) == ["r1"]
         Journal(home.runs / "r1" / "journal.jsonl").write({"type": "done"})
-    pass_s(3)
-    assert handed == ["r1", "r2"]
+    assert pass_s(3) == ["r1", "r2"]
 
 
-def test_a_run_that_dies_again_and_again_before_a_round_is_given_longer_pauses(tmp_path, monkeypatch):
+def test_a_run_that_dies_again_and_again_before_a_round_is_given_longer_pauses(tmp_path, flower):
     home = config.Home(tmp_path)
     (home.runs / "r1").mkdir(parents=True)
     journal = Journal(home.runs / "r1" / "journal.jsonl")
     journal.write({"type": "start"})
-    now, handed = [0.0], []
-    monkeypatch.setattr(keeper.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(keeper.superlink, "submit", lambda _home, *, run: handed.append(now[0]))
-    orphans = keeper.Orphans(home)
+    orphans, handed = keeper.Orphans(home), flower.handed
 
     def pass_s(seconds):
         before = len(handed)
         for _ in range(seconds):
             orphans.adopt(say=lambda _: None)
-            now[0] += 1.0
+            flower.now += 1.0
             if len(handed) > before:  # it begins, and dies at once
                 before = len(handed)
                 with locks.hold(home.run_lock("r1"), busy=""):
@@ -397,7 +399,7 @@ def test_a_run_that_dies_again_and_again_before_a_round_is_given_longer_pauses(t
 
     pass_s(8 * 3600)
     assert 10 <= len(handed) <= 24
-    assert max(after - first for first, after in itertools.pairwise(handed)) < 3600 + 60
+    assert max(after - first for (first, _), (after, _) in itertools.pairwise(handed)) < 3600 + 60
     journal.write({"type": "round", "round": 1})
     times = len(handed)
     pass_s(2 * 3600)  # it made progress: the pauses begin anew

@@ -1,4 +1,4 @@
-"""What two exact sums tell together, and what refusals tell: attacks that a review found, each as it was made."""
+"""What two exact sums tell together, and what refusals tell: each attack as it is made, and the honest question answered."""
 
 from dataclasses import replace
 
@@ -213,23 +213,21 @@ def test_a_second_model_that_tells_the_only_patient_of_a_grade_is_refused(make_f
     made.ask(ask("exact_gram", responses=["x1"], predictors=["y"]), position=2)
 
 
-class Never:
-    """Judges nothing: what comes before is refused or known."""
-
-    def pair(self, *_):
-        pytest.fail("judged")
-
-    span = pair
-
-
 def test_who_differs_by_few_or_stands_under_another_roster_is_named_before_anything_is_judged():
     many = tuple(f"p{at}" for at in range(20))
+    known = {
+        "cell_min": CELL_MIN,
+        "secret": SECRET,
+        "judge": judge_of(),
+    }  # it knows none of them: whatever it judges, it refuses
+    with pytest.raises(TooFewPatients, match="not in the cohort"):
+        known["judge"].pair(one_sum("gram", "x1"), one_sum("gram", "x1"), frozenset({released.tag("p0", SECRET)}))
     nothing = Record(sets={}, sums=(), queries={})
-    record = released.check(nothing, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=Never())
+    record = released.check(nothing, asking=asking(patients=many), **known)
     for other in ({"patients": many[1:]}, {"roster": ("a",), "patients": many}):
         with pytest.raises(AlreadyAnswered):
-            released.check(record, asking=asking(**other), cell_min=CELL_MIN, secret=SECRET, judge=Never())
-    assert released.check(record, asking=asking(patients=many), cell_min=CELL_MIN, secret=SECRET, judge=Never()) is record
+            released.check(record, asking=asking(**other), **known)
+    assert released.check(record, asking=asking(patients=many), **known) is record
     assert len(record.sums) == 1
 
 
