@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import federation
+from tests import federation, phantoms
 from tests.lanes import lane_roster, quick, there  # noqa: F401  (fixtures)
 
 settings.register_profile("motet", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
@@ -27,12 +27,13 @@ def everybodys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_scans(everybodys: Path) -> Path:
+    """Write every hospital's phantoms, in each of which identifiers are planted."""
     folder = everybodys / "scans"
     with (everybodys / "scans.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():  # whole or absent
             unfinished = everybodys / "scans.unfinished"
-            federation.write_scans(unfinished)
+            federation.write_scans(unfinished, planted=phantoms.PLANTED)
             unfinished.rename(folder)
     return folder
 

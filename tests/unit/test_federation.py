@@ -363,11 +363,9 @@ def test_malformed_requests_are_refused_with_a_code(make_federation, what, body)
     assert not any(leaf["type"] in {"reserve", "release"} for leaf in leaves(one, "hosp-a"))
 
 
-def test_no_identifier_is_in_anything_that_left_or_was_logged(tmp_path, caplog, capsys):
-    scans = tmp_path / "scans"
-    federation.write_scans(scans, planted=phantoms.PLANTED)
+def test_no_identifier_is_in_anything_that_left_or_was_logged(tmp_path, phantom_scans, caplog, capsys):
     caplog.set_level(logging.DEBUG)
-    one = federation.Federation(tmp_path / "f", scans, cache=tmp_path / "cache")
+    one = federation.Federation(tmp_path / "f", phantom_scans, cache=tmp_path / "cache")  # the scans are read here
     wanted = federation.study(training={"steps": 1})
     one.approve(wanted)
     one.run(wanted)
@@ -376,6 +374,8 @@ def test_no_identifier_is_in_anything_that_left_or_was_logged(tmp_path, caplog, 
     kept = b"".join(path.read_bytes() for path in one.folder.rglob("*") if path.is_file() and "cohorts" not in path.parts)
     said = (caplog.text + "".join(capsys.readouterr())).encode()
     everything = b"".join(data for _, data in one.sent) + ledgers + kept + said
+    scan = next((phantom_scans / "hosp-a").rglob("*.dcm")).read_bytes()
+    assert all(value.encode() in scan for value in phantoms.PLANTED.values())
     needles = {part for value in phantoms.PLANTED.values() for part in (value, *value.split("^"))}
     needles |= {f"{name.upper()}-{number:03d}" for name in HOSPITALS for number in range(federation.PATIENTS)}
     assert [needle for needle in needles if needle.encode() in everything] == []
