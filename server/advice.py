@@ -42,12 +42,13 @@ def _cells(one: dict[str, Any], *, n: int, hospitals: int) -> str:
 
 def _widths(gram: dict[str, Any], *, n: int) -> list[str]:
     said, wider = [], f"{round((typical.WIDER - 1) * 100)} %"
-    rows = [*gram["coefficients"], *gram["terms"], *gram["pairs"]]
+    rows = [*gram["coefficients"], *gram["terms"], *gram["pairs"], *gram["comparisons"]]
     lost = sum(row["width_ratio"] is None for row in rows)
     if lost:
         said.append(f"{lost} of {len(rows)} figures would be too noisy to be given at {n} patients.")
-    for name, part in (("coefficient", gram["coefficients"]), ("pair", gram["pairs"])):
-        most = max(row["patients_needed"] for row in part)
+    told = (("coefficient", gram["coefficients"]), ("pair", gram["pairs"]), ("pair of groups", gram["comparisons"]))
+    for name, part in told:
+        most = max((row["patients_needed"] for row in part), default=0)
         if most > n:
             said.append(
                 f"Intervals at most {wider} wider than without noise need {most} patients for every {name}; {n} are planned. "

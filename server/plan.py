@@ -109,6 +109,7 @@ def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
             for at in range(len(study.model(text).terms))
         ],
         "pairs": typical.pairs(held, names=wanted.correlation, n=n, sigma=sigma),
+        "comparisons": typical.comparisons(held, study=study, n=n, sigma=sigma),
     }
 
 

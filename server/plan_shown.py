@@ -31,6 +31,8 @@ def show(plan: dict[str, Any], *, console: Console) -> None:
         console.print(_table("Coefficients", _COEFFICIENTS, gram["coefficients"]))
         if gram["terms"]:
             console.print(_table("F tests", _TERMS, gram["terms"]))
+        if gram["comparisons"]:
+            console.print(_table("All pairs of groups", _COMPARISONS, gram["comparisons"]))
         more = f", the {PAIRS_SHOWN} widest of {len(worst)}" if len(worst) > PAIRS_SHOWN else ""
         console.print(_table(f"Correlations{more}", _PAIRS, worst[:PAIRS_SHOWN]))
     console.print(
@@ -50,6 +52,12 @@ _WIDTH = (("width", "width_ratio"), (f"n for {typical.WIDER:g}", "patients_neede
 _ROUNDS = (("sum", "task"), ("rounds", "rounds"), ("at most", "rounds_most"), ("numbers", "numbers"), ("epsilon", "epsilon"))
 _COEFFICIENTS = (("model", "model"), ("term", "term"), *_WIDTH, (f"power, r = {typical.CORRELATION:g}", "power"))
 _TERMS = (("model", "model"), ("term", "term"), *_WIDTH, (f"power, f = {typical.COHEN_F:g}", "power"))
+_COMPARISONS = (
+    ("comparison", "comparison"),
+    ("method", "method"),
+    *_WIDTH,
+    (f"power, {typical.DIFFERENCE:g} sd", "power"),
+)
 _PAIRS = (("first", "first"), ("second", "second"), *_WIDTH, (f"power, r = {typical.CORRELATION:g}", "power"))
 
 

@@ -270,3 +270,24 @@ def test_a_fit_that_the_plan_calls_too_noisy_has_no_number() -> None:
     )
     with pytest.raises(NotEstimable):
         least_squares.fit(noisy, outcome="y", predictors=["age"])
+
+
+def test_a_plan_forecasts_pairs_of_groups_as_the_analyses_would_find_them() -> None:
+    wanted = {
+        "groups": [{"outcome": "y", "factor": "grade"}],
+        "ancova": [{"outcome": "y", "factor": "grade", "covariates": ["age"]}],
+    }
+    study = tables.study(
+        {"y": (-3, 3), "age": (18, 100)}, factors=FACTORS, privacy={**PRIVACY, "clip_norm": Decimal("2.8")}, **wanted
+    )
+    few, many = (
+        {row["comparison"] + row["method"]: row for row in plans.plan(study, patients=n)["gram"]["comparisons"]}
+        for n in (500, 5000)
+    )
+    assert list(few) == ["y by gradeTukey-Kramer", "y by gradeGames-Howell", "y ~ grade + ageTukey-Kramer"]
+    assert few["y by gradeGames-Howell"]["width_ratio"] is None
+    for row in many.values():
+        at_need = plans.plan(study, patients=row["patients_needed"])["gram"]["comparisons"]
+        (same,) = (one for one in at_need if (one["comparison"], one["method"]) == (row["comparison"], row["method"]))
+        assert same["width_ratio"] == pytest.approx(typical.WIDER, abs=0.01)
+        assert row["power"] > 0.99

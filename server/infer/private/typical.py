@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 from common import terms
-from common.noisy_moments import box
+from common.noisy_moments import NoisyMoments, box
 from common.study import Study
-from server.infer.private import least_squares, resolved
+from server.infer import studentized
+from server.infer.private import group_sums, least_squares, resolved, welch
 from server.infer.private.generator import generator
 
 Float = NDArray[np.float64]
@@ -32,6 +33,7 @@ SPREADS = 3.0  # standard deviations from the middle of a box to its end
 WIDER = 1.1
 CORRELATION = 0.2  # the effect of a pair or a coefficient (partial correlation) whose power is told
 COHEN_F = 0.25  # of a term
+DIFFERENCE = 0.5  # of two groups, in standard deviations
 ALPHA = 0.05
 
 
@@ -124,6 +126,60 @@ def pairs(held: Typical, *, names: Sequence[str], n: int, sigma: float) -> list[
             told = _told(k, n=n, least=least, power=_power(k, n=n))
             made.append({"first": names[i], "second": names[j], **told})
     return made
+
+
+def comparisons(held: Typical, *, study: Study, n: int, sigma: float) -> list[dict[str, Any]]:
+    """Return per comparison of a factor's groups {"comparison", "method", "width_ratio", "patients_needed", "power"}.
+
+    Of the pair that noise widens most; the power is that of a difference of 0.5 residual standard deviations, all pairs
+    together. Methods: "Tukey-Kramer" with one variance, of ANCOVA too; "Games-Howell" with one per group, of groups only.
+    """
+    wanted = study.statistics
+    both: list[tuple[str, str, str, Sequence[str]]] = []
+    both += [(f"{one.outcome} by {one.factor}", one.outcome, one.factor, ()) for one in wanted.groups]
+    both += [(one.formula, one.outcome, one.factor, one.covariates) for one in wanted.ancova]
+    made = []
+    for name, outcome, factor, covariates in both:
+        levels = study.variable(factor).levels
+        columns = [column.name for column in terms.indicators(factor, levels=levels)]
+        critical = studentized.isf(ALPHA, k=len(levels), df=max(1, n - len(levels))) / math.sqrt(2)
+        ways = [("Tukey-Kramer", *_one_variance(held, outcome=outcome, columns=columns, others=covariates, sigma=sigma))]
+        if not covariates:
+            ways.append(("Games-Howell", *_own_variances(held, study=study, outcome=outcome, factor=factor, n=n, sigma=sigma)))
+        for method, k, least in ways:
+            away = DIFFERENCE / math.sqrt(2 * len(levels) / n * (1 + k / n))
+            power = float(special.ndtr(away - critical) + special.ndtr(-critical - away))
+            made.append({"comparison": name, "method": method, **_told(k, n=n, least=least, power=power)})
+    return made
+
+
+def _one_variance(
+    held: Typical, *, outcome: str, columns: Sequence[str], others: Sequence[str], sigma: float
+) -> tuple[float, float]:
+    inverse, variance, least = _fit(held, outcome=outcome, predictors=[*columns, *others], sigma=sigma)
+    forms = np.zeros((len(columns) + 1, len(inverse)))  # of the levels, the reference first
+    forms[1:, 1 : len(columns) + 1] = np.eye(len(columns))
+    first, second = np.triu_indices(len(forms), 1)
+    pairs = forms[second] - forms[first]
+    noise, sampling = (np.einsum("ki,ij,kj->k", pairs, one, pairs) for one in (_noise(inverse, sigma=sigma), inverse))
+    return float((noise / (variance * sampling)).max()), least
+
+
+def _own_variances(held: Typical, *, study: Study, outcome: str, factor: str, n: int, sigma: float) -> tuple[float, float]:
+    boxes = [box(*study.bounds(column)) for column in study.design()]
+    made = NoisyMoments(
+        columns=held.columns,
+        centre=tuple(centre for centre, _ in boxes),
+        half=tuple(half for _, half in boxes),
+        matrix=n * (held.mean + held.mean.T) / 2,
+        sigma=sigma,
+        clip_norm=1.0,
+        epsilon="",
+        delta="",
+        hospitals=1,
+    )
+    added, clear = welch.forecast(group_sums.read(made, outcome=outcome, factor=factor, levels=study.variable(factor).levels))
+    return added * n, n / max(clear, 1e-12)
 
 
 def _fit(held: Typical, *, outcome: str, predictors: Sequence[str], sigma: float) -> tuple[Float, float, float]:

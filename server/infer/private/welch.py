@@ -82,6 +82,18 @@ def compare(sums: GroupSums, *, draws: int = bootstrap.DRAWS) -> dict[str, Any]:
     }
 
 
+def forecast(sums: GroupSums) -> tuple[float, float]:
+    """Return what noise adds to the variance of a pair, over the sampling's, at most; and how clear the least clear group is.
+
+    Clear: its size, or its sum of squares, over the least that is told (1 or more is told).
+    """
+    held = _groups(sums.sums, noise=sums.noise)
+    bare = held.variance / held.n
+    where = np.triu_indices(len(sums.levels), 1)
+    added = _errors(held, where) ** 2 / (bare[where[0]] + bare[where[1]]) - 1
+    return float(added.max()), min(_clear(held, at=at, sums=sums) for at in range(len(sums.levels)))
+
+
 def _groups(sums: Float, *, noise: Float) -> _Groups:
     """Read the groups of sums (..., k, 3); what has no patient or no variance is nan."""
     n, s, q = sums[..., 0], sums[..., 1], sums[..., 2]
@@ -103,12 +115,15 @@ def _moved(mean: Float, *, noise: Float) -> Float:
 
 def _check(held: _Groups, *, sums: GroupSums) -> None:
     for at, level in enumerate(sums.levels):
-        away = np.array([held.mean[at] ** 2, -2 * held.mean[at], 1.0])
-        noise = sums.noise[:, :, at, at]
-        enough = held.n[at] >= max(4.0, resolved.SCALAR_LEAST * math.sqrt(noise[0, 0]))
-        scatter = held.variance[at] * (held.n[at] - 1)
-        if not (enough and scatter >= resolved.SCALAR_LEAST * math.sqrt(float(away @ noise @ away))):
+        if not _clear(held, at=at, sums=sums) >= 1:
             raise NotEstimable(resolved.DIAGNOSIS, term=f"{sums.factor}[{level}]", action=resolved.ACTION)
+
+
+def _clear(held: _Groups, *, at: int, sums: GroupSums) -> float:
+    away, noise = np.array([held.mean[at] ** 2, -2 * held.mean[at], 1.0]), sums.noise[:, :, at, at]
+    scatter = held.variance[at] * (held.n[at] - 1)
+    size = held.n[at] / max(4.0, resolved.SCALAR_LEAST * math.sqrt(noise[0, 0]))
+    return float(np.minimum(size, scatter / (resolved.SCALAR_LEAST * math.sqrt(float(away @ noise @ away)))))
 
 
 def _draw(held: _Groups, *, mean: Float, sums: GroupSums, draws: int, random: np.random.Generator) -> _Groups:  # noqa: TID251
