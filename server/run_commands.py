@@ -1,4 +1,4 @@
-"""motet-coordinator run, watch, status, report: a study's runs, from the first message to the report."""
+"""motet-coordinator run, stop, watch, status, report: a study's runs, from the first message to the report."""
 
 import json
 import secrets
@@ -40,6 +40,7 @@ def add(app: typer.Typer) -> None:
     """Add the commands to the coordinator's command line."""
     named: dict[str, Callable[..., None]] = {
         "run": run,
+        "stop": stop_command,
         "watch": watch_command,
         "status": status,
         "report": report_command,
@@ -61,7 +62,9 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
         raise NotSetUp("The SuperLink is not running.", action="Start `motet-coordinator serve` in another terminal.")
     with hold(made.lock, busy="A study of this coordinator runs already."):
         if any(keeper.at_work(made)):  # one that `serve` goes on with, and that nobody follows
-            raise AlreadyRunning("A study of this coordinator runs already.", action="`watch` shows it; wait for its end.")
+            raise AlreadyRunning(
+                "A study of this coordinator runs already.", action="`watch` shows it; wait for its end, or `stop` it."
+            )
         name = f"{study_hash[:8]}{secrets.token_hex(4)}"
         folder = made.runs / name
         folder.mkdir(mode=0o700)
@@ -90,6 +93,26 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
             stop()
             raise
     out.print(f"Result: {folder / 'result.json'}\nReport: {folder / 'report.html'}", soft_wrap=True)
+
+
+def stop_command(
+    home: Folder,
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's name; the one under way where it is left out.")
+    ] = None,
+) -> None:
+    """Stop a run for good, also one that `serve` goes on with and nobody follows: its round ends, no other begins."""
+    made = Home(home)
+    config.read_settings(made)
+    under_way = [*keeper.at_work(made), *keeper.unfinished(made)]
+    folder = glance.find(made, run=run_name or next(iter(under_way), None))
+    if folder.name not in under_way:
+        raise NotSetUp(
+            f"Run {folder.name} has not begun, or has ended.", action="See `motet-coordinator watch`; Ctrl-C stops `run`."
+        )
+    out.print(f"Stopping {folder.name}: the round under way ends, no other begins.", soft_wrap=True)
+    stopping.stop(folder, lock=made.run_lock(folder.name), end=lambda: None)
+    out.print(stopping.told(folder), soft_wrap=True)
 
 
 def watch_command(

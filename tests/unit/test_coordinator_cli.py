@@ -35,6 +35,7 @@ OPTIONS = {
     "propose": {"--home", "--json", "STUDY_FILE"},
     "run": {"--home", "STUDY_HASH"},
     "status": {"--home", "--json"},
+    "stop": {"--home", "[RUN]"},
     "watch": {"--home", "--json", "--page", "[RUN]"},
     "report": {"--home", "--json", "RUN_NAME"},
 }
@@ -46,7 +47,7 @@ AUDIT_OPTIONS = {
     "reconcile": {"--run", "--roster-hash", "--json", "BUNDLE"},
     "prove": {"--out", "BUNDLE"},
     "verify-proof": {"--key", "--json", "PROOF"},
-    "report": {"--out", "--lang", "--roster-hash", "BUNDLE"},
+    "report": {"--out", "--lang", "--html", "--pdf", "--json", "--attacks", "--roster-hash", "BUNDLE"},
     "registry": {"--roster-hash", "BUNDLE"},
 }
 
@@ -297,6 +298,26 @@ def test_a_study_does_not_run_beside_one_that_serve_goes_on_with(home, tmp_path)
         code, said = motet("run", "--home", home, proposed["hash"])
     assert (code, "runs already" in said) == (AlreadyRunning.exit_code, True), said
     assert [path.name for path in (home / "runs").iterdir()] == ["0123"]
+
+
+def test_a_run_that_nobody_follows_is_stopped_by_the_command(home):
+    code, said = motet("stop", "--home", home)
+    assert (code, "no run" in said) == (12, True), said
+    for name, kinds in (("0123", ["start"]), ("4567", ["start", "done"])):
+        (home / "runs" / name).mkdir()
+        (home / "runs" / name / "study.json").write_bytes(federation.study().canonical_bytes())
+        for kind in kinds:
+            Journal(home / "runs" / name / "journal.jsonl").write({"type": kind, "time": 1.0})
+    assert motet("stop", "--home", home, "4567")[0] == 12  # it has ended
+    code, said = motet("stop", "--home", home)
+    assert (code, "Stopped at round 0" in said) == (0, True), said
+    journal = Journal(home / "runs" / "0123" / "journal.jsonl")
+    assert ([event["type"] for event in journal.events()], (home / "runs" / "0123" / "stop").exists()) == (
+        ["start", "stopped"],
+        True,
+    )
+    assert motet("stop", "--home", home, "0123")[0] == 12  # once is enough
+    assert motet("stop", "--home", home, "../x")[0] == 12
 
 
 def test_a_run_that_flower_does_not_take_is_stopped_for_good(home, tmp_path, monkeypatch):
