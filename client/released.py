@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from client import overlaps
+from client import kin, overlaps
 from common import files
 from common.errors import AlreadyAnswered, OutsidePolicy, RecordDamaged
 
@@ -81,8 +81,8 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
     """Return the record with this sum in it, to be saved before anything leaves; the same object when nothing is new.
 
     `judge` judges a new sum beside each earlier one that shares a variable. Raises AlreadyAnswered, which names the earlier
-    sum, when the roster is another, or 1 to k - 1 patients are; by Grams too, since client/exact.py does not know a pair of
-    columns again whose bounds are others.
+    sum, when the roster is another, or 1 to k - 1 patients are, of one that shares a variable or holds what determines one
+    (client/kin.py); by Grams too, since client/exact.py does not know a pair of columns again whose bounds are others.
     """
     tags = frozenset(tag(patient, secret) for patient in asking.patients)
     name = hashlib.sha256("".join(sorted(tags)).encode()).hexdigest()
@@ -96,7 +96,9 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
         functions=asking.functions,
     )
     beside = [earlier for earlier in record.sums if earlier.variables & asking.variables]
-    for earlier in beside:
+    for earlier in record.sums:
+        if earlier not in beside and not kin.related(earlier.variables, asking.variables):
+            continue
         if earlier.roster != asking.roster:
             raise AlreadyAnswered(
                 f"The roster is another than that of an earlier sum ({earlier.label}).", action="Wait for the full roster."
@@ -107,7 +109,7 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
                 f"The patients are nearly those of an earlier sum ({earlier.label}).",
                 action="Leave out the variable that few patients lack, or let a study share its patients (complete_cases).",
             )
-        if now not in record.sums:
+        if now not in record.sums and earlier in beside:
             judge.pair(earlier, now, apart)
     if now in record.sums:
         return record
