@@ -1,17 +1,18 @@
 """The declared analyses of a study, one after another, each by as many secure sums as it asks for and its study allows."""
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from common import analyses, harmonisation, left_out, query
+from common import analyses, harmonisation, left_out, logs, query
 from common.crypto import ring
 from common.errors import DataError, HospitalMissing, NotEstimable, ProtocolError
 from common.harmonisation import Harmonisation
 from common.left_out import LeftOut
-from common.query import Query, Sums
+from common.query import Analysis, Query, Sums
 from common.study import Study
 from server.infer import adjust, declared
 from server.rounds import Rounds
@@ -19,6 +20,9 @@ from server.rounds import Rounds
 REFUSED = "refused"
 MISSING = "hospital missing"
 CAP = "more sums than the study allows"
+NO_DATA = "the opened sums fit no data"
+
+log = logging.getLogger("motet.coordinator")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +128,22 @@ def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, Open
             except HospitalMissing as error:
                 asked = running.throw(error)
             else:
-                asked = running.send(opened[blob].sums)
+                asked = advance(running, opened[blob].sums)
     except StopIteration as end:
         return end.value
+
+
+def advance(running: Analysis[Any], sums: Sums) -> Query:
+    """Send opened sums to an analysis and return its next query; raises StopIteration with its result.
+
+    Raises what the analysis raises; of errors that only sums can cause which no hospital's rows add up to, ProtocolError: what
+    one hospital sends costs its analysis, and not the study.
+    """
+    try:
+        return running.send(sums)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        logs.internal_error(log, error)
+        raise ProtocolError(NO_DATA, action="Ask each hospital which version it runs.") from error
 
 
 def _open(rounds: Rounds, study: Study, position: int, asked: Query, *, number: int, coefficients: bytes) -> Opened:
