@@ -212,7 +212,10 @@ def _gpu() -> Finding:
     except ImportError:
         return fail("gpu", "torch is missing.", mend="Install the extra `hospital`.")
     if torch.cuda.is_available():
-        return well("gpu", f"{torch.cuda.device_count()} visible.")
+        from client.engine import device  # noqa: PLC0415
+
+        found = device.picked()
+        return well("gpu", found.said) if found.name != "cpu" else warn("gpu", found.said, mend="Update torch and the driver.")
     if list(Path("/dev").glob("nvidia[0-9]*")):
         return warn("gpu", "There is one, but torch does not see it.", mend="Install torch's CUDA build, and check the driver.")
     return well("gpu", "None: training runs on the processor.")

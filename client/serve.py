@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from client import metrics, vault_pb2, vault_pb2_grpc
 from client.config import Home, read_site
+from client.engine import device
 from client.metrics import Metrics
 from client.pipeline import Progress
 from client.vault import Vault
@@ -95,6 +96,7 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
                 server.start()
                 if socket.parent != folder.absolute():  # shared with the relay's user: the group may knock
                     socket.chmod(0o660)
+                log.info("training-device", extra={"at": device.picked().name})
                 log.info("vault-ready")
                 ready.set()
                 stop.wait()

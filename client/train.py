@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from client import augment
-from client.engine import independence
+from client.engine import device, independence
 from client.engine.batch import Bag, packed
 from client.engine.clipped import clipped_sum as engine_sum
 from client.inside import Cohort
@@ -148,7 +148,7 @@ def _embed(model: Network, *, views: NDArray[np.float32]) -> Vector:
 
 
 def _full_sum(model: Network, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag], study: Study) -> Vector:
-    """Return the clipped sum over every layer, (d,), float64, by the engine.
+    """Return the clipped sum over every layer, (d,), float64, by the engine, on the device that was picked.
 
     Patients share micro-batches of one shape, where no bit of a patient's gradient depends on the others; where this machine's
     kernels do not keep to that, they go one at a time. See client/engine/independence.py and clipped.py.
@@ -156,13 +156,14 @@ def _full_sum(model: Network, *, names: tuple[str, ...], cohort: Cohort, bags: S
     number = study.training.augmentations
     most = study.training.views_per_patient_max * (1 + number)
     sizes = [1 << power for power in range((most - 1).bit_length() + 1)]
-    loss = heads.of(study.training).loss
+    loss, where = heads.of(study.training).loss, device.picked().name
+    model = model.to(where)
     rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=model.rows_at_once, loss=loss)
     views, bags = augment.gathered(cohort.views, bags=bags)
     views, bags = augment.augmented(views, bags=bags, number=number)
-    batches = packed(views, bags=bags, rows_at_once=rows)
+    batches = (batch.to(where) for batch in packed(views, bags=bags, rows_at_once=rows))
     total = engine_sum(model, batches, loss=loss, clip_norm=float(study.privacy.clip_norm))
-    return np.concatenate([total[name].numpy().ravel() for name in names])
+    return np.concatenate([total[name].cpu().numpy().ravel() for name in names])
 
 
 def _tensor(views: NDArray[np.float32]) -> torch.Tensor:

@@ -41,6 +41,10 @@ class Batch:
         moved = {name: getattr(self, name).to(device) for name in ("views", "targets", "weights")}
         return replace(self, **moved)
 
+    def of(self, kind: torch.dtype) -> "Batch":
+        """Return the same micro-batch with numbers of another kind."""
+        return replace(self, **{name: getattr(self, name).to(kind) for name in ("views", "targets", "weights")})
+
 
 def places(rows_at_once: int, *, views: int) -> int:
     """Return how many patients of `views` rows each make a micro-batch of about `rows_at_once` rows."""

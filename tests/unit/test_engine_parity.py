@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine import kernels, layers
+from client.engine import device, kernels, layers
 from client.engine.clipped import clipped_sum
 from client.engine.geometry import Geometry
 from common.errors import ConfigError, InternalError
@@ -221,3 +221,26 @@ def test_sum_on_a_gpu_equals_one_patient_at_a_time(kind):
     batches = [batch.to("cuda") for batch in engine.batches(images, patients)]
     got = engine.flat({k: v.cpu() for k, v in clipped_sum(network.cuda(), batches, loss=engine.loss, clip_norm=0.3).items()})
     assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want)
+
+
+def test_a_device_is_picked_only_where_its_sums_are_right_and_says_why(monkeypatch):
+    here = device.tried("cpu")
+    assert (here.name, "right to" in here.said) == ("cpu", True)
+    absent = device.tried("xpu")
+    assert (absent.name, "xpu failed a trial" in absent.said) == ("cpu", True)
+    monkeypatch.setattr(device, "DIFFERENCE_MOST", 1e-12)  # what float32 never keeps
+    assert "cpu are" in device.tried("cpu").said
+    assert "off" in device.tried("cpu").said
+
+
+def test_picking_a_device_leaves_torchs_generator_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    device.tried("cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+def test_a_gpu_that_computes_in_float32_is_picked():
+    assert device.picked().name == "cuda"
