@@ -1,5 +1,6 @@
 """What an auditor does beyond verifying: proofs of an entry, reconciling with the coordinator, witnesses, the page."""
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -8,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from common import cli, wire
+from common import cli, files, wire
 from common.audit import accountants, bundle, page, page_html, proof, recompute, report, verify
 from common.errors import LedgerRewritten, RecordDamaged, Unwitnessed
 from common.ledger import accounting, note, witness
@@ -249,5 +250,31 @@ def test_the_bundle_that_does_not_hold_is_named_and_a_malformed_hash_is_a_usage_
     assert audit(command, folder / "aalen.zip", *rest, "--roster-hash", "abc").returncode == 64
 
 
-def test_help_names_the_exit_code_of_an_attack_that_succeeds(audit):
-    assert "6 of `attack`" in audit("--help").stdout
+def test_help_names_the_exit_codes_of_an_attack_that_succeeds_and_of_a_full_disk(audit):
+    said = " ".join(audit("--help").stdout.split())
+    assert "6 of `attack`" in said
+    assert "10 what is printed cannot be written" in said
+
+
+def test_what_cannot_be_written_is_said_and_nothing_is_overwritten(made, audit, monkeypatch):
+    folder, _, _ = made
+    kept = folder / "kept"
+    kept.write_bytes(b"mine")
+    assert audit("prove", folder / "aalen.zip", 1, "--out", kept).returncode == 64
+    assert kept.read_bytes() == b"mine"
+    assert audit("prove", folder / "aalen.zip", 1, "--out", kept / "inside").returncode == 64
+    done = audit("report", folder / "aalen.zip", "--json", "--out", kept / "inside")
+    assert (done.returncode, "cannot be written" in done.stderr) == (64, True)
+
+    def full(_path, _data, **_how):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write_new", full)
+    done = audit("prove", folder / "aalen.zip", 1, "--out", folder / "new")
+    assert (done.returncode, "No space left on device" in done.stderr) == (64, True)
+
+
+def test_a_page_can_be_asked_for_alone(made, audit):
+    folder, _, _ = made
+    assert audit("report", folder / "aalen.zip", "--pdf", "--out", folder / "pages").returncode == 0
+    assert [path.name for path in (folder / "pages").iterdir()] == ["aalen.pdf"]
