@@ -348,7 +348,7 @@ def _bytes_of(path: Path, *, most: int) -> bytes | Reason:
         if status.st_size > most:
             return Reason.TOO_LARGE
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            data = file.read(most + 1)
+            data = file.read(status.st_size + 1)  # a buffer of the limit's size would cost more than the file
     except OSError:
         return Reason.NOT_A_FILE
     finally:
