@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from client.imaging.guard import Guard
 from tests import federation, phantoms
 from tests.lanes import lane_roster, quick, there  # noqa: F401  (fixtures)
 
 settings.register_profile("motet", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
 settings.load_profile("motet")
+
+
+@pytest.fixture(scope="module")
+def guard() -> Iterator[Guard]:
+    """Return a guard and its child, for all tests of a module."""
+    with Guard() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

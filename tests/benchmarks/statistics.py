@@ -28,7 +28,6 @@ from statsmodels.multivariate.pca import PCA
 from statsmodels.stats.oneway import anova_oneway
 
 from client import columns, disclosure, summarise
-from client.config import CELL_MIN, PARAMETERS_SHARE_MAX, SHARE_MAX, Policy
 from client.inside import Cohort
 from client.mask import mask
 from common import moments
@@ -37,6 +36,7 @@ from common.ledger.receipt import Receipt
 from common.study import Study
 from server.infer import correlation, family, regression
 from tests import federation
+from tests.policies import policy
 
 OUT = Path(__file__).parents[2] / "out" / "bench" / "statistics.json"
 GRADES, SEXES = ("g1", "g2", "g3"), ("f", "m")
@@ -137,11 +137,7 @@ def pooled(held: Study, cohorts: list[Cohort]) -> pd.DataFrame:
 
 def federated(held: Study, cohorts: list[Cohort]) -> tuple[dict[str, Any], dict[str, float], int]:
     """Return every estimate, error, statistic and p by analysis, the seconds, and what each hospital sends."""
-    policy = Policy(
-        epsilon_cap=Decimal(1), delta_cap=Decimal("1e-5"), hospitals_min=3, colluders_min=0, patients_min=20,
-        exact_releases_max=2, cell_min=CELL_MIN, parameters_share_max=PARAMETERS_SHARE_MAX, share_max=SHARE_MAX,
-        site_aggregates=False, cluster_sums=False, local_steps_max=10, allowed_studies=(),
-    )  # fmt: skip
+    rule = policy(patients_min=20)
     names = [f"h{at:02d}" for at in range(len(cohorts))]
     keys = {pair: np.random.default_rng(pair[0] * 1000 + pair[1]).bytes(32) for pair in np.ndindex(len(names), len(names))}
     started = time.perf_counter()
@@ -149,7 +145,7 @@ def federated(held: Study, cohorts: list[Cohort]) -> tuple[dict[str, Any], dict[
     for at, one in enumerate(cohorts):
         table = columns.table(one, columns=held.design(), study=held)
         complete = columns.complete(table)
-        disclosure.check_columns(policy, values=table[complete], names=held.columns())
+        disclosure.check_columns(rule, values=table[complete], names=held.columns())
         contribution = summarise.summarise(one, study=held)
         receipt = Receipt(reservation="r/1/h", study=held.hash(), mechanism=contribution.mechanism, sequence=1)
         seeds = {names[to]: keys[min(at, to), max(at, to)] for to in range(len(names)) if to != at}

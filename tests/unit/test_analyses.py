@@ -9,13 +9,14 @@ import statsmodels.api as sm
 from scipy import stats
 
 from client import released
-from common import analyses, left_out, query, wire
+from common import analyses
 from common.errors import HospitalMissing
 from common.query import ask
 from server.infer import declared
-from tests import cohorts, federation, pooling
+from tests import asking, cohorts, federation, pooling
 from tests.cohorts import BINS, study
 from tests.federation import HOSPITALS, kind
+from tests.written import refusals, told
 
 LOGISTIC = {"kind": "logistic", "formula": "y ~ x1 + sex", "queries_max": 12}
 ROC = {"kind": "roc", "outcome": "y", "score": "score", "bins": BINS}
@@ -125,42 +126,21 @@ def test_the_sums_of_an_analysis_count_once_against_the_hospitals_cap(ran):
         assert len(once) == len(wanted.statistics.analyses) + 1  # and the Gram
 
 
-def leaves(one, name="hosp-a"):
-    return [json.loads(line) for line in one.vaults[name].ledger.entries()]
-
-
-def refusals(one, name="hosp-a"):
-    return [leaf["code"] for leaf in leaves(one, name) if leaf["type"] == "refuse"]
-
-
-def told(one):
-    """Every code that left as a refusal."""
-    return {wire.peek(data).body["code"] for _, data in one.sent if kind(data) == "refusal"}
-
-
 class Asker:
     """A coordinator that asks what it likes, through a run that is set up."""
 
     def __init__(self, one, wanted, *, run="asks"):
         self.one, self.wanted = one, wanted
-        self.inner = federation.Coordinator(one, wanted, run=run)
-        self.inner.set_up()
+        self.inner = asking.set_up(one, wanted, run)
         self.number = {}
 
     def gram(self):
-        size = left_out.dimension(len(self.wanted.columns()))
-        return self.inner.secure_sum(task="gram", index=0, dimension=size, blob=b"", attempts=1)
+        return asking.gram(self.inner)
 
     def ask(self, asked, *, position=0, number=None):
         number = number or self.number.get(position, 0) + 1
         self.number[position] = number
-        return self.inner.secure_sum(
-            task="query",
-            index=analyses.index(position, number=number),
-            dimension=query.dimension(asked) + left_out.ENTRIES,
-            blob=asked.bytes(),
-            attempts=1,
-        )
+        return asking.query(self.inner, asked, position=position, number=number)
 
     def refused(self, asked, **where):
         with pytest.raises(HospitalMissing):

@@ -1,7 +1,6 @@
 """What a lying coordinator tries, beyond junk: each attack works against exact sums that are answered one by one."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -9,11 +8,13 @@ import torch
 
 from client import config, exact, session
 from client.vault import Vault
-from common import left_out, model, roster, wire
+from common import model, roster, wire
 from common.crypto import masking, ring
 from common.errors import AlreadyAnswered, HospitalMissing, MotetError, RecordDamaged
 from tests import federation
+from tests.asking import gram
 from tests.federation import HOSPITALS, kind
+from tests.written import refusals
 
 ABC = ("hosp-a", "hosp-b", "hosp-c")
 
@@ -28,14 +29,6 @@ def approved(make_federation):
 def coordinator(one, wanted, name="attack"):
     """Return a coordinator that can ask for anything."""
     return federation.Coordinator(one, wanted, run=name)
-
-
-def refusals(one, name="hosp-a"):
-    return [leaf["code"] for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == "refuse"]
-
-
-def gram(rounds, wanted):
-    return rounds.secure_sum(task="gram", index=0, dimension=left_out.dimension(len(wanted.columns())), blob=b"", attempts=1)
 
 
 def blobs(wanted, count):
@@ -61,7 +54,7 @@ def test_two_runs_over_different_rosters_cannot_isolate_a_hospital(approved):
     second.set_up()
     assert second.rounds.members == ABC
     with pytest.raises(HospitalMissing):
-        gram(second, wanted)
+        gram(second)
     assert {name: refusals(one, name) for name in ABC} == {name: ["E-REFUSED-REPEAT"] for name in ABC}
 
 
@@ -80,7 +73,7 @@ def test_a_restart_does_not_forget_which_rosters_were_answered(approved):
     second = coordinator(one, wanted)
     second.set_up()
     with pytest.raises(HospitalMissing):
-        gram(second, wanted)
+        gram(second)
 
 
 def test_an_exact_statistic_is_not_answered_over_other_rows(approved, tmp_path):
@@ -110,7 +103,7 @@ def test_another_study_that_shares_columns_cannot_ask_over_another_roster(approv
     second = coordinator(one, other)
     second.set_up()
     with pytest.raises(HospitalMissing):
-        gram(second, other)
+        gram(second)
     assert {name: refusals(one, name) for name in ABC} == {name: ["E-REFUSED-REPEAT"] for name in ABC}
 
 
@@ -140,7 +133,7 @@ def test_models_that_training_did_not_pass_through_are_not_scored(approved):
     for number in range(wanted.training.steps + 2):
         model.with_flat(network, names, np.full(13, number + 1.0))
         made.append(model.dump(network))
-    gram(attack, wanted)
+    gram(attack)
     for step in range(wanted.training.steps):
         attack.secure_sum(task="train", index=step + 1, dimension=13, blob=blobs(wanted, 1)[0], attempts=1)
     with pytest.raises(HospitalMissing):
@@ -188,7 +181,7 @@ def test_who_takes_the_disk_cannot_open_what_was_sent(approved):
     one, wanted = approved
     attack = coordinator(one, wanted)
     attack.set_up()
-    announced, total = gram(attack, wanted)
+    announced, total = gram(attack)
     opened = []
     for name in HOSPITALS:
         state = session.load(one.homes[name].state, run="attack")
@@ -221,7 +214,7 @@ def test_a_state_older_than_its_ledger_is_refused(approved):
     attack.set_up()
     path = one.homes["hosp-a"].state / "attack.run.json"
     old = path.read_bytes()
-    gram(attack, wanted)
+    gram(attack)
     path.write_bytes(old)
     with pytest.raises(HospitalMissing):
         attack.secure_sum(task="train", index=1, dimension=13, blob=blobs(wanted, 1)[0], attempts=1)
@@ -232,7 +225,7 @@ def test_close_erases_the_keys_whatever_else_it_says(approved):
     one, wanted = approved
     attack = coordinator(one, wanted)
     attack.set_up()
-    gram(attack, wanted)
+    gram(attack)
     attack.rounds.outcomes = {"1": "void"}
     attack.close()
     attack.rounds.outcomes = {"1": "opened"}
@@ -248,7 +241,7 @@ def test_a_run_does_not_outlive_the_roster_that_it_was_set_up_over(approved):
     new = roster.sign(federation="renewed", coordinator=federation.COORDINATOR, key=one.key, members=one.roster.members)
     config.approve_roster(one.homes["hosp-a"], data=new.bytes(), expected_hash=new.hash())
     with pytest.raises(HospitalMissing):
-        gram(attack, wanted)
+        gram(attack)
     assert refusals(one) == ["E-REFUSED-ROSTER"]
 
 
@@ -258,7 +251,7 @@ def test_no_round_far_ahead_makes_a_vault_count_for_minutes(approved):
     attack.set_up()
     attack.rounds.number = 500_000
     with pytest.raises(HospitalMissing):
-        gram(attack, wanted)
+        gram(attack)
     assert refusals(one) == ["E-ROUND"]
 
 

@@ -1,7 +1,6 @@
 """Claims about RT Structure Sets: contours become the region that was drawn, by patient coordinates, or a coded reason."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,6 @@ from tests import structures
 from tests.phantoms import Ellipsoid, volume, write_series
 from tests.structures import circle
 from tests.unit.test_measure import real
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    with Guard() as reader:
-        yield reader
 
 
 def read(folder: Path, *, reader: Guard) -> tuple[list[Scan], list[SetAside]]:

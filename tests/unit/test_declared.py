@@ -14,6 +14,7 @@ from common import study as studies
 from common.errors import ConfigError, TooFewPatients
 from tests import cohorts
 from tests.cohorts import study
+from tests.policies import policy
 
 LOGISTIC = {"kind": "logistic", "formula": "y ~ x1", "queries_max": 9}
 SPEARMAN = {"kind": "spearman", "variables": ["x1", "x2"], "bins": 8}
@@ -84,25 +85,6 @@ def test_an_announcements_index_holds_the_analysis_and_the_number_of_its_query()
 def test_a_level_is_read_by_its_declared_name(text, value):
     sex = study().variable("sex")
     assert _clinical_value(text, sex) == pytest.approx(value, nan_ok=True)
-
-
-def policy(**changes):
-    given = {
-        "epsilon_cap": Decimal(1),
-        "delta_cap": Decimal("1e-5"),
-        "hospitals_min": 3,
-        "colluders_min": 0,
-        "patients_min": 5,
-        "exact_releases_max": 9,
-        "cell_min": config.CELL_MIN,
-        "parameters_share_max": config.PARAMETERS_SHARE_MAX,
-        "share_max": config.SHARE_MAX,
-        "site_aggregates": False,
-        "cluster_sums": False,
-        "local_steps_max": config.LOCAL_STEPS_MAX,
-        "allowed_studies": (),
-    }
-    return config.Policy(**(given | changes))
 
 
 @pytest.mark.parametrize(

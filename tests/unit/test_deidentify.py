@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -33,12 +33,6 @@ NEEDLES = (
 
 def keyed(key: bytes) -> Callable[[str, str], str]:
     return lambda kind, raw: hmac.new(key, f"{kind}\0{raw}".encode(), hashlib.sha256).hexdigest()[:32]
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    with Guard() as running:
-        yield running
 
 
 def planted(ds: Dataset) -> Dataset:

@@ -1,24 +1,19 @@
 """Attacks on exact sums, each as it is made: the hospital refuses it, and answers the honest question."""
 
-from decimal import Decimal
-
 import numpy as np
 import pytest
 
 from client import disclosure, span
-from client.config import CELL_MIN, PARAMETERS_SHARE_MAX, SHARE_MAX, Policy
+from client.config import CELL_MIN
 from client.kernels.answer import answer
 from client.kernels.rows import Rows
 from common import query
 from common.errors import TooFewPatients
 from common.query import Query, ask
 from tests import cohorts
+from tests.policies import policy
 
-POLICY = Policy(
-    epsilon_cap=Decimal(1), delta_cap=Decimal("1e-5"), hospitals_min=3, colluders_min=0, patients_min=5,
-    exact_releases_max=9, cell_min=CELL_MIN, parameters_share_max=PARAMETERS_SHARE_MAX, share_max=SHARE_MAX,
-    site_aggregates=False, cluster_sums=True, local_steps_max=10, allowed_studies=(),
-)  # fmt: skip
+POLICY = policy(cluster_sums=True)
 BOUNDS = {one["name"]: (float(one.get("lower", 0)), float(one.get("upper", 1))) for one in cohorts.VARIABLES}
 TIMES = tuple(np.linspace(0, 64, 9).tolist())
 

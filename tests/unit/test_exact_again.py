@@ -1,15 +1,16 @@
 """A study's Gram over the identical rows and roster counts once over all runs; whatever could tell something new does not."""
 
 import csv
-import json
 
 import pytest
 
 from client import config, exact
-from common import left_out, roster
+from common import roster
 from common.errors import AlreadyAnswered, HospitalMissing, RecordDamaged
 from tests import federation
+from tests.asking import gram, set_up
 from tests.federation import HOSPITALS, kind
+from tests.written import refusals
 
 
 @pytest.fixture
@@ -20,20 +21,6 @@ def capped(make_federation):
     return one, wanted
 
 
-def coordinator(one, wanted, name):
-    made = federation.Coordinator(one, wanted, run=name)
-    made.set_up()
-    return made
-
-
-def gram(rounds, wanted):
-    return rounds.secure_sum(task="gram", index=0, dimension=left_out.dimension(len(wanted.columns())), blob=b"", attempts=1)
-
-
-def refusals(one, name="hosp-a"):
-    return [leaf["code"] for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == "refuse"]
-
-
 def spent(one, name="hosp-a"):
     vault = one.vaults[name]
     return vault.ledger.spent(delta=config.read_site(vault.home).policy.delta_cap)
@@ -42,7 +29,7 @@ def spent(one, name="hosp-a"):
 def test_a_run_that_ended_after_its_gram_does_not_cost_the_study(capped):
     one, wanted = capped
     for name in ("first", "second"):
-        gram(coordinator(one, wanted, name), wanted)
+        gram(set_up(one, wanted, name))
     assert (spent(one).exact_counted, spent(one).releases_exact) == (1, 2)
     for name in HOSPITALS:
         one.restart(name)
@@ -54,7 +41,7 @@ def test_a_run_that_ended_after_its_gram_does_not_cost_the_study(capped):
 
 def test_the_same_bits_leave_each_time(capped):
     one, wanted = capped
-    first, second = (gram(coordinator(one, wanted, name), wanted)[1] for name in ("first", "second"))
+    first, second = (gram(set_up(one, wanted, name))[1] for name in ("first", "second"))
     assert first.tolist() == second.tolist()
 
 
@@ -71,13 +58,13 @@ def test_the_gram_of_another_study_counts_although_its_columns_were_summed(cappe
     other = federation.study(title="another study")
     one.approve(other)
     with pytest.raises(HospitalMissing):
-        gram(coordinator(one, other, "other"), other)
+        gram(set_up(one, other, "other"))
     assert refusals(one) == ["E-REFUSED-EXACT"]
 
 
 def test_a_gram_again_over_other_rows_is_refused(capped, tmp_path):
     one, wanted = capped
-    gram(coordinator(one, wanted, "first"), wanted)
+    gram(set_up(one, wanted, "first"))
     home = one.homes["hosp-a"]
     site = config.read_site(home)
     with site.clinical.open() as file:
@@ -88,24 +75,24 @@ def test_a_gram_again_over_other_rows_is_refused(capped, tmp_path):
     home.site_file.write_text(home.site_file.read_text().replace(str(site.clinical), str(fewer)))
     one.restart("hosp-a")
     with pytest.raises(HospitalMissing):
-        gram(coordinator(one, wanted, "second"), wanted)
+        gram(set_up(one, wanted, "second"))
     assert refusals(one) == ["E-REFUSED-REPEAT"]
 
 
 def test_a_record_that_forgot_a_gram_of_the_ledger_answers_nothing(capped):
     one, wanted = capped
-    gram(coordinator(one, wanted, "first"), wanted)
+    gram(set_up(one, wanted, "first"))
     (one.homes["hosp-a"].state / "exact.json").unlink()
     before = len([data for _, data in one.sent if kind(data) == "upload"])
     with pytest.raises(HospitalMissing):
-        gram(coordinator(one, wanted, "second"), wanted)
+        gram(set_up(one, wanted, "second"))
     assert refusals(one) == ["E-AUDIT-INTEGRITY"]
     assert len([1 for name, data in one.sent[before:] if name == "hosp-a" and kind(data) == "upload"]) == 1  # the first
 
 
 def test_a_gram_again_under_a_roster_with_another_key_is_refused(capped):
     one, wanted = capped
-    gram(coordinator(one, wanted, "first"), wanted)
+    gram(set_up(one, wanted, "first"))
     members = [
         roster.Member.from_plain({**member.plain(), "node": "ssh-ed25519 another"}) if member.name == "hosp-d" else member
         for member in one.roster.members
@@ -114,7 +101,7 @@ def test_a_gram_again_under_a_roster_with_another_key_is_refused(capped):
     for home in one.homes.values():
         config.approve_roster(home, data=one.roster.bytes(), expected_hash=one.roster.hash())
     with pytest.raises(HospitalMissing):
-        gram(coordinator(one, wanted, "second"), wanted)
+        gram(set_up(one, wanted, "second"))
     assert {name: refusals(one, name) for name in HOSPITALS} == {name: ["E-REFUSED-REPEAT"] for name in HOSPITALS}
 
 

@@ -11,13 +11,14 @@ import statsmodels.api as sm
 
 from client import config
 from common import announcement, wire
-from common.audit import bundle, verify
+from common.audit import verify
 from common.crypto.adding import Adder
 from common.errors import BadEnvelope, HospitalMissing
 from server import messages
 from server.journal import Journal
 from tests import carriers, federation, phantoms
 from tests.federation import HOSPITALS, kind
+from tests.written import entries, exported, refusals, round_of
 
 
 @pytest.fixture(params=carriers.KINDS)
@@ -43,15 +44,6 @@ def codes(one):
     return found
 
 
-def round_of(data):
-    body = wire.peek(data).body
-    return body["announcement"]["round"] if "announcement" in body else body.get("round")
-
-
-def leaves(one, name):
-    return [json.loads(line) for line in one.vaults[name].ledger.entries()]
-
-
 def test_federated_statistics_equal_those_of_the_pooled_table(carried):
     one, wanted = carried, federation.study(patience_s=30)
     one.approve(wanted)
@@ -73,7 +65,7 @@ def test_everything_that_left_was_written_down_before(make_federation):
 
     def after(name, data):
         if kind(data) == "upload":
-            released = {leaf["sha256"] for leaf in leaves(one, name) if leaf["type"] == "release"}
+            released = {leaf["sha256"] for leaf in entries(one, name, "release")}
             seen_in_time.append(hashlib.sha256(data).hexdigest() in released)
         return data
 
@@ -88,17 +80,8 @@ def test_the_bundles_of_a_run_verify(make_federation, tmp_path):
     one, wanted = make_federation(), federation.study()
     one.approve(wanted)
     result = one.run(wanted)
-    for name, vault in one.vaults.items():
-        path = tmp_path / f"{name}.zip"
-        bundle.write(
-            path,
-            entries=vault.ledger.entries(),
-            checkpoint=vault.ledger.checkpoint(),
-            roster=one.roster.bytes(),
-            studies={wanted.hash(): wanted.canonical_bytes()},
-            hospital=name,
-        )
-        verdict = verify.verify(bundle.read(path), roster_hash=one.roster.hash())
+    for name in HOSPITALS:
+        verdict = verify.verify(exported(one, wanted, name, tmp_path / f"{name}.zip"), roster_hash=one.roster.hash())
         assert verdict.epsilon_pld is not None
         assert abs(Decimal(result["training"]["epsilon"]) - verdict.epsilon_pld) < Decimal("0.001")
 
@@ -115,7 +98,7 @@ def test_a_hospital_that_misses_a_step_voids_it_and_is_left_out_and_returns(carr
     assert len(opened(result)) == 7
     by_hospital = result["hospital_epsilon"]
     assert by_hospital["hosp-a"]["private_releases"] == 6  # the void round is charged too
-    types = [leaf["type"] for leaf in leaves(one, "hosp-a")]
+    types = [leaf["type"] for leaf in entries(one, "hosp-a")]
     assert types.count("void") == 1
 
 
@@ -124,7 +107,7 @@ def test_a_void_step_is_charged_at_a_hospital_whose_upload_got_lost(make_federat
     one.approve(wanted)
     one.after = lambda name, data: None if name == "hosp-b" and kind(data) == "upload" and round_of(data) == 2 else data
     one.run(wanted)
-    assert sum(leaf["type"] == "release" for leaf in leaves(one, "hosp-b")) == 1 + 1 + 0 + 1  # gram, lost, away, evaluation
+    assert sum(leaf["type"] == "release" for leaf in entries(one, "hosp-b")) == 1 + 1 + 0 + 1  # gram, lost, away, evaluation
     assert one.vaults["hosp-b"].ledger.spent(delta=Decimal("1e-5")).releases_private == 1
 
 
@@ -165,8 +148,7 @@ def test_a_hospital_at_its_cap_refuses_and_the_others_go_on(make_federation):
     result = one.run(wanted)
     assert codes(one)["hosp-d"] == ["E-REFUSED-BUDGET"]
     assert [event["hospitals"] for event in opened(result)][-1] == ["hosp-a", "hosp-b", "hosp-c"]
-    refusals = [leaf for leaf in leaves(one, "hosp-d") if leaf["type"] == "refuse"]
-    assert [leaf["code"] for leaf in refusals] == ["E-REFUSED-BUDGET"]
+    assert refusals(one, "hosp-d") == ["E-REFUSED-BUDGET"]
     assert one.vaults["hosp-d"].ledger.spent(delta=Decimal("1e-5")).epsilon_rdp <= 3
 
 
@@ -186,7 +168,7 @@ def test_a_study_that_is_not_approved_is_refused_and_the_refusal_is_written_down
         one.run(wanted)
     assert codes(one) == {name: ["E-REFUSED-STUDY"] for name in HOSPITALS}
     for name in HOSPITALS:
-        assert [leaf["code"] for leaf in leaves(one, name) if leaf["type"] == "refuse"] == ["E-REFUSED-STUDY"]
+        assert refusals(one, name) == ["E-REFUSED-STUDY"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +193,7 @@ def test_too_few_patients_are_refused(make_federation):
     with pytest.raises(HospitalMissing):
         one.run(wanted)
     assert codes(one) == {name: ["E-REFUSED"] for name in HOSPITALS}
-    inside = [leaf["code"] for leaf in leaves(one, "hosp-a") if leaf["type"] == "refuse"]
+    inside = refusals(one, "hosp-a")
     assert inside == ["E-REFUSED-PATIENTS"]  # the exact reason stays in the hospital's own ledger
 
 
@@ -360,7 +342,7 @@ def test_malformed_requests_are_refused_with_a_code(make_federation, what, body)
     reply = wire.peek(one.vaults["hosp-a"].answer(wire.seal(request, key=one.key)))
     assert reply.kind == "refusal"
     assert reply.body["code"].startswith("E-")
-    assert not any(leaf["type"] in {"reserve", "release"} for leaf in leaves(one, "hosp-a"))
+    assert not any(leaf["type"] in {"reserve", "release"} for leaf in entries(one, "hosp-a"))
 
 
 def test_no_identifier_is_in_anything_that_left_or_was_logged(tmp_path, phantom_scans, caplog, capsys):
@@ -398,6 +380,6 @@ def test_a_changed_policy_is_in_the_ledger(make_federation):
     one, wanted = make_federation(), federation.study()
     one.approve(wanted)
     one.run(wanted)
-    policies = [leaf["policy"] for leaf in leaves(one, "hosp-a") if leaf["type"] == "policy"]
+    policies = [leaf["policy"] for leaf in entries(one, "hosp-a", "policy")]
     assert [wanted.hash() in policy["allowed_studies"] for policy in policies] == [False, True]
     assert config.read_site(one.homes["hosp-a"]).policy.epsilon_cap == Decimal(policies[-1]["epsilon_cap"])

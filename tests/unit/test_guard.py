@@ -6,7 +6,6 @@ import signal
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBa
 
 from client.imaging.guard import Guard, Limits, Reason, Segmentation, Slice
 from tests.phantoms import Box, volume, write_series
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    with Guard() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

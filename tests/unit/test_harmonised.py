@@ -1,6 +1,5 @@
 """A study over harmonised features through real vaults: what pooled ComBat and statsmodels give; hostile coefficients."""
 
-import json
 from dataclasses import replace
 from decimal import Decimal
 
@@ -13,7 +12,6 @@ from pydantic import ValidationError
 
 from client import disclosure, exact, pipeline
 from client import harmonise as at_home
-from client.config import CELL_MIN, PARAMETERS_SHARE_MAX, SHARE_MAX, Policy
 from client.kernels.answer import answer
 from client.kernels.rows import Rows, Seat
 from common import analyses, canonical, harmonisation, left_out
@@ -26,7 +24,9 @@ from server.infer import declared
 from tests import cohorts, federation
 from tests.combat import COMBAT, FEATURES, LOGISTIC, MODEL, NAMES, QUANTILES, VARIABLES, study, table, truth
 from tests.federation import HOSPITALS
+from tests.policies import policy
 from tests.tables import cohort, difference
+from tests.written import entries
 
 LINEAR = [{"kind": kind, "formula": "malignancy ~ f0 + age"} for kind in ("robust", "fixed-site")]
 
@@ -40,10 +40,6 @@ def ran(tmp_path_factory, phantom_scans, cohort_cache):
     result = one.go_on(wanted, run="harmonised", folder=folder)
     yield one, wanted, folder, result, truth(dealt)
     one.close()
-
-
-def entries(one, kind, name="hosp-a"):
-    return [leaf for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == kind]
 
 
 def test_correlations_of_harmonised_features_equal_those_of_pooled_combat(ran):
@@ -107,10 +103,10 @@ def test_a_killed_coordinator_goes_on_with_the_same_coefficients(ran):
     one, wanted, folder, result, _ = ran
     for name in HOSPITALS:
         one.restart(name)
-    before = len(entries(one, "reserve"))
+    before = len(entries(one, kind="reserve"))
     again = one.go_on(wanted, run="harmonised", folder=folder)
     assert again["correlation"] == result["correlation"]
-    assert len(entries(one, "reserve")) == before
+    assert len(entries(one, kind="reserve")) == before
     second = one.run(wanted)  # a run of its own: the same sums, the same coefficients, no new question
     assert second["analyses"][0]["result"]["rows"] == result["analyses"][0]["result"]["rows"]
 
@@ -125,14 +121,14 @@ def test_other_coefficients_are_refused_by_every_hospital_and_nothing_leaves(ran
     lying = replace(honest, deviations=honest.deviations * [1, 1, 1, 2])
     second = federation.Coordinator(one, wanted, run="lying")
     second.set_up()
-    before = len(entries(one, "release"))
+    before = len(entries(one, kind="release"))
     with pytest.raises(HospitalMissing):
         second.secure_sum(
             task="gram", index=0, dimension=left_out.dimension(len(wanted.columns())), attempts=1,
             blob=harmonisation.pack(b"", coefficients=lying.bytes()),
         )  # fmt: skip
-    assert len(entries(one, "release")) == before
-    assert {entries(one, "refuse", name)[-1]["code"] for name in HOSPITALS} == {"E-REFUSED-REPEAT"}
+    assert len(entries(one, kind="release")) == before
+    assert {entries(one, name, "refuse")[-1]["code"] for name in HOSPITALS} == {"E-REFUSED-REPEAT"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +141,7 @@ def test_a_gram_without_good_coefficients_is_refused(make_federation, blob):
     lying.set_up()
     with pytest.raises(HospitalMissing):
         lying.secure_sum(task="gram", index=0, dimension=left_out.dimension(len(wanted.columns())), blob=blob, attempts=1)
-    assert not entries(one, "release")
+    assert not entries(one, kind="release")
     assert not (one.homes["hosp-a"].state / "exact.json").exists()
 
 
@@ -208,11 +204,7 @@ def test_a_constant_added_to_one_hospital_changes_no_centred_number_that_it_send
 def test_two_honest_hospitals_do_not_add_scatters_within_which_would_show_their_means():
     rows = Rows(names=("f0", "f1", "age"), values=table(0)[:, [0, 1, 4]], lower=(-64.0, -64.0, 0.0), upper=(64.0, 64.0, 128.0))
     asked = ask("within", responses=["f0", "f1"], predictors=["age"])
-    rule = Policy(
-        epsilon_cap=Decimal(1), delta_cap=Decimal("1e-5"), hospitals_min=3, colluders_min=0, patients_min=5,
-        exact_releases_max=2, cell_min=CELL_MIN, parameters_share_max=PARAMETERS_SHARE_MAX, share_max=SHARE_MAX,
-        site_aggregates=False, cluster_sums=False, local_steps_max=10, allowed_studies=(),
-    )  # fmt: skip
+    rule = policy()
     disclosure.check_query(rule, asked=asked, rows=rows, seat=Seat(at=0, of=4, honest=3, shows=False))
     with pytest.raises(OutsidePolicy):
         disclosure.check_query(rule, asked=asked, rows=rows, seat=Seat(at=0, of=4, honest=2, shows=False))

@@ -1,7 +1,6 @@
 """Claims about MR, radiographs, enhanced objects, character sets and burned-in text: right, or set aside with a code."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +20,6 @@ from common.errors import GeometryRefused
 from tests.phantoms import Ellipsoid, volume, write_series
 
 IMAGE = volume(Ellipsoid(semi_axes_mm=(8, 5, 3), angle_deg=30), shape=(6, 32, 40), body_radius_mm=14)
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    with Guard() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The other rhythm in whole studies: private steps at each hospital between two sums, from the study to the auditor."""
 
-import json
 import shutil
 from decimal import Decimal
 
@@ -10,11 +9,12 @@ from dp_accounting import pld
 from safetensors.numpy import load
 
 from common import wire
-from common.audit import bundle, verify
+from common.audit import verify
 from common.errors import HospitalMissing
 from server import messages, view
 from server.journal import Journal
 from tests.federation import HOSPITALS, kind, study
+from tests.written import entries, exported, round_of
 
 LOCAL = {
     "local_steps": 3,
@@ -33,15 +33,9 @@ def wanted(**training):
     return study(patience_s=30, privacy=PRIVACY, training={"local": LOCAL, **training})
 
 
-def leaves(one, name):
-    return [json.loads(line) for line in one.vaults[name].ledger.entries()]
-
-
 def charges(one, name):
     """The training charges in a hospital's ledger."""
-    return [
-        leaf["mech"] for leaf in leaves(one, name) if leaf["type"] == "reserve" and leaf["mech"]["name"].startswith("dp-sgd")
-    ]
+    return [leaf["mech"] for leaf in entries(one, name, "reserve") if leaf["mech"]["name"].startswith("dp-sgd")]
 
 
 def composed(*, rate, steps):
@@ -53,21 +47,7 @@ def composed(*, rate, steps):
 
 
 def verified(one, name, plan, *, folder):
-    vault = one.vaults[name]
-    bundle.write(
-        folder / f"{name}.zip",
-        entries=vault.ledger.entries(),
-        checkpoint=vault.ledger.checkpoint(),
-        roster=one.roster.bytes(),
-        studies={plan.hash(): plan.canonical_bytes()},
-        hospital=name,
-    )
-    return verify.verify(bundle.read(folder / f"{name}.zip"), roster_hash=one.roster.hash())
-
-
-def round_of(data):
-    body = wire.peek(data).body
-    return body["announcement"]["round"] if "announcement" in body else body.get("round")
+    return verify.verify(exported(one, plan, name, folder / f"{name}.zip"), roster_hash=one.roster.hash())
 
 
 def parts(blob, *, head):
@@ -176,4 +156,4 @@ def test_a_hospital_refuses_more_local_steps_than_its_policy_allows(make_federat
     one.approve(wanted())
     with pytest.raises(HospitalMissing):
         one.run(wanted())
-    assert not any(leaf["type"] == "reserve" for leaf in leaves(one, "hosp-a"))
+    assert entries(one, kind="reserve") == []

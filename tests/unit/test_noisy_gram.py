@@ -1,6 +1,5 @@
 """A study whose Gram leaves with noise, through real vaults: what is in the sum, what it costs, and what is refused."""
 
-import json
 from decimal import Decimal
 
 import numpy as np
@@ -9,7 +8,7 @@ from scipy import stats
 
 from client import summarise
 from common import announcement, wire
-from common.audit import bundle, replay, verify
+from common.audit import replay, verify
 from common.crypto import ring
 from common.errors import HospitalMissing
 from common.ledger import accounting
@@ -18,7 +17,9 @@ from common.noisy_moments import packed_size
 from server import cli
 from server.glance import Glance
 from tests import federation
+from tests.asking import set_up
 from tests.federation import HOSPITALS, kind
+from tests.written import entries, exported, refusals
 
 DELTA = Decimal("1e-5")
 PRIVACY = {
@@ -47,24 +48,9 @@ def approved(one, wanted):
     return one, wanted
 
 
-def asked(one, wanted, run):
-    """A coordinator that is set up and asks for nothing but noisy Grams."""
-    made = federation.Coordinator(one, wanted, run=run)
-    made.set_up()
-    return made
-
-
 def gram(coordinator, attempts=1):
     size = packed_size(len(coordinator.study.columns()))
     return coordinator.secure_sum(task="gram", index=0, dimension=size, blob=b"", attempts=attempts)
-
-
-def leaves(one, name, which):
-    return [leaf for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == which]
-
-
-def refusals(one, name):
-    return [leaf["code"] for leaf in leaves(one, name, "refuse")]
 
 
 def lost(one, name, number):
@@ -77,23 +63,10 @@ def lost(one, name, number):
     one.after = after
 
 
-def exported(one, wanted, name, path):
-    vault = one.vaults[name]
-    bundle.write(
-        path,
-        entries=vault.ledger.entries(),
-        checkpoint=vault.ledger.checkpoint(),
-        roster=one.roster.bytes(),
-        studies={wanted.hash(): wanted.canonical_bytes()},
-        hospital=name,
-    )
-    return bundle.read(path)
-
-
 def test_a_whole_study_is_charged_for_its_gram_and_its_steps_together(make_federation, tmp_path):
     one, wanted = approved(make_federation(), noisy_study())
     result = one.run(wanted)
-    spent = [from_entry(leaf["mech"]) for leaf in leaves(one, "hosp-a", "reserve")]
+    spent = [from_entry(leaf["mech"]) for leaf in entries(one, "hosp-a", "reserve")]
     noisy = [item for item in spent if hasattr(item, "noise_multiplier")]
     assert [type(item).__name__ for item in spent] == ["NoisyGram", "SampledStep", "SampledStep", "Exact"]
     assert [item["statistic"] for item in result["exact_releases"]] == ["score-histogram"]  # the Gram is not among them
@@ -119,7 +92,7 @@ def test_a_whole_study_is_charged_for_its_gram_and_its_steps_together(make_feder
 @pytest.mark.statistical
 def test_an_opened_sum_is_the_clipped_sum_with_exactly_the_claimed_noise(make_federation):
     one, wanted = approved(make_federation(epsilon_cap=Decimal(1000)), noisy_study(MANY, rounds_void_allowed=8))
-    coordinator, noise = asked(one, wanted, "noise"), []
+    coordinator, noise = set_up(one, wanted, "noise"), []
     cohorts = [vault.prepare(wanted.hash()) for vault in one.vaults.values()]
     size = packed_size(len(wanted.columns()))
     mechanism = announcement.mechanism_for(wanted, task="gram", hospitals=4, dimension=size)
@@ -146,22 +119,22 @@ def test_a_lost_gram_is_made_afresh_and_both_are_charged(make_federation):
     kept = sorted((next(one.folder.glob("run-*")) / "rounds").glob("00000[12]/hosp-a.envelope"))
     first, second = (wire.peek(path.read_bytes()) for path in kept)
     assert first.blob != second.blob
-    charged = [from_entry(leaf["mech"]) for leaf in leaves(one, "hosp-a", "reserve")]
+    charged = [from_entry(leaf["mech"]) for leaf in entries(one, "hosp-a", "reserve")]
     assert [item.hospitals for item in charged if isinstance(item, NoisyGram)] == [4, 3]
-    grams = [from_entry(leaf["mech"]) for leaf in leaves(one, "hosp-b", "reserve")]
+    grams = [from_entry(leaf["mech"]) for leaf in entries(one, "hosp-b", "reserve")]
     assert sum(isinstance(item, NoisyGram) for item in grams) == 1  # its vector was on its way: charged, opened or not
     assert result["hospital_epsilon"]["hosp-a"]["private_releases"] == 4
 
 
 def test_no_more_grams_leave_in_a_run_than_the_study_allows(make_federation):
     one, wanted = approved(make_federation(), noisy_study())
-    coordinator = asked(one, wanted, "greedy")
+    coordinator = set_up(one, wanted, "greedy")
     for _ in range(2):  # one, and one more as for a void round
         gram(coordinator)
     with pytest.raises(HospitalMissing):
         gram(coordinator)
     assert {tuple(refusals(one, name)) for name in HOSPITALS} == {("E-REFUSED-PARAMETERS",)}
-    assert len(leaves(one, "hosp-a", "reserve")) == 2
+    assert len(entries(one, "hosp-a", "reserve")) == 2
 
 
 def test_a_vault_that_restarts_answers_the_same_request_with_the_same_bytes_and_one_charge(make_federation):
@@ -175,10 +148,10 @@ def test_a_vault_that_restarts_answers_the_same_request_with_the_same_bytes_and_
         return data
 
     one.before = before
-    gram(asked(one, wanted, "restart"))
+    gram(set_up(one, wanted, "restart"))
     sent = [data for name, data in one.sent if name == "hosp-a" and kind(data) == "upload"]
     assert answers == sent
-    assert len(leaves(one, "hosp-a", "reserve")) == len(leaves(one, "hosp-a", "release")) == 1
+    assert len(entries(one, "hosp-a", "reserve")) == len(entries(one, "hosp-a", "release")) == 1
 
 
 class Killed(BaseException):
@@ -202,7 +175,7 @@ def test_a_coordinator_killed_during_or_after_the_gram_goes_on_and_nobody_is_cha
     assert [item["state"] for item in result["rounds"]] == ["opened"] * 4
     assert result["private_gram"]["noise"]["hospitals"] == 4
     for name in HOSPITALS:
-        charged = [from_entry(leaf["mech"]) for leaf in leaves(one, name, "reserve")]
+        charged = [from_entry(leaf["mech"]) for leaf in entries(one, name, "reserve")]
         assert [type(item).__name__ for item in charged] == ["NoisyGram", "SampledStep", "SampledStep", "Exact"]
     (folder / "study.json").write_bytes(wanted.canonical_bytes())
     seen = Glance(folder).state(now=2e9)
@@ -220,7 +193,7 @@ def test_the_cap_counts_the_gram_and_training_in_one_ledger(make_federation):
     home = one.homes["hosp-d"]
     home.site_file.write_text(home.site_file.read_text().replace("epsilon_cap = 10", f"epsilon_cap = {both}"))
     one.run(wanted)
-    assert [type(from_entry(leaf["mech"])).__name__ for leaf in leaves(one, "hosp-d", "reserve")][:2] == [
+    assert [type(from_entry(leaf["mech"])).__name__ for leaf in entries(one, "hosp-d", "reserve")][:2] == [
         "NoisyGram",
         "SampledStep",
     ]
@@ -236,7 +209,7 @@ def test_more_patients_than_declared_are_refused_by_name_inside_and_without_one_
     said = [wire.peek(data).body for _, data in one.sent if kind(data) == "refusal"]
     assert said
     assert all(body == {"code": "E-REFUSED"} for body in said)
-    assert all(leaves(one, name, "reserve") == [] for name in HOSPITALS)  # nothing left, nothing is charged
+    assert all(entries(one, name, "reserve") == [] for name in HOSPITALS)  # nothing left, nothing is charged
 
 
 def test_the_ledger_of_exact_sums_does_not_know_a_noisy_gram(make_federation):
@@ -244,7 +217,7 @@ def test_the_ledger_of_exact_sums_does_not_know_a_noisy_gram(make_federation):
     result = one.run(wanted)
     assert len(result["exact_releases"]) == 1  # the evaluation; the Gram took none of the cap
     one.before = lambda name, data: data if name != "hosp-d" else None
-    coordinator = asked(one, wanted, "another")
+    coordinator = set_up(one, wanted, "another")
     _, words = gram(coordinator)  # over another roster, which no exact Gram of these patients would be
     assert len(words) == 15
     assert not set(refusals(one, "hosp-a"))
@@ -265,7 +238,7 @@ def test_a_gram_below_the_hospitals_policy_is_refused(make_federation, change, c
     with pytest.raises(HospitalMissing):
         one.run(wanted)
     assert set(refusals(one, "hosp-a")) == {code}
-    assert leaves(one, "hosp-a", "reserve") == []
+    assert entries(one, "hosp-a", "reserve") == []
 
 
 @pytest.mark.parametrize(
@@ -301,7 +274,7 @@ def test_a_mechanism_that_is_not_the_studys_is_refused(quiet, change):
     sent = wire.Envelope(kind="announce", sender=federation.COORDINATOR, recipient="hosp-a", run=coordinator.run, body=body)
     reply = wire.peek(one.vaults["hosp-a"].answer(wire.seal(sent, key=coordinator.key)))
     assert (reply.kind, reply.body["code"]) == ("refusal", "E-REFUSED-PARAMETERS")
-    assert leaves(one, "hosp-a", "reserve") == []
+    assert entries(one, "hosp-a", "reserve") == []
 
 
 @pytest.fixture(scope="module")
@@ -309,5 +282,5 @@ def quiet(tmp_path_factory, phantom_scans, cohort_cache):
     """A federation, a study and a coordinator for requests that are all refused."""
     one = federation.Federation(tmp_path_factory.mktemp("quiet"), phantom_scans, cache=cohort_cache)
     one.approve(noisy_study())
-    yield one, noisy_study(), asked(one, noisy_study(), "lies")
+    yield one, noisy_study(), set_up(one, noisy_study(), "lies")
     one.close()

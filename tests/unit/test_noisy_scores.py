@@ -1,6 +1,5 @@
 """A study whose evaluation leaves with noise, through real vaults: what is in the sum, what it costs, and what is refused."""
 
-import json
 from decimal import Decimal
 
 import numpy as np
@@ -10,13 +9,15 @@ from scipy import stats
 from client import score
 from client.pipeline import seat, training_rows
 from common import announcement, model, scores, wire
-from common.audit import bundle, verify
+from common.audit import verify
 from common.crypto import ring
 from common.errors import HospitalMissing
 from common.ledger import accounting
 from common.mechanism import Exact, NoisyScores, from_entry
 from tests import federation
+from tests.asking import set_up
 from tests.federation import HOSPITALS
+from tests.written import entries, exported, refusals
 
 DELTA = Decimal("1e-6")
 PRIVACY = {
@@ -41,32 +42,8 @@ def approved(one, wanted):
     return one, wanted
 
 
-def leaves(one, name, kind):
-    told = [json.loads(line) for line in one.vaults[name].ledger.entries()]
-    return [line for line in told if line["type"] == kind]
-
-
 def private(one, name):
-    return [from_entry(leaf["mech"]) for leaf in leaves(one, name, "reserve")]
-
-
-def exported(one, wanted, name, path):
-    ledger = one.vaults[name].ledger
-    bundle.write(
-        path,
-        entries=list(ledger.entries()),
-        checkpoint=ledger.checkpoint(),
-        roster=one.roster.bytes(),
-        studies={wanted.hash(): wanted.canonical_bytes()},
-        hospital=name,
-    )
-    return bundle.read(path)
-
-
-def asked(one, wanted, run):
-    made = federation.Coordinator(one, wanted, run=run)
-    made.set_up()
-    return made
+    return [from_entry(leaf["mech"]) for leaf in entries(one, name, "reserve")]
 
 
 def final_model(wanted):
@@ -106,7 +83,7 @@ def test_a_run_is_charged_once_for_its_scores_and_every_accountant_agrees(make_f
 def test_the_opened_tables_are_the_true_ones_and_noise_of_the_stated_size(make_federation):
     one, wanted = approved(make_federation(), noisy_study(subgroups=SUBGROUPS, by_hospital=True, bins=64))
     final = final_model(wanted)
-    announced, words = opened(asked(one, wanted, "noise"), wanted, final)
+    announced, words = opened(set_up(one, wanted, "noise"), wanted, final)
     spent = announced.mechanism
     values = ring.decode(words, bits=64).astype(float) * spent.grid_step
     true = np.zeros(len(values))
@@ -134,14 +111,14 @@ def test_the_opened_tables_are_the_true_ones_and_noise_of_the_stated_size(make_f
 
 def test_no_more_scores_leave_in_a_run_than_the_study_allows(make_federation):
     one, wanted = approved(make_federation(), noisy_study())
-    coordinator, final = asked(one, wanted, "greedy"), final_model(wanted)
+    coordinator, final = set_up(one, wanted, "greedy"), final_model(wanted)
     for _ in range(2):  # one, and one more as for a void round
         opened(coordinator, wanted, final)
     with pytest.raises(HospitalMissing):
         opened(coordinator, wanted, final)
     for name in HOSPITALS:
-        assert len(leaves(one, name, "reserve")) == 2
-        assert [leaf["code"] for leaf in leaves(one, name, "refuse")] == ["E-REFUSED-PARAMETERS"]
+        assert len(entries(one, name, "reserve")) == 2
+        assert refusals(one, name) == ["E-REFUSED-PARAMETERS"]
 
 
 @pytest.mark.parametrize(
@@ -157,24 +134,24 @@ def test_scores_below_the_hospitals_policy_are_refused(make_federation, change, 
     one, wanted = approved(make_federation(), noisy_study(**change))
     with pytest.raises(HospitalMissing):
         one.run(wanted)
-    assert {leaf["code"] for leaf in leaves(one, "hosp-a", "refuse")} == {code}
-    assert leaves(one, "hosp-a", "reserve") == []
+    assert set(refusals(one)) == {code}
+    assert entries(one, "hosp-a", "reserve") == []
 
 
 def test_more_patients_than_declared_are_refused_and_cost_nothing(make_federation):
     one, wanted = approved(make_federation(), noisy_study(patients_max=1))
     with pytest.raises(HospitalMissing):
-        opened(asked(one, wanted, "many"), wanted, final_model(wanted))
-    refused = {leaf["code"] for name in HOSPITALS for leaf in leaves(one, name, "refuse")}
+        opened(set_up(one, wanted, "many"), wanted, final_model(wanted))
+    refused = {code for name in HOSPITALS for code in refusals(one, name)}
     assert refused == {"E-DATA-TOO-MANY"}
 
 
 def test_a_charged_study_answers_no_exact_scores(make_federation):
     one, wanted = approved(make_federation(), noisy_study())
     assert not announcement.is_exact(wanted, task="evaluate")
-    coordinator = asked(one, wanted, "exact")
+    coordinator = set_up(one, wanted, "exact")
     with pytest.raises(HospitalMissing):
         coordinator.secure_sum(
             task="evaluate", index=4, dimension=scores.dimension(wanted), blob=wire.pack([final_model(wanted)] * 4), attempts=1
         )
-    assert all(leaves(one, name, "reserve") == [] for name in HOSPITALS)
+    assert all(entries(one, name, "reserve") == [] for name in HOSPITALS)

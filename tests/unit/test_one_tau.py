@@ -1,16 +1,15 @@
 """A meta-analysis is told one variance between hospitals, ever: each other one would say more about their own estimates."""
 
 import copy
-import json
 from decimal import Decimal
 
 import pytest
 
-from common import analyses, left_out
-from common.errors import HospitalMissing
-from common.query import ask, dimension
-from tests import cohorts, federation
+from common.query import ask
+from tests import cohorts
+from tests.asking import answered, set_up
 from tests.federation import HOSPITALS
+from tests.written import refusals
 
 FOREST = {"kind": "forest", "formula": "malignancy ~ x1 + x2"}
 FEW = {"colluders": 0}
@@ -21,35 +20,12 @@ def again(tau, *, predictors=("x1", "x2")):
     return ask("meta_random", responses=["malignancy"], predictors=predictors, numbers={"tau": list(tau)})
 
 
-def asked(one, wanted, query, *, run, number=2):
-    """Say whether every hospital answered: the coordinator opens the sum."""
-    coordinator = federation.Coordinator(one, wanted, run=run)
-    coordinator.set_up()
-    index = analyses.index(0, number=number)
-    try:
-        coordinator.secure_sum(
-            task="query", index=index, dimension=dimension(query) + left_out.ENTRIES, blob=query.bytes(), attempts=1
-        )
-    except HospitalMissing:
-        return False
-    return True
-
-
-def codes(one):
-    return {
-        leaf["code"]
-        for vault in one.vaults.values()
-        for line in vault.ledger.entries()
-        if (leaf := json.loads(line))["type"] == "refuse"
-    }
-
-
 @pytest.fixture
 def told(make_federation):
     """Four hospitals of which none works with the coordinator, and which were told one variance."""
     one, wanted = make_federation(colluders_min=0), cohorts.study(FOREST, privacy=FEW)
     cohorts.put(one, wanted, cohorts.tables())
-    assert asked(one, wanted, again(TAU), run="first")
+    assert answered(set_up(one, wanted, "first"), again(TAU), number=2)
     return one, wanted
 
 
@@ -77,11 +53,11 @@ def meta():
 
 def test_a_second_tau_is_refused_in_the_run_and_in_another(told):
     one, wanted = told
-    assert not asked(one, wanted, again((0.5, 0.5)), run="second", number=3)
+    assert not answered(set_up(one, wanted, "second"), again((0.5, 0.5)), number=3)
     for name in HOSPITALS:
         one.restart(name)
-    assert not asked(one, wanted, again((0.25, 5.0)), run="third")
-    assert asked(one, wanted, again(TAU), run="fourth")  # what is known may be asked again
+    assert not answered(set_up(one, wanted, "third"), again((0.25, 5.0)), number=2)
+    assert answered(set_up(one, wanted, "fourth"), again(TAU), number=2)  # what is known may be asked again
 
 
 @pytest.mark.parametrize(
@@ -91,20 +67,20 @@ def test_a_second_tau_is_refused_in_another_approved_study(told, make):
     one, wanted = told[0], make()
     cohorts.put(one, wanted, cohorts.tables())
     predictors = ("x2", "x1") if make is turned else ("x1", "x2")
-    assert not asked(one, wanted, again((0.5, 0.5), predictors=predictors), run="second")
-    assert codes(one) == {"E-REFUSED-REPEAT"}
+    assert not answered(set_up(one, wanted, "second"), again((0.5, 0.5), predictors=predictors), number=2)
+    assert {code for name in HOSPITALS for code in refusals(one, name)} == {"E-REFUSED-REPEAT"}
     same = tuple(reversed(TAU)) if make is turned else TAU
-    assert asked(one, wanted, again(same, predictors=predictors), run="third") is (make is not wider)
+    assert answered(set_up(one, wanted, "third"), again(same, predictors=predictors), number=2) is (make is not wider)
 
 
 def test_each_form_is_asked_once(told):
     one, wanted = told
     weighted = ask("meta", responses=["malignancy"], predictors=["x1", "x2"])
     shown = ask("meta_rows", responses=["malignancy"], predictors=["x1", "x2"])
-    assert asked(one, wanted, weighted, run="second", number=1)
-    assert asked(one, wanted, shown, run="third", number=3)
-    assert not asked(one, wanted, again((1.0, 1.0)), run="fourth")
-    assert codes(one) == {"E-REFUSED-REPEAT"}
+    assert answered(set_up(one, wanted, "second"), weighted, number=1)
+    assert answered(set_up(one, wanted, "third"), shown, number=3)
+    assert not answered(set_up(one, wanted, "fourth"), again((1.0, 1.0)), number=2)
+    assert {code for name in HOSPITALS for code in refusals(one, name)} == {"E-REFUSED-REPEAT"}
 
 
 def test_the_fit_of_robust_errors_is_told_once(make_federation):
@@ -115,8 +91,8 @@ def test_the_fit_of_robust_errors_is_told_once(make_federation):
     assert one.run(wanted)["analyses"][0]["sums"] == 2
     numbers = {"rows": [640], "mean": [2.5], "scale": [2.5], "basis": [1.0], "slope": [0.25], "outcome": [2.5, 1.0]}
     other = ask("residuals", responses=["malignancy"], predictors=["x1"], numbers=numbers)
-    assert not asked(one, wanted, other, run="second")
-    assert codes(one) == {"E-REFUSED-PARAMETERS"}
+    assert not answered(set_up(one, wanted, "second"), other, number=2)
+    assert {code for name in HOSPITALS for code in refusals(one, name)} == {"E-REFUSED-PARAMETERS"}
 
 
 def test_a_study_run_twice_gives_the_same_meta_analysis(make_federation):

@@ -7,29 +7,14 @@ from decimal import Decimal
 import pytest
 
 from client import policy
-from client.config import Policy
 from common import announcement, roster, scores
 from common.announcement import Announcement
 from common.errors import OutsidePolicy, RefusedError, RosterNotApproved, RosterTooSmall, TooFewPatients
 from common.mechanism import Exact
-from tests import federation, ledgers
+from tests import federation, ledgers, policies
 
 STUDY = federation.study()
-MINE = Policy(
-    epsilon_cap=Decimal(10),
-    delta_cap=Decimal("1e-5"),
-    hospitals_min=3,
-    colluders_min=1,
-    patients_min=5,
-    exact_releases_max=10,
-    cell_min=5,
-    parameters_share_max=Decimal("0.1"),
-    share_max=Decimal("0.6"),
-    site_aggregates=False,
-    cluster_sums=False,
-    local_steps_max=10,
-    allowed_studies=(),
-)
+MINE = policies.policy(epsilon_cap=Decimal(10), colluders_min=1, exact_releases_max=10, local_steps_max=10)
 
 
 def make_roster(count):

@@ -11,23 +11,10 @@ from common import study as studies
 from common.errors import ConfigError
 from server import plan
 from tests import federation
+from tests.policies import policy
 from tests.unit.test_hospital_cli import CHOICES, motet
 
-POLICY = config.Policy(
-    epsilon_cap=Decimal(7),
-    delta_cap=Decimal("1e-5"),
-    hospitals_min=3,
-    colluders_min=1,
-    patients_min=5,
-    exact_releases_max=2,
-    cell_min=5,
-    parameters_share_max=Decimal("0.1"),
-    share_max=Decimal("0.6"),
-    site_aggregates=False,
-    cluster_sums=False,
-    local_steps_max=10,
-    allowed_studies=(),
-)
+POLICY = policy(epsilon_cap=Decimal(7), colluders_min=1, exact_releases_max=2)
 NOISY = {
     "noise_multiplier": Decimal(4),
     "clip_norm": Decimal(2),

@@ -44,12 +44,6 @@ class Counting:
         return self.guard.read(path, with_pixels=with_pixels)
 
 
-@pytest.fixture(scope="module")
-def guard() -> Any:
-    with Guard() as running:
-        yield running
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with one good series and three bad files, one in a folder named after a patient."""

@@ -1,29 +1,21 @@
 """Two approved studies about the same columns: their Grams are over one roster, and the same patients or many others."""
 
 import copy
-import json
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
-from common import left_out
 from common.errors import HospitalMissing
-from tests import cohorts, federation
+from tests import asking, cohorts
 from tests.federation import HOSPITALS
+from tests.written import refusals
 
 FEW = {"colluders": 0}
 
 
 def gram(one, wanted, *, run):
-    coordinator = federation.Coordinator(one, wanted, run=run)
-    coordinator.set_up()
-    dimension = left_out.dimension(len(wanted.columns()))
-    return coordinator.secure_sum(task="gram", index=0, dimension=dimension, blob=b"", attempts=1)[1].tolist()
-
-
-def refusals(one, name):
-    return [leaf["code"] for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == "refuse"]
+    return asking.gram(asking.set_up(one, wanted, run))[1].tolist()
 
 
 def changed(**keys):

@@ -1,6 +1,5 @@
 """Claims about reading a folder: series by series, pseudonymised, one bad file or series never ends it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ IMAGE = volume(LESION, shape=(10, 32, 40), body_radius_mm=14)
 
 def pseudonym(kind: str, raw: str) -> str:
     return f"<{kind}:{len(raw)}:{sum(raw.encode()) % 997}>"
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    with Guard() as running:
-        yield running
 
 
 def written(folder: Path, patient_id: str = "P-1", **options: Any) -> list[Path]:

@@ -1,14 +1,12 @@
 """Several analyses of the same variables may not together solve for hospitals' own aggregates: equations are counted."""
 
-import json
-
 import pytest
 
-from common import analyses, left_out, site_sums
-from common.errors import HospitalMissing
-from common.query import dimension
-from tests import cohorts, federation
+from common import site_sums
+from tests import cohorts
+from tests.asking import answered, set_up
 from tests.federation import HOSPITALS
+from tests.written import refusals
 
 NARROW = {"correlation": ["x1", "time"], "regression": {"outcome": "time", "predictors": ["x1"]}}  # not all columns in the Gram
 
@@ -39,22 +37,9 @@ def test_sums_are_counted_against_unknowns(declared, honest, found):
     assert site_sums.solvable(cohorts.study(*declared, statistics=NARROW), honest=honest) is found
 
 
-def asked(one, wanted, position, *, run):
+def first(one, wanted, position, *, run):
     """Whether every hospital answers the first form of an analysis."""
-    coordinator = federation.Coordinator(one, wanted, run=run)
-    coordinator.set_up()
-    query = wanted.asked(position).forms[0].example()
-    size = dimension(query) + left_out.ENTRIES
-    index = analyses.index(position, number=1)
-    try:
-        coordinator.secure_sum(task="query", index=index, dimension=size, blob=query.bytes(), attempts=1)
-    except HospitalMissing:
-        return False
-    return True
-
-
-def codes(one, name):
-    return [leaf["code"] for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == "refuse"]
+    return answered(set_up(one, wanted, run), wanted.asked(position).forms[0].example(), position=position)
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -64,14 +49,14 @@ def test_a_hospital_refuses_a_study_that_solves_for_its_sums_unless_it_allows_th
         for home in one.homes.values():
             home.site_file.write_text(home.site_file.read_text().replace("site_aggregates = false", "site_aggregates = true"))
     cohorts.put(one, wanted, cohorts.tables())
-    assert asked(one, wanted, 1, run="meta") is allowed
-    assert asked(one, wanted, 3, run="absorbed") is allowed
+    assert first(one, wanted, 1, run="meta") is allowed
+    assert first(one, wanted, 3, run="absorbed") is allowed
     expected = [] if allowed else ["E-REFUSED-PARAMETERS"] * 2
-    assert {name: codes(one, name) for name in HOSPITALS} == dict.fromkeys(HOSPITALS, expected)
+    assert {name: refusals(one, name) for name in HOSPITALS} == dict.fromkeys(HOSPITALS, expected)
 
 
 def test_a_study_of_one_model_is_answered(make_federation):
     one, wanted = make_federation(), cohorts.study(THREE[0], ABSORBED)
     cohorts.put(one, wanted, cohorts.tables())
-    assert asked(one, wanted, 0, run="meta")
-    assert asked(one, wanted, 1, run="absorbed")
+    assert first(one, wanted, 0, run="meta")
+    assert first(one, wanted, 1, run="absorbed")

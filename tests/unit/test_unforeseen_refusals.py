@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from client import pipeline, refusals
-from common import harmonisation, left_out, logs, wire
+from common import harmonisation, logs, wire
 from common.errors import BadEnvelope, DataError, HospitalMissing, TooFewPatients
 from common.harmonisation import Harmonisation
-from tests import cohorts, federation
-from tests.federation import HOSPITALS, kind
+from tests import asking, cohorts, federation, written
+from tests.federation import HOSPITALS
 
 FEW = {"colluders": 0}
 HUGE = Harmonisation(
@@ -24,21 +24,6 @@ HUGE = Harmonisation(
     grand_means=np.zeros(2),
     deviations=np.full(2, 2.0**-59),
 )
-
-
-def codes(one, name):
-    return [leaf["code"] for line in one.vaults[name].ledger.entries() if (leaf := json.loads(line))["type"] == "refuse"]
-
-
-def told(one):
-    return {wire.peek(data).body["code"] for _, data in one.sent if kind(data) == "refusal"}
-
-
-def gram(one, wanted, *, blob):
-    coordinator = federation.Coordinator(one, wanted, run="asks")
-    coordinator.set_up()
-    dimension = left_out.dimension(len(wanted.columns()))
-    return coordinator.secure_sum(task="gram", index=0, dimension=dimension, blob=blob, attempts=1)
 
 
 @pytest.fixture
@@ -59,9 +44,9 @@ def far(make_federation):
 def test_coefficients_that_overflow_are_a_refusal_in_the_ledger(far):
     one, wanted, _ = far
     with pytest.raises(HospitalMissing):
-        gram(one, wanted, blob=harmonisation.pack(b"", coefficients=HUGE.bytes()))
-    assert {name: codes(one, name) for name in HOSPITALS} == {name: ["E-DATA"] for name in HOSPITALS}
-    assert told(one) == {"E-REFUSED"}
+        asking.gram(asking.set_up(one, wanted, "asks"), blob=harmonisation.pack(b"", coefficients=HUGE.bytes()))
+    assert {name: written.refusals(one, name) for name in HOSPITALS} == {name: ["E-DATA"] for name in HOSPITALS}
+    assert written.told(one) == {"E-REFUSED"}
 
 
 def test_harmonising_that_overflows_says_so(far):
