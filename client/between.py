@@ -30,6 +30,7 @@ SEPARATE = frozenset({"marginals"})  # counts variables one by one; others count
 class Judge:
     """What judges sums of `study`, for client/released.py: `cohort` as the sum of now sees it, `whole` as it was measured.
 
+    `others` are further studies that this hospital keeps, as measured: of them are columns that only earlier sums had.
     Raises TooFewPatients where the sums may not be had together.
     """
 
@@ -38,6 +39,7 @@ class Judge:
     cohort: Cohort
     whole: Cohort
     secret: bytes
+    others: tuple[tuple[Study, Cohort], ...] = ()
 
     def pair(self, earlier: Released, now: Released, apart: frozenset[str]) -> None:
         """Refuse a sum beside an earlier one that shares variables; `apart`: tags of the patients who are in one only.
@@ -55,7 +57,7 @@ class Judge:
         if apart:
             one_only = np.array([tag in apart for tag in tags], dtype=bool)
             apart_values = {name: value[one_only] for name, value in values.items()}
-            shared = self._named(frozenset(earlier.functions) & frozenset(now.functions))
+            shared = _named(frozenset(earlier.functions) & frozenset(now.functions), study=self.study)
             made = columns.table(self.whole, columns=shared, study=self.study)[one_only]
             more = {one.name: made[:, at] for at, one in enumerate(shared) if len(one.pieces) > 1 or one.pieces[0].transform}
             self._check_group(apart_values, {earlier.kernel, now.kernel}, more=more)
@@ -68,10 +70,10 @@ class Judge:
 
         Two sums that share a column give its products with any combination of the columns beside it. Judged together are the
         functions of few values, those of one variable, every two, and where there are FULL times as many patients all of them,
-        over the patients who have them all; functions of variables that this study does not have are not known here.
+        over the patients who have them all; functions that no study makes which this hospital keeps are not known here.
         """
-        named = self._named(functions)
-        table = columns.table(self.whole, columns=named, study=self.study)[self._complete(now.variables)]
+        named, table = self._known(functions)
+        table = table[self._complete(now.variables)]
         table = table[columns.complete(table)]
         rare = [len(np.unique(column)) <= disclosure.LEVELS_MOST for column in table.T]
         full = [len(table) >= FULL * (len(named) + 1)] * len(named)
@@ -84,17 +86,21 @@ class Judge:
             disclosure.check_counts(self.policy, values=table[:, np.array(chosen)], names=names)
         disclosure.check_alike(self.policy, values=table)
 
-    def _named(self, functions: frozenset[str]) -> list[terms.Column]:
-        """Return the columns that this study can make; a name is that of a column, its pieces between colons."""
-        known = {str(piece): piece for piece in self._pieces()}
-        pieces = {name: [known.get(piece) for piece in name.split(":")] for name in sorted(functions)}
-        return [terms.column(*(piece for piece in made if piece)) for made in pieces.values() if all(made)]
-
-    def _pieces(self) -> Iterator[terms.Piece]:
-        for one in self.study.variables:
-            yield terms.Piece(variable=one.name)
-            yield from (terms.Piece(variable=one.name, transform=transform) for transform in one.transforms)
-            yield from (terms.Piece(variable=one.name, level=level) for level in one.levels)
+    def _known(self, functions: frozenset[str]) -> tuple[list[terms.Column], Float]:
+        """Return the columns that this study or another one here makes, and their values for the patients of `whole`."""
+        place = {patient: at for at, patient in enumerate(self.whole.patients)}
+        named: list[terms.Column] = []
+        tables: list[Float] = []
+        for study, held in ((self.study, self.whole), *self.others):
+            found = _named(functions - {column.name for column in named}, study=study)
+            there = [at for at, patient in enumerate(held.patients) if patient in place] if found else []
+            table = np.full((len(place), len(found)), np.nan)
+            if there:
+                here = [place[held.patients[at]] for at in there]
+                table[here] = columns.table(held, columns=found, study=study)[there]
+            named += found
+            tables.append(table)
+        return named, np.concatenate(tables, axis=1)
 
     def _complete(self, variables: frozenset[str]) -> Mask:
         held = self.cohort.table[:, [self.cohort.columns.index(name) for name in sorted(variables)]]
@@ -123,6 +129,20 @@ class Judge:
         for cells in [np.stack(bins, axis=1)] if together and bins else [one[:, None] for one in bins]:
             if bool(np.any(np.unique(cells, axis=0, return_counts=True)[1] < self.policy.cell_min)):
                 raise few("between the cells of two sums there is a small one")
+
+
+def _named(functions: frozenset[str], *, study: Study) -> list[terms.Column]:
+    """Return those of the columns that `study` can make; a name is that of a column, its pieces between colons."""
+    known = {str(piece): piece for piece in _pieces(study)}
+    pieces = {name: [known.get(piece) for piece in name.split(":")] for name in sorted(functions)}
+    return [terms.column(*(piece for piece in made if piece)) for made in pieces.values() if all(made)]
+
+
+def _pieces(study: Study) -> Iterator[terms.Piece]:
+    for one in study.variables:
+        yield terms.Piece(variable=one.name)
+        yield from (terms.Piece(variable=one.name, transform=transform) for transform in one.transforms)
+        yield from (terms.Piece(variable=one.name, level=level) for level in one.levels)
 
 
 def _merged(first: tuple[float, ...], second: tuple[float, ...]) -> NDArray[np.float64]:

@@ -21,7 +21,8 @@ from common.study import Study
 class Asked:
     """What is asked in a round whose mechanism is the study's: `blob` without coefficients of a harmonisation.
 
-    `cohort` as this sum sees it, `whole` as it was measured; `models`: SHA-256 of the models that were trained on in this run.
+    `cohort` as this sum sees it, `whole` as it was measured; `models`: SHA-256 of the models that were trained on in this run;
+    `others`: further studies that this hospital keeps, as measured.
     """
 
     announced: Announcement
@@ -32,6 +33,7 @@ class Asked:
     policy: Policy
     seat: Seat
     models: tuple[str, ...]
+    others: tuple[tuple[Study, Cohort], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,9 @@ class Gate:
                 counted=counted,
                 form=form,
             )
-            judge = between.Judge(policy=asked.policy, study=study, cohort=cohort, whole=asked.whole, secret=self.secret)
+            judge = between.Judge(
+                policy=asked.policy, study=study, cohort=cohort, whole=asked.whole, secret=self.secret, others=asked.others
+            )
             after = released.check(record, asking=asking, cell_min=asked.policy.cell_min, secret=self.secret, judge=judge)
             if announced.task == "query":
                 policy.check_site_sums(asked.policy, asked=query.parse(blob), study=study, honest=asked.seat.honest)

@@ -224,6 +224,7 @@ class Vault:
                 policy=site.policy,
                 seat=seat,
                 models=state.models,
+                others=tuple((one.study, one.cohort) for name, one in self._warm.items() if name != state.study),
             )
             with refusals.computing():
                 checked = gate.check(asked)

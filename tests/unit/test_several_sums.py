@@ -14,7 +14,7 @@ from common import terms
 from common.errors import AlreadyAnswered, TooFewPatients
 from common.query import ask
 from tests import cohorts, phantoms
-from tests.unit.test_analyses import asker
+from tests.unit.test_analyses import Asker, asker
 from tests.unit.test_disclosure_attacks import POLICY
 from tests.unit.test_sums_together import SECRET, judge_of, one_sum
 
@@ -81,6 +81,7 @@ def test_a_group_that_several_sets_leave_alone_is_judged_as_those_apart_in_two()
         released.check(record, asking=asking(*smaller), cell_min=CELL_MIN, secret=SECRET, judge=judge)
 
 
+WITHOUT_X1 = {"correlation": ["score", "time"], "regression": {"outcome": "score", "predictors": ["time"]}}
 LEVELS = [
     {"name": one["name"], "source": "clinical", "unit": "1", "levels": ["no", "yes"]} if one["name"] in {"y", "dead"} else one
     for one in cohorts.VARIABLES
@@ -126,6 +127,38 @@ def test_two_measurements_that_differ_in_a_few_patients_are_not_summed_beside_on
                 disclosure.check_columns(POLICY, values=table[:, [0, 1, 7]], names=("x1", "x2", "malignancy"))
         else:
             judge.span(now, frozenset({"malignancy", "x1", "x2"}))
+
+
+def test_a_measurement_that_only_another_study_has_is_judged_beside_those_of_this_one():
+    table = cohorts.table()
+    table[:, 1] = table[:, 0]
+    table[17, 1] += 1.5
+    study = cohorts.study(variables=[one for one in cohorts.VARIABLES if one["name"] != "x1"], statistics=WITHOUT_X1)
+    held = cohorts.cohort("hosp-a", np.delete(table, 0, axis=1), study)
+    alone = replace(judge_of(table), study=study, cohort=held, whole=held)
+    functions, now = frozenset({"malignancy", "x1", "x2"}), one_sum("exact_gram", "x2", "malignancy")
+    alone.span(now, functions)  # x1 is known nowhere
+    first = judge_of(table)
+    fewer = replace(first.cohort, patients=first.cohort.patients[1:], table=first.cohort.table[1:], bags=first.cohort.bags[1:])
+    for other in (first.cohort, fewer):
+        with pytest.raises(TooFewPatients):
+            replace(alone, others=((first.study, other),)).span(now, functions)
+
+
+def test_a_vault_judges_by_the_columns_of_every_study_that_it_keeps(make_federation):
+    dealt = cohorts.tables()
+    for table in dealt.values():
+        table[:, 1] = table[:, 0]
+    dealt["hosp-a"][17, 1] += 1.5
+    less_x1 = [one for one in cohorts.VARIABLES if one["name"] != "x1"]
+    made = asker(make_federation, {"kind": "robust", "formula": "malignancy ~ x1"}, rows=dealt)
+    made.ask(ask("exact_gram", responses=["malignancy"], predictors=["x1"]))
+    made.inner.close()
+    other = cohorts.study({"kind": "robust", "formula": "malignancy ~ x2"}, variables=less_x1, statistics=WITHOUT_X1)
+    cohorts.put(made.one, other, {name: np.delete(table, 0, axis=1) for name, table in dealt.items()})
+    second = Asker(made.one, other, run="again")
+    asked = ask("exact_gram", responses=["malignancy"], predictors=["x2"])
+    assert second.refused(asked) == "E-REFUSED-PATIENTS"
 
 
 def test_a_share_of_a_pair_is_that_of_the_worst_combination_of_both_and_a_constant():
