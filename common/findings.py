@@ -191,8 +191,7 @@ def days_left(check: str, until: float) -> Finding:
 def _asked(link: http.client.HTTPSConnection, *, closed: bool) -> Iterator[Finding]:
     try:
         link.request("POST", "/v1/control/list-nodes", body=b"", headers={"content-type": "application/protobuf"})
-        answer = link.getresponse()
-        answer.read()
+        answer = link.getresponse()  # its body, of whatever length, is not read
     except (OSError, http.client.HTTPException):
         yield fail("control", "The port speaks no HTTP.", mend="Check the port: it is the coordinator's --address.")
         return

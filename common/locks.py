@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import AlreadyRunning, NotSetUp
+from common.errors import AlreadyRunning, ConfigError, NotSetUp
 
 TRIES = 5  # who asks whether a lock is held holds it for a moment
 AGAIN_S = 0.02
@@ -14,11 +14,14 @@ AGAIN_S = 0.02
 
 @contextmanager
 def hold(path: Path, *, busy: str) -> Iterator[None]:
-    """Hold the lock at `path`; raises AlreadyRunning with the sentence `busy` when somebody else does."""
+    """Hold the lock at `path`; raises AlreadyRunning with the sentence `busy` when somebody else does, or ConfigError."""
     try:
         file = path.open("ab")
-    except OSError:
+    except FileNotFoundError:
         raise NotSetUp(f"{path.parent} is not there.", action="Run `init` first.") from None
+    except OSError as error:
+        what = f"{path} cannot be written ({error.strerror})."
+        raise ConfigError(what, action="Check its owner, and the disk.") from None
     with file:
         for left in reversed(range(TRIES)):
             try:

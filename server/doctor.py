@@ -51,7 +51,11 @@ def _certificates(home: Home, settings: Settings) -> Iterator[Finding]:
         server.verify_directly_issued_by(ca)
     except Exception:  # noqa: BLE001  (ValueError, TypeError or InvalidSignature)
         yield fail("server.crt", "It is not signed by ca.crt.", mend="Restore both from one backup.")
-    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        yield fail("server.crt", "It names no host.", mend="Make it anew; see `rotate keys` in the run-book.")
+        return
     known = {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}
     for name in (settings.host.strip("[]"), lane.NAME):
         if name in known:

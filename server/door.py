@@ -118,7 +118,12 @@ def command(home: Home, settings: Settings) -> list[str]:
         raise AlreadyRunning("The door is open already.", action="Stop that nginx first.")
     for stale in ("lane.sock", "fleet.sock"):  # as a killed nginx leaves them
         (place / stale).unlink(missing_ok=True)
-    checked = subprocess.run([*base, "-t", "-q"], capture_output=True, text=True, timeout=CHECK_S, check=False)
+    try:
+        checked = subprocess.run([*base, "-t", "-q"], capture_output=True, text=True, timeout=CHECK_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"nginx did not check its configuration in {CHECK_S:g} s.", action="Is this machine's DNS up?"
+        ) from None
     if checked.returncode != 0:
         said = [line for line in checked.stderr.splitlines() if "[emerg]" in line] or ["nothing"]
         raise ConfigError(f"nginx refuses the door's configuration: {said[0]}", action="Mend what it names, or report it.")

@@ -5,9 +5,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
-BLOCK_BYTES = 1 << 12
+from common.errors import RecordDamaged
+
+BLOCK_BYTES: Final = 1 << 12
+BEGUN: Final = frozenset({"start", "resumed"})
+ENDED: Final = frozenset({"done", "failed", "stopped"})
 
 
 class Journal:
@@ -53,9 +57,29 @@ class Journal:
         return {event["round"]: event for event in self.events() if event["type"] == "round"}
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Return the events so far; a half-written last line, as a crash leaves it, is left out."""
+        """Return the events so far; a half-written last line, as a crash leaves it, is left out.
+
+        Raises RecordDamaged at a line that is no event: a journal that was changed is not gone on with.
+        """
         if not self.path.exists():
             return
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                event = None
+            if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+                raise RecordDamaged(
+                    f"Line {number} of the run's journal is no event.", action="Restore the run's folder, or start a new run."
+                )
+            yield event
+
+    def life(self) -> list[dict[str, Any]]:
+        """Return the events since the run was last begun or resumed; raises as `events`."""
+        events = list(self.events())
+        at = max((number for number, event in enumerate(events) if event["type"] in BEGUN), default=0)
+        return events[at:]
+
+    def ended(self) -> bool:
+        """Tell whether the run ended since it was last begun or resumed; raises as `events`."""
+        return any(event["type"] in ENDED for event in self.life())

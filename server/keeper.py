@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common import locks
-from common.errors import ConfigError
+from common.errors import ConfigError, RecordDamaged
 from common.processes import end
 from common.roster import Roster
 from server import config, nodes, superlink
@@ -20,7 +20,6 @@ POLL_S = 0.5
 ORPHANED_S = 5.0  # a run that nobody holds for so long was killed
 AGAIN_S, AGAIN_S_MOST = 5.0, 3600.0  # a run that dies before it opens a round is given longer and longer pauses
 ROSTER_AGAIN_S = 5.0  # until a roster that could not be put in force is tried again
-ENDED = frozenset({"done", "failed", "stopped"})
 
 ENDED_EARLY = {  # the log shows templates of ours, and of what is filled in only numbers and codes
     "superlink": "the SuperLink ended (exit code %s); it is started again",
@@ -121,12 +120,11 @@ def _begun(home: Home) -> Iterator[str]:
 def _open_ended(journal: Path, *, size_bytes: int, modified_ns: int) -> bool:  # noqa: ARG001  (read again when it changed)
     """Tell whether a run began and did not end since it was last begun or resumed; never of a journal that is damaged."""
     try:
-        kinds = [str(event["type"]) for event in Journal(journal).events()]
-    except (OSError, ValueError, KeyError, TypeError):
+        read = Journal(journal)
+        return bool(read.life()) and not read.ended()
+    except (OSError, RecordDamaged):
         log.warning("the journal of run %s cannot be read; it is left alone", journal.parent.name)
         return False
-    last = max((at for at, kind in enumerate(kinds) if kind in {"start", "resumed"}), default=0)
-    return bool(kinds) and not ENDED & set(kinds[last:])
 
 
 class Orphans:

@@ -11,7 +11,6 @@ from common.wire import Sealed
 from server.exchange import Carrier
 from server.journal import Journal
 
-ENDED: Final = frozenset({"done", "failed", "stopped"})
 POLL_S: Final = 0.1
 ROUND_S: Final = 12.0  # for the round under way, before Flower is told to end the process
 
@@ -56,15 +55,8 @@ def stop(folder: Path, *, lock: Path, end: Callable[[], None]) -> None:
     while locks.held(lock) and time.monotonic() < until:
         time.sleep(POLL_S)
     end()
-    if not any(event["type"] in ENDED for event in _life(journal)):
+    if not journal.ended():
         journal.write({"type": "stopped", "time": round(time.time(), 3)})
-
-
-def _life(journal: Journal) -> list[dict[str, object]]:
-    """Return the events since the run was last begun or resumed."""
-    events = list(journal.events())
-    at = max((number for number, event in enumerate(events) if event["type"] in {"start", "resumed"}), default=0)
-    return events[at:]
 
 
 def told(folder: Path) -> str:

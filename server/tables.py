@@ -100,7 +100,7 @@ def _shown(row: Mapping[str, Any], name: str, columns: Sequence[str]) -> str:
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    return _written([columns, *([_value(row.get(column)) for column in columns] for row in rows)])
+    return _written([list(map(_value, columns)), *([_value(row.get(column)) for column in columns] for row in rows)])
 
 
 def _written(lines: Sequence[Sequence[str]]) -> str:
@@ -113,4 +113,6 @@ def _value(found: Any) -> str:  # noqa: ANN401
     """Write a value of a CSV; text that a spreadsheet would take for a formula gets an apostrophe."""
     if isinstance(found, str):
         return f"'{found}" if found[:1] in {"=", "+", "-", "@"} else found
-    return "" if found is None or (isinstance(found, float) and not math.isfinite(found)) else repr(found)
+    if isinstance(found, float):
+        return repr(float(found)) if math.isfinite(found) else ""  # numpy's would name its type
+    return "" if found is None else repr(found)

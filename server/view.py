@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,10 +14,9 @@ from common.ledger import accounting
 from common.mechanism import GaussianShare
 from common.study import Study
 from server import words
+from server.exchange import said
 from server.state import ENDED, Hospital, Link, Phase, Refusal, Round, State
 
-CODE: Final = re.compile(r"E-[A-Z-]{1,40}\Z")
-UNKNOWN: Final = "E-UNKNOWN"
 RECENT: Final = 20  # rounds from which the pace is taken
 GAPS_FEWEST: Final = 3  # before that many there is no estimate
 STALLED: Final = 5  # times the slow pace without an event
@@ -188,7 +186,7 @@ class _Told:
             case "done" | "stopped" | "failed":
                 self.phase, self.doing = Phase(kind), kind
                 if kind == "failed":
-                    self.failure = f"{_code(event.get('code'))}: {_printable(event.get('what', ''))}"
+                    self.failure = f"{said(event.get('code'))}: {_printable(event.get('what', ''))}"
             case _:
                 return
         self._after_round = kind == "round"
@@ -224,9 +222,9 @@ class _Told:
         if self.links[name][1] is Link.UP:
             self.seen[name] = time
 
-    def _announced(self, said: Mapping[str, Any], time: float) -> None:
-        number, index, task = int(said["round"]), int(said["index"]), _printable(said["task"])
-        self.asked = Announced(number=number, task=task, index=index, hospitals=self._names(said["hospitals"]))
+    def _announced(self, plain: Mapping[str, Any], time: float) -> None:
+        number, index, task = int(plain["round"]), int(plain["index"]), _printable(plain["task"])
+        self.asked = Announced(number=number, task=task, index=index, hospitals=self._names(plain["hospitals"]))
         self.asked_at = time
 
     def _round(self, event: Mapping[str, Any], time: float) -> None:
@@ -236,7 +234,7 @@ class _Told:
         task, opened = _printable(event["task"]), event["state"] == "opened"
         mech = json.dumps(event["mechanism"], sort_keys=True)
         uploaded, asked = self._names(event["uploaded"]), self._names(event["hospitals"])
-        codes = {name: _code(code) for name, code in event["missing"].items() if name == "" or roster.NAME.match(name)}
+        codes = {name: said(code) for name, code in event["missing"].items() if name == "" or roster.NAME.match(name)}
         known = number in self.rounds
         self.rounds[number] = Round(
             number=number, task=task, index=index, opened=opened, seconds=seconds, hospitals=len(asked), codes=codes
@@ -257,10 +255,10 @@ class _Told:
         self._codes({name: code for name, code in codes.items() if not known}, time, step=f"round {number}")
 
     def _codes(self, codes: Mapping[str, Any], time: float, *, step: str) -> None:
-        for name, said in sorted(codes.items()):
+        for name, given in sorted(codes.items()):
             if name and not self._names([name]):
                 continue
-            code = _code(said)
+            code = said(given)
             self.refusals.append(Refusal(time=time, hospital=name, code=code, step=step))
             self.codes.setdefault(name, Counter())[code] += 1
             if name:
@@ -343,10 +341,6 @@ def _time(value: Any) -> float:  # noqa: ANN401
     if not 0 <= time < 1e11:
         raise ValueError("not a time")
     return time
-
-
-def _code(said: Any) -> str:  # noqa: ANN401
-    return said if isinstance(said, str) and CODE.match(said) else UNKNOWN
 
 
 def _printable(text: Any) -> str:  # noqa: ANN401

@@ -182,7 +182,7 @@ class Answering(BaseHTTPRequestHandler):
         self.send_response_only(self.server.status)
         if self.server.date is not None:
             self.send_header("Date", self.server.date)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", self.server.length)
         self.end_headers()
 
     def log_message(self, *_):
@@ -200,6 +200,7 @@ def other_side(tmp_path):
     context.load_cert_chain(tmp_path / "certificates" / "server.crt", tmp_path / "keys" / "server.key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.status, server.date, server.ca = 403, formatdate(time.time(), usegmt=True), tmp_path / "certificates" / "ca.crt"
+    server.length = "0"
     server.handle_error = lambda *_: None
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -223,6 +224,11 @@ def test_a_control_interface_that_answers_is_found(other_side, status):
     other_side.status = status
     assert reached(other_side)["control"] == "fail"
     assert reached(other_side, closed=False)["control"] == "warn"
+
+
+def test_an_answer_that_announces_more_than_it_sends_is_not_waited_for(other_side):
+    other_side.length = str(1 << 40)
+    assert set(reached(other_side).values()) == {"ok"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from common.errors import RecordDamaged
 from server.journal import Journal
 
 
@@ -25,21 +26,40 @@ def test_one_event_is_one_line(tmp_path):
 
 def test_a_half_written_last_line_is_left_out(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.write({"n": 1})
+    journal.write({"type": "x", "n": 1})
     whole = (tmp_path / "journal.jsonl").read_bytes()
-    line = json.dumps({"n": 2}).encode()
+    line = json.dumps({"type": "x", "n": 2}).encode()
     for size in range(len(line) + 1):
         (tmp_path / "journal.jsonl").write_bytes(whole + line[:size])
-        assert list(journal.events()) == [{"n": 1}]
+        assert list(journal.events()) == [{"type": "x", "n": 1}]
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"1", b'{"n": 1}', b'{"type": 7}', b"\xff", b"[" * 100_000])
+def test_a_damaged_line_is_told_by_its_number(line, tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.path.write_bytes(b'{"type": "start"}\n' + line + b'\n{"type": "done"}\n')
+    with pytest.raises(RecordDamaged, match="Line 2 of the run's journal"):
+        list(journal.events())
+    with pytest.raises(RecordDamaged):
+        journal.ended()
+
+
+def test_a_run_has_ended_when_it_did_since_it_was_last_resumed(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    seen = []
+    for kind in ("start", "round", "failed", "resumed", "round", "done"):
+        journal.write({"type": kind})
+        seen.append((journal.ended(), len(journal.life())))
+    assert seen == [(False, 1), (False, 2), (True, 3), (False, 1), (False, 2), (True, 3)]
 
 
 @pytest.mark.parametrize("event", [{"x": b"bytes"}, {"x": {1}}, {("a",): 1}])
 def test_an_event_that_is_no_json_writes_nothing(event, tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.write({"n": 1})
+    journal.write({"type": "x", "n": 1})
     with pytest.raises(TypeError):
         journal.write(event)
-    assert list(journal.events()) == [{"n": 1}]
+    assert list(journal.events()) == [{"type": "x", "n": 1}]
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from common.errors import AlreadyRunning, NotSetUp
+from common.errors import AlreadyRunning, ConfigError, NotSetUp
 from common.locks import held, hold
 
 HOLD = """
@@ -27,6 +27,14 @@ def test_a_second_holder_is_refused_with_the_given_sentence(tmp_path):
         with pytest.raises(AlreadyRunning, match="A vault runs"), hold(path, busy="A vault runs."):
             pytest.fail("two holders")
     assert not held(path)
+
+
+def test_a_lock_that_cannot_be_written_is_not_said_to_be_missing(tmp_path):
+    with pytest.raises(NotSetUp), hold(tmp_path / "none" / "lock", busy="x"):
+        pytest.fail("held")
+    with pytest.raises(ConfigError, match="cannot be written") as wrong, hold(tmp_path, busy="x"):
+        pytest.fail("held")
+    assert not isinstance(wrong.value, NotSetUp)
 
 
 def test_a_lock_is_released_when_its_holder_raises(tmp_path):

@@ -179,6 +179,11 @@ def test_csv_files_hold_every_digit(analyses, tmp_path):
     assert [float(row["estimate"]) for row in rows] == [row["estimate"] for row in analyses[0]["result"]["rows"]]
 
 
+def test_a_csv_holds_plain_numbers_and_no_formula_in_its_head():
+    made = tables.table("c", ("=level", "b"), [{"=level": np.float64(0.1), "b": float("nan")}])["csv"]
+    assert made == "'=level,b\n0.1,\n"
+
+
 def test_every_row_of_a_csv_says_whom_it_is_about_and_what_it_cost(analyses, tmp_path):
     told_ = [{**one, "left_out": {"patients": 9, "untold": 1}} for one in analyses]
     for name in csvs.write(result(told_), folder=tmp_path / "tables"):
