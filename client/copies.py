@@ -27,7 +27,8 @@ def deidentify(
     data, and a head can be recognised from its voxels. Images that may have text burned in get none.
     """
     from client.imaging.deidentify import deidentified  # noqa: PLC0415  (pulls numpy in)
-    from client.imaging.guard import Guard, Reason  # noqa: PLC0415
+    from client.imaging.found import Reason  # noqa: PLC0415
+    from client.imaging.guard import Guard  # noqa: PLC0415
     from client.imaging.scan import refuse_absent  # noqa: PLC0415
 
     made = Home(home)

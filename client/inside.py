@@ -22,7 +22,7 @@ class SetAside:
     """A file or series that is not used: a coded reason, never a value out of it."""
 
     name: str  # path relative to the scan folder; shown to the hospital only, never sent
-    reason: str  # one of the codes in client/imaging/guard.py and volume.py
+    reason: str  # one of the codes in client/imaging/found.py, volume.py, lesion.py and segment.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from client import columns, embedding, harmonise, local, score, summarise, train
 from client.entering import Entering, of_gram, of_query, of_scores
 from client.imaging import segment
 from client.imaging.ahead import Ahead
-from client.imaging.guard import Guard, Reader
+from client.imaging.guard import Guard
 from client.imaging.lesion import locate
 from client.imaging.prepare import prepare
 from client.imaging.scan import read_scans
@@ -82,7 +82,7 @@ def read_cohort(
     aside: list[SetAside] = []
 
     with Guard() as one, Guard() as other, Ahead(one, other) as guard:
-        reader: Reader = reading.through(guard) if reading else guard
+        reader: Reading | Ahead = reading.through(guard) if reading else guard
         try:
             found = read_scans(scans, pseudonym=pseudonym, reader=reader, progress=progress, modality=study.recipe.modality)
             for item in found:

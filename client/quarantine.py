@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.imaging.guard import Expecting, Found, Frames, Projection, Reader, Reason, Slice
+from client.imaging.found import Expecting, Found, Frames, Projection, Reader, Reason, Slice
 from client.inside import SetAside
 from common.errors import InternalError, RecordUnwritable
 

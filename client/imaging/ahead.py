@@ -7,7 +7,7 @@ from pathlib import Path
 from queue import LifoQueue
 from typing import Final, Self
 
-from client.imaging.guard import Found, Reader, Reason
+from client.imaging.found import Found, Reader, Reason
 
 FEW: Final = 32  # so many files are read before a second reader is worth its start
 

@@ -12,7 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from client.imaging import values
-from client.imaging.guard import Reason
+from client.imaging.found import Reason
 from client.imaging.values import Refused
 
 KEPT: Final = frozenset(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from skimage.measure import grid_points_in_poly
 
-from client.imaging.guard import Contours, Reason, Segmentation, Slice
+from client.imaging.found import Contours, Reason, Segmentation, Slice
 from client.inside import Float, Mask
 
 FLAT_MM = 0.2  # how far the points of one contour may lie from one plane

@@ -30,7 +30,8 @@ from pydicom.uid import (
 )
 
 from client.imaging import allowed, images, pixels, structure, values
-from client.imaging.guard import ANSWER, DTYPES, HEADER, IDENTIFIERS, PIXELS, REQUEST, Limits, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import ANSWER, DTYPES, HEADER, IDENTIFIERS, PIXELS, REQUEST, Limits
 from client.imaging.values import Refused
 
 _CPU_TOTAL_S = 3600

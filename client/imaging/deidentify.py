@@ -6,7 +6,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from client.imaging.guard import IDENTIFIERS, REWRITE, Guard, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import IDENTIFIERS, REWRITE, Guard
 
 SHIFT_DAYS = 365
 

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from client.imaging import pixels, values
-from client.imaging.guard import Limits, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import Limits
 from client.imaging.values import Refused
 
 AIR_HU = -1024.0

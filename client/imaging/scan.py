@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from client.imaging import contours
-from client.imaging.guard import Contours, Expecting, Found, Frames, Identity, Projection, Reader, Reason, Segmentation, Slice
+from client.imaging.found import Contours, Expecting, Found, Frames, Identity, Projection, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
 from common.errors import ConfigError, NoScans
 from common.modality import PLANAR

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 
-from client.imaging.guard import Reason
+from client.imaging.found import Reason
 from client.inside import Float
 
 _TARGET = re.compile(r"(i?gtv|tumou?r|lesion|nodule)", re.IGNORECASE)

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from client.imaging import characters
-from client.imaging.guard import Reason
+from client.imaging.found import Reason
 
 
 class Refused(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from client.imaging.ahead import Ahead
-from client.imaging.guard import Reason
+from client.imaging.found import Reason
 from client.quarantine import Quarantine
 
 

@@ -8,7 +8,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from client.imaging.guard import Contours, Guard, Limits, Reason
+from client.imaging.found import Contours, Reason
+from client.imaging.guard import Guard, Limits
 from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
 from client.inside import Scan, SetAside, Volume

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from client import config
 from client.cli import app
 from client.imaging.deidentify import deidentified
-from client.imaging.guard import Guard, Reason, Slice
+from client.imaging.found import Reason, Slice
+from client.imaging.guard import Guard
 from common.errors import ConfigError, NoScans
 from tests.phantoms import Ellipsoid, volume, write_series
 from tests.unit.test_images import enhanced

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from client.imaging.guard import Guard, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import Guard
 from tests import fuzzing
 
 CASES = 600

@@ -15,7 +15,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from client.imaging.guard import Guard, Limits, Reason, Segmentation, Slice
+from client.imaging.found import Reason, Segmentation, Slice
+from client.imaging.guard import Guard, Limits
 from tests.phantoms import Box, volume, write_series
 
 

@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 
 from client.imaging import images
 from client.imaging.characters import gb2312
-from client.imaging.guard import Frames, Guard, Projection, Reason, Slice
+from client.imaging.found import Frames, Projection, Reason, Slice
+from client.imaging.guard import Guard
 from client.imaging.normalise import normalise
 from client.imaging.scan import read_scans
 from client.imaging.volume import assemble

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from pydicom.uid import ComputedRadiographyImageStorage, MRImageStorage
 
 from client import pipeline
-from client.imaging.guard import Guard, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import Guard
 from client.imaging.normalise import normalise
 from client.imaging.prepare import prepare
 from client.imaging.scan import read_scans

@@ -11,7 +11,8 @@ import pydicom.data
 import pytest
 
 from client.imaging import decode, images, pixels
-from client.imaging.guard import Guard, Limits, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import Guard, Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of odd values
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from client import config, pipeline, quarantine, shelf
 from client.cli import app
-from client.imaging.guard import Guard, Reason, Slice
+from client.imaging.found import Reason, Slice
+from client.imaging.guard import Guard
 from client.imaging.lesion import NoLesion
 from client.imaging.scan import read_scans
 from client.imaging.volume import Gate

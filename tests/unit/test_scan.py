@@ -8,7 +8,8 @@ import pydicom
 import pytest
 
 from client.imaging import scan as scan_module
-from client.imaging.guard import Guard, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import Guard
 from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
 from client.inside import Scan, SetAside

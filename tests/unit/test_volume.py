@@ -12,7 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from client.imaging.guard import Guard, Reason
+from client.imaging.found import Reason
+from client.imaging.guard import Guard
 from client.imaging.scan import read_scans
 from client.imaging.volume import Gate, assemble
 from client.inside import Scan, SetAside, Volume

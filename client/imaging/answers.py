@@ -1,0 +1,141 @@
+"""The answer of the guard's child, checked as if a stranger had written it."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.imaging.found import Contours, Found, Frames, Identity, Projection, Segmentation, Slice
+from client.inside import Acquisition, Float, Float32, Mask, freeze
+
+SENSELESS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what the answer of a lying child may raise
+
+
+def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Found:
+    """Return what the child says that a file holds; raises one of SENSELESS where that cannot be."""
+    identity = Identity(**{name: _text(value) for name, value in head["identity"].items()})
+    if head["kind"] == "contours":
+        return _contours(identity, of_series=_text(head["of_series"]), arrays=arrays if with_pixels else None)
+    if head["kind"] == "projection":
+        return _projection(identity, head=head, pixels=arrays["pixels"] if with_pixels else None)
+    if head["kind"] == "frames":
+        return _frames(identity, head=head, placed=arrays["placed"], pixels=arrays["pixels"] if with_pixels else None)
+    orientation, spacing_mm = _numbers(head["orientation"], 6), _numbers(head["spacing_mm"], 2)
+    if head["kind"] == "seg":
+        planes: Mask | None = None
+        positions_mm: Float | None = None
+        if with_pixels:
+            count, rows, columns = (int(n) for n in head["shape"])
+            bits, positions_mm = arrays["bits"], arrays["positions_mm"]
+            if (
+                positions_mm.shape != (count, 3)
+                or not np.isfinite(positions_mm).all()
+                or bits.size * 8 < count * rows * columns
+            ):
+                raise ValueError("planes")
+            flat = np.unpackbits(bits, count=count * rows * columns, bitorder="little")
+            planes = flat.reshape(count, rows, columns).view(np.bool_)
+            freeze(planes)
+        return Segmentation(
+            identity=identity,
+            of_series=_text(head["of_series"]),
+            orientation=orientation,
+            spacing_mm=spacing_mm,
+            planes=planes,
+            positions_mm=positions_mm,
+        )
+    rows, columns = (int(n) for n in head["shape"])
+    pixels = arrays["pixels"] if with_pixels else None
+    if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
+        raise ValueError("pixels")
+    return Slice(
+        identity=identity,
+        acquisition=_acquisition(head["acquisition"]),
+        rows=rows,
+        columns=columns,
+        position_mm=_numbers(head["position_mm"], 3),
+        orientation=orientation,
+        spacing_mm=spacing_mm,
+        pixels=pixels,
+        modality=_text(head["modality"]),
+    )
+
+
+def _acquisition(made: dict[str, Any]) -> Acquisition:
+    return Acquisition(
+        manufacturer=_text(made["manufacturer"]),
+        kernel=_text(made["kernel"]),
+        kvp=_or_nan(made["kvp"]),
+        slice_thickness_mm=_or_nan(made["slice_thickness_mm"]),
+    )
+
+
+def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | None) -> Projection:
+    rows, columns = (int(n) for n in head["shape"])
+    if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
+        raise ValueError("pixels")
+    return Projection(
+        identity=identity,
+        acquisition=_acquisition(head["acquisition"]),
+        modality=_text(head["modality"]),
+        rows=rows,
+        columns=columns,
+        spacing_mm=_numbers(head["spacing_mm"], 2),
+        calibrated=bool(head["calibrated"]),
+        pixels=pixels,
+    )
+
+
+def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, pixels: Float32 | None) -> Frames:
+    count, rows, columns = (int(n) for n in head["shape"])
+    if count < 1 or placed.shape != (count, 11) or not np.isfinite(placed).all():
+        raise ValueError("placed")
+    if pixels is not None and (pixels.shape != (count, rows, columns) or np.isinf(pixels).any()):
+        raise ValueError("pixels")
+    made = _acquisition(head["acquisition"])
+    return Frames(
+        slices=tuple(
+            Slice(
+                identity=replace(identity, instance=f"{identity.instance}#{number}"),
+                acquisition=made,
+                rows=rows,
+                columns=columns,
+                position_mm=placed[number, :3],
+                orientation=placed[number, 3:9],
+                spacing_mm=placed[number, 9:],
+                pixels=None if pixels is None else pixels[number],
+                modality=_text(head["modality"]),
+            )
+            for number in range(count)
+        )
+    )
+
+
+def _contours(identity: Identity, *, of_series: str, arrays: dict[str, NDArray[Any]] | None) -> Contours:
+    if arrays is None:
+        return Contours(identity=identity, of_series=of_series, points_mm=None, ends=None)
+    points, ends = arrays["points_mm"], arrays["ends"]
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all() or ends.ndim != 2 or ends.shape[1] != 2:
+        raise ValueError("contours")
+    if not len(ends) or not np.isfinite(ends).all() or np.diff(ends[:, 0], prepend=0).min() < 3 or ends[-1, 0] != len(points):
+        raise ValueError("ends")
+    return Contours(identity=identity, of_series=of_series, points_mm=points, ends=ends)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 256:
+        raise ValueError("text")
+    return value
+
+
+def _or_nan(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _numbers(values: object, count: int) -> Float:
+    array = np.asarray(values, np.float64)
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise ValueError("numbers")
+    return array
