@@ -13,7 +13,7 @@ from common.announcement import mechanism_for
 from common.crypto import ring
 from common.errors import ConfigError, OutsidePolicy, ProtocolError, TooManyPatients
 from common.study import Study
-from server import cli, evaluation, plan, report
+from server import evaluation, plan, report, run_commands
 from tests import federation, learning
 from tests.heads import CLASSES, cohort, study
 
@@ -253,7 +253,7 @@ def test_a_run_that_learns_a_value_tells_its_error_with_noise_and_pays_for_it(ma
     page = (tmp_path / "report.html").read_text()
     assert "Mean absolute error, held-out patients" in page
     assert "differential privacy per patient for this release" in page
-    shown = cli._figures(result)
+    shown = run_commands._figures(result)
     assert "held-out mean absolute error" in list(shown.columns[0].cells)
 
 

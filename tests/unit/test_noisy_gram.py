@@ -14,7 +14,7 @@ from common.errors import HospitalMissing
 from common.ledger import accounting
 from common.mechanism import NoisyGram, from_entry
 from common.noisy_moments import packed_size
-from server import cli
+from server import run_commands
 from server.glance import Glance
 from tests import federation
 from tests.asking import set_up
@@ -86,7 +86,7 @@ def test_a_whole_study_is_charged_for_its_gram_and_its_steps_together(make_feder
     (folder,) = one.folder.glob("run-*")
     assert [item.sum_sha256 is not None for item in replay.replay(folder, roster_hash=one.roster.hash())] == [True] * 4
     assert (folder / "report.html").exists()
-    assert cli._figures(result).row_count == 6
+    assert run_commands._figures(result).row_count == 6
 
 
 @pytest.mark.statistical
