@@ -166,7 +166,9 @@ def _levels(one: Mapping[str, Any], *, title: str) -> dict[str, Any]:
         covariates = one.get("covariate_means") or []
         tables = [
             table("F tests, p by bootstrap", EFFECTS, one["rows"]),
-            table("Means adjusted to the covariates" if covariates else "Means", MEANS, one["means"]),
+            table("Means adjusted to the covariates", MEANS, one["means"])
+            if covariates
+            else table("Means", ("level", "n", *MEANS[1:]), one["means"]),
             table("Covariates are held at", COVARIATES, covariates),
             table("All pairs", DIFFERENCES, one["pairs"], heads={"tukey_low": "95 % interval (Tukey)"}),
         ]

@@ -5,6 +5,7 @@ Normal outcomes within a box, clipped rows, the noise of (epsilon, 1e-6), one re
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import stats
 from common.errors import NotEstimable
 from common.noisy_moments import NoisyMoments
 from server.infer import studentized
-from server.infer.private import group_sums, least_squares, simultaneous, welch
+from server.infer.private import group_sums, least_squares, one_way, simultaneous, welch
 from server.infer.private.least_squares import Fit
 from tests import noisy
 
@@ -74,11 +75,14 @@ def test_all_intervals_of_tukey_and_kramer_hold_together(n: int, epsilon: float,
     assert lost < 0.05 * REPETITIONS
 
 
-def comparison(n: int, *, epsilon: float, means: np.ndarray, random: Any) -> NoisyMoments:
-    """Three groups of unequal sizes and variances, the smallest the widest: where one variance for all would fail."""
+UNEQUAL = (0.9, 1.1, 1.4)
+
+
+def comparison(n: int, *, epsilon: float, means: np.ndarray, random: Any, sd: tuple[float, ...] = UNEQUAL) -> NoisyMoments:
+    """Three groups of unequal sizes; with unequal variances the smallest is the widest: where one for all would fail."""
     box, clip, names = 4.5, 2.2, ("y", "g[b]", "g[c]", "g[b]:y", "g[c]:y")
     sigma, group = clip**2 * noisy.multiplier(epsilon), random.choice(3, n, p=[0.4, 0.35, 0.25])
-    y = np.clip(means[group] + np.array([0.9, 1.1, 1.4])[group] * random.standard_normal(n), -box, box)
+    y = np.clip(means[group] + np.array(sd)[group] * random.standard_normal(n), -box, box)
     columns = np.column_stack([y, group == 1, group == 2, (group == 1) * y, (group == 2) * y])
     centre, half = (0.0, 0.5, 0.5, 0.0, 0.0), (box, 0.5, 0.5, box, box)
     matrix = noisy.gram((columns - np.array(centre)) / np.array(half), clip_norm=clip)
@@ -86,9 +90,9 @@ def comparison(n: int, *, epsilon: float, means: np.ndarray, random: Any) -> Noi
     return noisy.moments(matrix + drawn, names=names, sigma=sigma, clip_norm=clip, centre=centre, half=half)
 
 
-def compared(one: NoisyMoments) -> dict[str, Any] | None:
+def compared(one: NoisyMoments, *, by: Callable[..., dict[str, Any]] = welch.compare) -> dict[str, Any] | None:
     try:
-        return welch.compare(group_sums.read(one, outcome="y", factor="g", levels=("a", "b", "c")), draws=DRAWS)
+        return by(group_sums.read(one, outcome="y", factor="g", levels=("a", "b", "c")), draws=DRAWS)
     except NotEstimable:
         return None
 
@@ -96,7 +100,7 @@ def compared(one: NoisyMoments) -> dict[str, Any] | None:
 @pytest.mark.parametrize(("n", "epsilon"), [(3000, 4), (10_000, 1), (10_000, 4)])
 def test_means_pairs_and_effects_with_a_variance_per_group_cover_as_promised(n: int, epsilon: float) -> None:
     random, hits = np.random.default_rng([12, n, epsilon]), {"means": [], "pairs": [], "g": []}
-    size, sd = np.array([0.4, 0.35, 0.25]), np.array([0.9, 1.1, 1.4])
+    size, sd = np.array([0.4, 0.35, 0.25]), np.array(UNEQUAL)
     pooled = [math.sqrt((size[list(at)] * sd[list(at)] ** 2).sum() / size[list(at)].sum()) for at in PAIRS]
     lost = 0
     for _ in range(REPETITIONS):
@@ -135,3 +139,27 @@ def test_welchs_test_rejects_a_true_null_as_often_as_it_says(n: int, epsilon: fl
     assert left > 1.6 * REPETITIONS
     assert 0.03 <= rejected / left <= 0.07
     assert naive / left > naive_least
+
+
+@pytest.mark.parametrize(("n", "epsilon"), [(1000, 1), (1000, 4), (3000, 1), (3000, 4)])
+def test_one_variance_for_all_groups_covers_and_rejects_as_promised(n: int, epsilon: float) -> None:
+    random, hits = np.random.default_rng([14, n, epsilon]), {"means": [], "single": [], "tukey": []}
+    rejected = lost = 0
+    for _ in range(REPETITIONS):
+        made = compared(comparison(n, epsilon=epsilon, means=MEANS, random=random, sd=(1.1,) * 3), by=one_way.compare)
+        null = compared(comparison(n, epsilon=epsilon, means=np.zeros(3), random=random, sd=(1.1,) * 3), by=one_way.compare)
+        if made is None or null is None:
+            lost += 1
+            continue
+        rejected += null["rows"][0]["p"] <= 0.05
+        hits["means"] += [row["ci_low"] <= mean <= row["ci_high"] for row, mean in zip(made["means"], MEANS, strict=True)]
+        both = list(zip(made["pairs"], TRUE, strict=True))
+        hits["single"] += [row["ci_low"] <= true <= row["ci_high"] for row, true in both]
+        hits["tukey"].append(
+            all(row["tukey_low"] is None or row["tukey_low"] <= true <= row["tukey_high"] for row, true in both)
+        )
+    told = ", ".join(f"{key} {np.mean(held):.3f}" for key, held in hits.items())
+    print(f"n {n} epsilon {epsilon}: {told}, F {rejected / (REPETITIONS - lost):.3f}, too noisy {lost / REPETITIONS:.3f}")
+    assert all(0.93 <= np.mean(held) <= 0.97 for held in hits.values())
+    assert 0.03 <= rejected / (REPETITIONS - lost) <= 0.07
+    assert lost < 0.1 * REPETITIONS

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigError, NotEstimable
+from server.infer import anova, principal
 from server.infer import groups as exact_groups
-from server.infer import principal
 from server.infer import welch as exact_welch
-from server.infer.private import components, group_sums, least_squares, resolved, simultaneous, welch
+from server.infer.private import components, group_sums, least_squares, one_way, resolved, simultaneous, welch
 from tests import noisy, tables
 from tests.tables import difference
 from tests.unit.test_private_inference import FRAME, HARDLY, STUDY, close
@@ -56,6 +56,26 @@ def test_without_noise_tukeys_intervals_are_those_of_the_studentised_range(exact
     assert p == pytest.approx([one["p"] for one in pairs], abs=0.01)
     reach = [(one["ci_high"] - one["difference"]) / one["standard_error"] for one in pairs]
     assert [critical] * 3 == pytest.approx(reach, rel=0.02)
+
+
+def test_without_noise_one_variance_for_all_groups_is_tukeys_and_fishers(exact: dict[str, Any]) -> None:
+    ours = one_way.compare(sums(HARDLY))
+    close(ours["pairs"], exact["tukey"], ("difference", "standard_error"))
+    for one, other in zip(ours["pairs"], exact["tukey"], strict=True):
+        assert one["p_tukey"] == pytest.approx(other["p"], abs=0.03)
+        assert one["tukey_high"] == pytest.approx(other["ci_high"], abs=0.2 * other["standard_error"])
+        assert one["ci_low"] > one["tukey_low"]
+        assert 1 <= one["width_ratio"] < 1.0001
+    fisher = anova.analyse(tables.pooled(FRAME, held=STUDY), model=STUDY.model("y ~ grade"), kind="I").plain()
+    close(ours["rows"], fisher["rows"], ("f", "df", "omega_squared"))
+    assert (ours["n"], ours["df"]) == (FRAME["y"].notna().sum(), pytest.approx(fisher["df"]))
+
+
+def test_sums_of_groups_have_less_noise_than_the_equations_of_their_indicators() -> None:
+    held, columns = noisy.released(FRAME, held=STUDY, sigma=0.3), [f"grade[{level}]" for level in LEVELS[1:]]
+    fitted = least_squares.fit(held, outcome="y", predictors=columns)
+    for row, weights in zip(one_way.compare(sums(0.3))["pairs"][:2], ({columns[0]: 1.0}, {columns[1]: 1.0}), strict=True):
+        assert row["width_ratio"] < fitted.form(weights).width_ratio
 
 
 def test_an_interval_holds_zero_just_where_p_is_above_five_percent() -> None:

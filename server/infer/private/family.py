@@ -9,12 +9,13 @@ from common.noisy_moments import NoisyMoments
 from common.study import Study
 from common.wanted import Ancova, Grouping
 from server.infer.private import (
+    ancova,
     anova,
     bootstrap,
     components,
     correlation,
     group_sums,
-    groups,
+    one_way,
     regression,
     resolved,
     table_one,
@@ -89,14 +90,13 @@ def _model(noisy: NoisyMoments, *, study: Study, text: str) -> dict[str, Any]:
 
 
 def _groups(noisy: NoisyMoments, *, study: Study, one: Grouping) -> dict[str, Any]:
-    levels = study.variable(one.factor).levels
-    own = _or_why(lambda: welch.compare(group_sums.read(noisy, outcome=one.outcome, factor=one.factor, levels=levels)))
-    return {**_or_why(lambda: groups.compare(noisy, study=study, wanted=one)), "welch": own}
+    sums = group_sums.read(noisy, outcome=one.outcome, factor=one.factor, levels=study.variable(one.factor).levels)
+    return {**_or_why(lambda: one_way.compare(sums)), "welch": _or_why(lambda: welch.compare(sums))}
 
 
 def _ancova(noisy: NoisyMoments, *, study: Study, one: Ancova) -> dict[str, Any]:
-    made = groups.adjusted(noisy, study=study, wanted=one)
-    tested = _or_why(lambda: groups.slopes(noisy, study=study, wanted=one))
+    made = ancova.adjusted(noisy, study=study, wanted=one)
+    tested = _or_why(lambda: ancova.slopes(noisy, study=study, wanted=one))
     if "diagnosis" in tested:
         return {**made, "slopes_diagnosis": f"{tested['term']}: {tested['diagnosis']}"}
     return {**made, "rows": [*made["rows"], tested], "slopes_diagnosis": ""}

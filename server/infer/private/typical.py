@@ -23,8 +23,9 @@ from common import terms
 from common.noisy_moments import NoisyMoments, box
 from common.study import Study
 from server.infer import studentized
-from server.infer.private import group_sums, least_squares, resolved, welch
+from server.infer.private import group_means, group_sums, least_squares, resolved
 from server.infer.private.generator import generator
+from server.infer.private.group_sums import GroupSums
 
 Float = NDArray[np.float64]
 
@@ -143,9 +144,15 @@ def comparisons(held: Typical, *, study: Study, n: int, sigma: float) -> list[di
         levels = study.variable(factor).levels
         columns = [column.name for column in terms.indicators(factor, levels=levels)]
         critical = studentized.isf(ALPHA, k=len(levels), df=max(1, n - len(levels))) / math.sqrt(2)
-        ways = [("Tukey-Kramer", *_one_variance(held, outcome=outcome, columns=columns, others=covariates, sigma=sigma))]
-        if not covariates:
-            ways.append(("Games-Howell", *_own_variances(held, study=study, outcome=outcome, factor=factor, n=n, sigma=sigma)))
+        if covariates:
+            ways = [("Tukey-Kramer", *_adjusted(held, outcome=outcome, columns=columns, others=covariates, sigma=sigma))]
+        else:
+            found = _release(held, study=study, n=n, sigma=sigma)
+            sums = group_sums.read(found, outcome=outcome, factor=factor, levels=levels)
+            ways = [
+                (method, *_unadjusted(sums, n=n, pooled=pooled))
+                for method, pooled in (("Tukey-Kramer", True), ("Games-Howell", False))
+            ]
         for method, k, least in ways:
             away = DIFFERENCE / math.sqrt(2 * len(levels) / n * (1 + k / n))
             power = float(special.ndtr(away - critical) + special.ndtr(-critical - away))
@@ -153,7 +160,7 @@ def comparisons(held: Typical, *, study: Study, n: int, sigma: float) -> list[di
     return made
 
 
-def _one_variance(
+def _adjusted(
     held: Typical, *, outcome: str, columns: Sequence[str], others: Sequence[str], sigma: float
 ) -> tuple[float, float]:
     inverse, variance, least = _fit(held, outcome=outcome, predictors=[*columns, *others], sigma=sigma)
@@ -165,9 +172,17 @@ def _one_variance(
     return float((noise / (variance * sampling)).max()), least
 
 
-def _own_variances(held: Typical, *, study: Study, outcome: str, factor: str, n: int, sigma: float) -> tuple[float, float]:
+def _unadjusted(sums: GroupSums, *, n: int, pooled: bool) -> tuple[float, float]:
+    held = group_means.read(sums.sums, noise=sums.noise, pooled=pooled)
+    where, bare = np.triu_indices(len(sums.levels), 1), held.variance / held.n
+    added = held.errors(where) ** 2 / (bare[where[0]] + bare[where[1]]) - 1
+    return n * float(added.max()), n / max(group_means.clear(sums, pooled=pooled), 1e-12)
+
+
+def _release(held: Typical, *, study: Study, n: int, sigma: float) -> NoisyMoments:
+    """Return what `n` typical patients would release, were the noise zero by chance."""
     boxes = [box(*study.bounds(column)) for column in study.design()]
-    made = NoisyMoments(
+    return NoisyMoments(
         columns=held.columns,
         centre=tuple(centre for centre, _ in boxes),
         half=tuple(half for _, half in boxes),
@@ -178,8 +193,6 @@ def _own_variances(held: Typical, *, study: Study, outcome: str, factor: str, n:
         delta="",
         hospitals=1,
     )
-    added, clear = welch.forecast(group_sums.read(made, outcome=outcome, factor=factor, levels=study.variable(factor).levels))
-    return added * n, n / max(clear, 1e-12)
 
 
 def _fit(held: Typical, *, outcome: str, predictors: Sequence[str], sigma: float) -> tuple[Float, float, float]:

@@ -1,4 +1,4 @@
-"""A noisy Gram becomes the means of groups and their differences, with one common variance, and a test of all of them."""
+"""A noisy Gram becomes an analysis of covariance: adjusted means, all pairs of them, and a test whether slopes are equal."""
 
 import itertools
 from typing import Any
@@ -8,36 +8,19 @@ import numpy as np
 from common import terms
 from common.noisy_moments import NoisyMoments
 from common.study import Study
-from common.wanted import Ancova, Grouping
+from common.wanted import Ancova
 from server.infer import adjust
 from server.infer.private import bootstrap, least_squares, simultaneous
 from server.infer.private.bootstrap import Hypothesis
 from server.infer.private.least_squares import Estimate, Fit
 
 
-def compare(noisy: NoisyMoments, *, study: Study, wanted: Grouping) -> dict[str, Any]:
-    """Return {"outcome", "factor", "n", "df", "rows" (the F test), "means", "pairs"} of a comparison without covariates.
-
-    Groups have one variance (welch.py has those without). `pairs`: p, an interval of each alone, p_holm, and p_tukey with an
-    interval that hold for all together (simultaneous.py). Raises NotEstimable "too noisy".
-    """
-    columns = [column.name for column in terms.indicators(wanted.factor, levels=study.variable(wanted.factor).levels)]
-    fitted = least_squares.fit(noisy, outcome=wanted.outcome, predictors=columns)
-    return {
-        "outcome": wanted.outcome,
-        "factor": wanted.factor,
-        "n": round(fitted.n),
-        "df": fitted.df,
-        "rows": bootstrap.f_tests(noisy, fitted=fitted, hypotheses=[_none_of(wanted.factor, columns=columns, fitted=fitted)]),
-        **_levels(noisy, fitted=fitted, study=study, factor=wanted.factor, at={}),
-    }
-
-
 def adjusted(noisy: NoisyMoments, *, study: Study, wanted: Ancova) -> dict[str, Any]:
-    """Return an analysis of covariance: as `compare`, adjusted to the covariates' noisy means, `covariate_means`.
+    """Return {"formula", "outcome", "factor", "n", "df", "rows", "covariate_means", "means", "pairs"}: one variance for all.
 
-    `rows`: the factor, each covariate, and whether slopes differ between groups; `slopes_diagnosis` says why that last one is
-    absent. An interval is for the mean at the values told, whatever noise is in them. Raises NotEstimable "too noisy".
+    `rows`: the factor and each covariate. Means are at the covariates' noisy means, `covariate_means`; an interval is for the
+    mean at the values told, whatever noise is in them. `pairs`: p, an interval of each alone, p_holm, and p_tukey with an
+    interval that hold for all together (simultaneous.py). Raises NotEstimable "too noisy".
     """
     model = study.model(wanted.formula)
     fitted = least_squares.fit(noisy, outcome=model.outcome.name, predictors=model.predictors)
