@@ -124,13 +124,17 @@ def _check_overlaps(
     sets: Mapping[str, frozenset[str]], beside: Sequence[Released], now: Released, *, cell_min: int, judge: Judge
 ) -> None:
     """Refuse a sum that with two or more earlier ones of a variable leaves few patients alone, or too much of many."""
+    found: dict[frozenset[str], tuple[frozenset[str], ...]] = {}  # most variables have the same sums
     for variable in sorted(now.variables):
         with_it = [one for one in beside if variable in one.variables]
+        names = frozenset(one.patients for one in (*with_it, now))
+        if names not in found:
+            found[names] = tuple(overlaps.alone([sets[name] for name in sorted(names)], few=cell_min - 1))
         shared = now.variables.intersection(*(one.variables for one in with_it))
         functions = frozenset(now.functions).intersection(*(one.functions for one in with_it))
         kernel = next((one.kernel for one in with_it if not one.functions), now.kernel)
         common = replace(now, variables=shared, functions=tuple(sorted(functions)), grids=(), kernel=kernel)
-        for alone in overlaps.alone([sets[one.patients] for one in (*with_it, now)], few=cell_min - 1):
+        for alone in found[names]:
             if not alone:
                 raise AlreadyAnswered(
                     f"With earlier sums of {variable}, this one leaves few patients alone.",
