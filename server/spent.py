@@ -22,10 +22,15 @@ KEPT: Final = (
 def epsilons(releases: Iterable[GaussianShare], *, delta: Decimal, step: Decimal = EPSILON_STEP) -> dict[str, str]:
     """Return `epsilon` by PLD (valid for what was planned before the first release), `epsilon_rdp`, and `delta`.
 
-    Rounded up to multiples of `step`; INFINITE where the accountant has no finite answer. Raises as common.ledger.accounting.
+    Rounded up to multiples of `step`. Where the noise is so small that PLD has no finite answer, Renyi's bound stands for both;
+    INFINITE where it has none either. Raises as common.ledger.accounting.
     """
     pld, rdp = _both(frozenset(Counter(releases).items()), delta)
-    return {"epsilon": _text(pld, step), "epsilon_rdp": _text(rdp, step), "delta": decimal_text(delta)}
+    return {
+        "epsilon": _text(pld if pld.is_finite() else rdp, step),
+        "epsilon_rdp": _text(rdp, step),
+        "delta": decimal_text(delta),
+    }
 
 
 def size(epsilon: str) -> Decimal:
