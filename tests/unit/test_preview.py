@@ -91,6 +91,14 @@ def test_a_lesion_from_a_point_says_how_good_it_is(home: Path, tmp_path: Path) -
     assert found["pictures"] == ["002-before.png", "002-after.png", "002-patch-edges.png"]
 
 
+def test_of_a_cube_the_edges_of_its_middle_slice_are_shown(home: Path, tmp_path: Path) -> None:
+    wanted = federation.study(recipe={"patch": "volume", "patch_voxels": 24}, training={"model": "cnn3d"})
+    (tmp_path / "cubes.study.json").write_bytes(wanted.canonical_bytes())
+    folder = tmp_path / "cubes"
+    assert motet("preview", "--home", home, "--study", tmp_path / "cubes.study.json", folder)[0] == 0
+    assert pixels((folder / "001-patch-edges.png").read_bytes()).max() == 255
+
+
 def test_the_command_writes_pictures_and_says_nothing_of_patients(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     code, said = motet("preview", "--home", home, "--study", tmp_path / "study.json", folder)
