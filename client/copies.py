@@ -21,10 +21,10 @@ def deidentify(
     folder: Annotated[Path, typer.Argument(help="New folder for the copies: PATIENT/INSTANCE.dcm, pseudonyms, 0600.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,  # noqa: FBT002  (a flag)
 ) -> None:
-    """Write a pseudonymised copy of every image in `scans`, as far as an allow-list of attributes goes.
+    """Write a pseudonymised copy of every image and binary segmentation in `scans`, as far as an allow-list of attributes goes.
 
     The patient's pseudonym is that of the studies. Copies are for use inside the hospital: pseudonymous data are personal
-    data, and a head can be recognised from its voxels. Images that may have text burned in get none.
+    data, and a head can be recognised from its voxels. Images that may have text burned in get none, nor do structure sets.
     """
     from client.imaging.deidentify import deidentified  # noqa: PLC0415  (pulls numpy in)
     from client.imaging.found import Reason  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What of an image may be kept in a pseudonymised file: an allow-list, applied in the guard's child, which holds no key.
+"""What of an image or segmentation may be kept in a pseudonymised file: an allow-list, applied in the guard's child, which holds no key.
 
 The child first names the identifiers that would stay (UIDs, dates, the patient), the parent answers with pseudonyms, and
 the child writes a new file. All else is left behind: private elements, text, overlays, curves, preamble, other sequences.
@@ -141,6 +141,8 @@ def rewritten(ds: Dataset, *, given: Mapping[str, Any]) -> bytes:
     new.PatientID, new.PatientName, new.PatientIdentityRemoved = given["patient"], "", "YES"
     new.DeidentificationMethod, new.LongitudinalTemporalInformationModified = METHOD, "MODIFIED"
     new.DeidentificationMethodCodeSequence = [_code(value, meaning) for value, meaning in CODES]
+    for segment in new.get("SegmentSequence", []):
+        segment.SegmentLabel = "Segment"  # type 1; what stood there is text
     age = str(new.get("PatientAge") or "")
     if age.endswith("Y") and (not age[:-1].isdecimal() or int(age[:-1]) > OLDEST):
         new.PatientAge = f"{OLDEST:03d}Y"

@@ -76,9 +76,12 @@ def answered(data: bytes, *, kind: int, beside: bytes, limits: Limits, scratch: 
         return examine(data, with_pixels=kind == PIXELS, limits=limits, scratch=scratch)
     try:
         ds = _parsed(data, with_pixels=True, limits=limits)
-        if ds.SOPClassUID not in images.KINDS:
+        if ds.SOPClassUID == SegmentationStorage:
+            _seg(ds, with_pixels=False, limits=limits)
+        elif ds.SOPClassUID in images.KINDS:
+            images.examine(ds, with_pixels=False, limits=limits, scratch=None)  # text burned in, lossy, colour
+        else:  # a structure set is names and free text around its contours
             raise Refused(Reason.SOP_CLASS)
-        images.examine(ds, with_pixels=False, limits=limits, scratch=None)  # text burned in, lossy, colour
         if kind == IDENTIFIERS:
             return {"identifiers": allowed.identifiers(ds)}, {}
         given = json.loads(beside)

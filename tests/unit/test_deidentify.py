@@ -22,7 +22,11 @@ from client.cli import app
 from client.imaging.deidentify import deidentified
 from client.imaging.found import Reason, Slice
 from client.imaging.guard import Guard
+from client.imaging.scan import read_scans
+from client.imaging.volume import assemble
+from client.inside import Scan
 from common.errors import ConfigError, NoScans
+from tests import structures
 from tests.phantoms import Ellipsoid, volume, write_series
 from tests.unit.test_images import enhanced
 
@@ -144,8 +148,35 @@ def test_what_may_have_text_burned_in_gets_no_copy(
     assert deidentified(tmp_path / "x.dcm", reader=guard, pseudonym=keyed(b"site")) == reason
 
 
-def test_segmentations_and_what_is_no_dicom_get_no_copy(guard: Guard, series: list[Path], tmp_path: Path) -> None:
-    assert deidentified(series[-1], reader=guard, pseudonym=keyed(b"site")) == Reason.SOP_CLASS
+def test_a_segmentation_goes_with_its_images_and_leaves_its_words_behind(
+    guard: Guard, series: list[Path], tmp_path: Path
+) -> None:
+    truth = []
+    for path in series:
+        ds = planted(pydicom.dcmread(path))
+        if "SegmentSequence" in ds:
+            one = ds.SegmentSequence[0]
+            one.SegmentLabel, one.SegmentDescription, one.TrackingID = "ZHANG lesion", "SECRET", "SECRET"
+            ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "SECRET", "SECRET of ZHANG", "OP^NAME"
+        ds.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+        truth.append(ds)
+        made = deidentified(tmp_path / "x.dcm", reader=guard, pseudonym=keyed(b"site"))
+        assert not isinstance(made, Reason), made
+        assert not [needle for ds in truth for needle in left(made[2], ds)]
+        (tmp_path / "copies").mkdir(exist_ok=True)
+        (tmp_path / "copies" / path.name).write_bytes(made[2])
+    (scan,) = read_scans(tmp_path / "copies", pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
+    assert isinstance(scan, Scan)
+    (before,) = read_scans(series[0].parent, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
+    assert isinstance(before, Scan)
+    np.testing.assert_array_equal(assemble(scan).region, assemble(before).region)
+
+
+def test_structure_sets_and_what_is_no_dicom_get_no_copy(guard: Guard, series: list[Path], tmp_path: Path) -> None:
+    drawn = {"GTV of ZHANG": [[(0.0, 0.0, 0.0), (4.0, 0.0, 0.0), (0.0, 4.0, 0.0)]]}
+    contours = structures.write(tmp_path / "rt.dcm", of=pydicom.dcmread(series[0]), contours=drawn)
+    assert not isinstance(guard.read(contours, with_pixels=True), Reason)
+    assert deidentified(contours, reader=guard, pseudonym=keyed(b"site")) == Reason.SOP_CLASS
     (tmp_path / "text").write_text("SECRET")
     assert deidentified(tmp_path / "text", reader=guard, pseudonym=keyed(b"site")) == Reason.NOT_DICOM
     assert deidentified(tmp_path / "gone", reader=guard, pseudonym=keyed(b"site")) == Reason.NOT_A_FILE
