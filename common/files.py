@@ -46,15 +46,22 @@ def write_together(contents: Mapping[Path, bytes], *, private: bool = False) -> 
 
 
 def write_new(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Create `path` with `data`; raises AlreadyExists and changes nothing when it is there."""
+    """Create `path` with `data`; raises AlreadyExists and changes nothing when it is there.
+
+    A disk that does not take all of it leaves no file; a power cut may leave a part of it, which is no other file's loss.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o644)
     except FileExistsError:
         raise AlreadyExists(f"{path} exists already.", action="Choose another folder, or move it away.") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

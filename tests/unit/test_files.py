@@ -1,6 +1,8 @@
 """Files: whole or absent, private from the first byte, never overwritten by accident."""
 
 import os
+import resource
+import signal
 import stat
 
 import pytest
@@ -44,6 +46,23 @@ def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
         files.write(tmp_path / "file", data)
         assert (tmp_path / "file").read_bytes() == data
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def full():
+    """A disk that takes a thousand bytes of a file."""
+    handler, before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("write", [files.write, files.write_new])
+def test_a_full_disk_leaves_no_half_of_a_file(write, full, tmp_path):
+    with pytest.raises(OSError, match="File too large"):
+        write(tmp_path / "file", bytes(5000))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
