@@ -29,7 +29,7 @@ def measure(view: View, *, study: Study) -> dict[str, float]:
     asked = wanted(study)
     if not asked:
         return {}
-    network = _network(study.training, channels=1 + study.recipe.edge_channel, patch_voxels=study.recipe.patch_voxels)
+    network = _network(study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels)
     with torch.no_grad():
         embedded = network.embed(torch.from_numpy(np.array(view.pixels[None])))[0].double().tolist()
     found = dict(zip(embedding.names(study.training.model), embedded, strict=True))

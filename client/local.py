@@ -30,7 +30,7 @@ def contribution(blob: bytes, *, study: Study, patients: int, mechanism: LocalSt
     more patients than it allows; nothing is raised that depends on a patient's data: what runs away is clipped to FARTHEST.
     """
     training, privacy, local = study.training, study.privacy, study.training.local
-    channels = 1 + study.recipe.edge_channel
+    channels = study.recipe.channels
     size = network.trainable_size(training, channels=channels, patch_voxels=study.recipe.patch_voxels)
     declared = (privacy.noise_multiplier, privacy.clip_norm, local and local.local_steps, size)
     if local is None or declared != (

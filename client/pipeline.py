@@ -176,7 +176,7 @@ def dimension(announcement: Announcement, *, blob: bytes, study: Study) -> int:
     if announcement.task == "evaluate":
         return scores.dimension(study)
     training, recipe = phases.of_step(study, announcement.index).training, study.recipe
-    size = model.trainable_size(training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+    size = model.trainable_size(training, channels=recipe.channels, patch_voxels=recipe.patch_voxels)
     return size + (training.local is not None)
 
 
@@ -185,7 +185,7 @@ def blob_bytes_most(study: Study) -> int:
     recipe, models = study.recipe, 0
     whole = study.training.model_copy(update={"recipe": "full", "finetune": None})
     with contextlib.suppress(ConfigError):  # a network that cannot be built is not trained either
-        size = model.trainable_size(whole, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+        size = model.trainable_size(whole, channels=recipe.channels, patch_voxels=recipe.patch_voxels)
         one = len(wire.pack([b""])) + model.HEADER_BYTES_MOST + np.dtype(np.float32).itemsize * size
         models = scores.models(study) * one
     return max(2 * query.BYTES_MOST, models)

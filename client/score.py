@@ -205,7 +205,7 @@ def _predictions(blob: bytes, *, study: Study, cohort: Cohort, rows: NDArray[np.
 
     With noise every view is computed alone: no bit of a patient's prediction may depend on who else is scored.
     """
-    channels, side = (2 if study.recipe.edge_channel else 1), study.recipe.patch_voxels
+    channels, side = study.recipe.channels, study.recipe.patch_voxels
     head, model = heads.of(study.training), network.build(study.training, channels=channels, patch_voxels=side)
     network.load(model, blob)
     network.refuse_other_features(model, study.training, channels=channels, patch_voxels=side)

@@ -47,7 +47,7 @@ def contribution(
     BadEnvelope when `blob` is not this study's model.
     """
     declared = (study.privacy.noise_multiplier, study.privacy.clip_norm, study.privacy.sampling_rate)
-    size = network.trainable_size(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
+    size = network.trainable_size(study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels)
     if (mechanism.noise_multiplier, mechanism.clip_norm, mechanism.sampling_rate) != declared or mechanism.dimension != size:
         raise OutsidePolicy("The step's mechanism is not the study's.", action="Announce the round with the study's values.")
     if len(training_rows) > mechanism.patients_per_step_max:
@@ -72,12 +72,14 @@ def clipped_sum(
     """
     if sampled.shape != training_rows.shape or len(np.unique(training_rows)) != len(training_rows):
         raise InternalError("The sample does not belong to the training rows.", action="Report this.")
-    model = network.build(study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
+    model = network.build(study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels)
     network.load(model, blob)
     names = network.trainable_names(model, study.training)
     bags = _bags(cohort, study=study, rows=training_rows[sampled])
     if study.training.recipe == "head":
-        network.refuse_other_features(model, study.training, channels=_channels(study), patch_voxels=study.recipe.patch_voxels)
+        network.refuse_other_features(
+            model, study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels
+        )
         views, bags = augment.augmented(cohort.views, bags=bags, number=study.training.augmentations)
         gradients = _head_gradients(model, head=heads.of(study.training), views=views, bags=bags)
         total: Vector = clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
@@ -97,10 +99,6 @@ def clip(gradients: Vector, *, norm: float) -> Vector:
     norms = np.sqrt(np.square(gradients).sum(axis=1, keepdims=True))
     clipped: Vector = gradients * (norm / np.maximum(norms, norm))
     return clipped
-
-
-def _channels(study: Study) -> int:
-    return 2 if study.recipe.edge_channel else 1
 
 
 def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]:

@@ -58,9 +58,14 @@ class Recipe(Part):
     points: Points | None = None
 
     @property
+    def channels(self) -> int:
+        """Return how many channels a view has: the intensities, and edges where they are wanted."""
+        return 1 + self.edge_channel
+
+    @property
     def view_shape(self) -> tuple[int, ...]:
         """Return the shape of a view: (channel, row, column), or (channel, z, row, column) of a volume."""
-        return (1 + self.edge_channel, *(self.patch_voxels,) * (3 if self.patch == "volume" else 2))
+        return (self.channels, *(self.patch_voxels,) * (3 if self.patch == "volume" else 2))
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:

@@ -66,4 +66,4 @@ def trainable(study: Study) -> int:
     from common import model  # noqa: PLC0415  (torch takes seconds)
 
     recipe = study.recipe
-    return model.trainable_size(study.training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+    return model.trainable_size(study.training, channels=recipe.channels, patch_voxels=recipe.patch_voxels)

@@ -129,7 +129,7 @@ def _size(study: Study, phase: phases.Phase) -> int:
     from common import model  # noqa: PLC0415  (torch takes seconds)
 
     recipe = study.recipe
-    return model.trainable_size(phase.training, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+    return model.trainable_size(phase.training, channels=recipe.channels, patch_voxels=recipe.patch_voxels)
 
 
 def _model_size(study: Study) -> int:

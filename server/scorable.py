@@ -18,7 +18,7 @@ def check(study: Study) -> None:
 
     recipe = study.recipe
     whole = study.training.model_copy(update={"recipe": "full", "finetune": None})
-    size = model.trainable_size(whole, channels=1 + recipe.edge_channel, patch_voxels=recipe.patch_voxels)
+    size = model.trainable_size(whole, channels=recipe.channels, patch_voxels=recipe.patch_voxels)
     each = 4 * size + model.HEADER_BYTES_MOST + PART_BYTES
     if scores.models(study) * each > wire.BLOB_BYTES_MOST:
         raise ConfigError(

@@ -24,7 +24,7 @@ def train(rounds: Rounds, *, study: Study, folder: Path) -> tuple[bytes, ...]:
     """
     scorable.check(study)
     recipe = study.recipe
-    channels = 1 + recipe.edge_channel
+    channels = recipe.channels
     network = model.build(study.training, channels=channels, patch_voxels=recipe.patch_voxels)
     model.load(network, model.initial(study.training, channels=channels, patch_voxels=recipe.patch_voxels))
     checkpoints, voids_left = [model.dump(network)], study.privacy.rounds_void_allowed
