@@ -1,4 +1,4 @@
-"""What of an image or segmentation may be kept in a pseudonymised file: an allow-list, applied in the guard's child, which holds no key.
+"""What of an image or segmentation a pseudonymised file may keep: an allow-list, applied in the guard's child without a key.
 
 The child first names the identifiers that would stay (UIDs, dates, the patient), the parent answers with pseudonyms, and
 the child writes a new file. All else is left behind: private elements, text, overlays, curves, preamble, other sequences.

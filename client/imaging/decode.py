@@ -80,6 +80,8 @@ def answered(data: bytes, *, kind: int, beside: bytes, limits: Limits, scratch: 
             _seg(ds, with_pixels=False, limits=limits)
         elif ds.SOPClassUID in images.KINDS:
             images.examine(ds, with_pixels=False, limits=limits, scratch=None)  # text burned in, lossy, colour
+            if ds.SOPClassUID in images.PROJECTIONS and ds.get("BurnedInAnnotation") != "NO":
+                raise Refused(Reason.BURNED_IN)
         else:  # a structure set is names and free text around its contours
             raise Refused(Reason.SOP_CLASS)
         if kind == IDENTIFIERS:

@@ -17,8 +17,9 @@ def deidentified(path: Path, *, reader: Guard, pseudonym: Callable[[str, str], s
 
     The patient's pseudonym is the one of the cohort: HMAC under the site's key, the same in every study, another at every
     hospital. UIDs become 2.25. and 128 bits of HMAC; dates move 1 to 365 days back, each patient by a number of days of its
-    own. What is kept is in client/imaging/allowed.py. A binary segmentation goes with its images, a structure set gets no copy; what may have text burned in is refused. Never raises for anything that
-    a file may hold. Source: PS3.15 annex E.
+    own. What is kept is in client/imaging/allowed.py. A binary segmentation goes with its images, a structure set gets no copy.
+    What may have text burned in is refused, and so is a radiograph that does not say that it has none: plates and markers are
+    exposed with the patient. Never raises for anything that a file may hold. Source: PS3.15 annex E.
     """
     found = reader.ask(path, kind=IDENTIFIERS)
     if isinstance(found, Reason):

@@ -22,7 +22,7 @@ class Reason(StrEnum):
     TRUNCATED = "TRUNCATED"
     UNREADABLE = "UNREADABLE"
     LOSSY = "LOSSY"  # compressed with loss, now or before: no longer what the scanner measured
-    BURNED_IN = "BURNED_IN"  # text in the pixels, says the file
+    BURNED_IN = "BURNED_IN"  # text in the pixels, says the file; for a copy, a radiograph that does not say that there is none
     SECONDARY = "SECONDARY"  # reformatted or captured: text may be burned in
     CHARACTER_SET = "CHARACTER_SET"  # PatientID or its issuer is not in the character set that the file names
     MODALITY = "MODALITY"  # another modality than the study's

@@ -35,11 +35,11 @@ def examine(ds: Dataset, *, with_pixels: bool, limits: Limits, scratch: int | No
     if ds.get("BurnedInAnnotation") == "YES":
         raise Refused(Reason.BURNED_IN)
     kind = str(ds.SOPClassUID)
-    if kind in PROJECTIONS:
-        return _projection(ds, modality=PROJECTIONS[kind], with_pixels=with_pixels, limits=limits, scratch=scratch)
     types = ds.get("ImageType")
     if not isinstance(types, str | None) and len(types) > 1 and types[1].strip() == "SECONDARY":
         raise Refused(Reason.SECONDARY)
+    if kind in PROJECTIONS:
+        return _projection(ds, modality=PROJECTIONS[kind], with_pixels=with_pixels, limits=limits, scratch=scratch)
     if kind in FRAMES:
         return _frames(ds, modality=FRAMES[kind], with_pixels=with_pixels, limits=limits, scratch=scratch)
     return _slice(ds, modality=SLICES[kind], with_pixels=with_pixels, limits=limits, scratch=scratch)

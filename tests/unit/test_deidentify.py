@@ -28,7 +28,7 @@ from client.inside import Scan
 from common.errors import ConfigError, NoScans
 from tests import structures
 from tests.phantoms import Ellipsoid, volume, write_series
-from tests.unit.test_images import enhanced
+from tests.unit.test_images import enhanced, radiograph
 
 NEEDLES = (
     *(b"ZHANG", b"MRN-12345", b"ALT-777", b"Secret Rd", b"SECRET", b"OP^NAME", b"ACC999", b"19600102", b"20250304"),
@@ -146,6 +146,24 @@ def test_what_may_have_text_burned_in_gets_no_copy(
         setattr(ds, keyword, value)
     ds.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     assert deidentified(tmp_path / "x.dcm", reader=guard, pseudonym=keyed(b"site")) == reason
+
+
+def test_a_radiograph_gets_a_copy_only_where_it_says_that_no_text_is_in_it(
+    guard: Guard, series: list[Path], tmp_path: Path
+) -> None:
+    for said, types, expected in (
+        (None, ["ORIGINAL", "PRIMARY"], Reason.BURNED_IN),
+        ("YES", ["ORIGINAL", "PRIMARY"], Reason.BURNED_IN),
+        ("NO", ["DERIVED", "SECONDARY"], Reason.SECONDARY),
+        ("NO", ["DERIVED", "PRIMARY"], None),
+    ):
+        ds = radiograph(pydicom.dcmread(series[0]), "MONOCHROME2")
+        ds.ImageType, ds.file_meta.MediaStorageSOPClassUID = types, ds.SOPClassUID
+        if said is not None:
+            ds.BurnedInAnnotation = said
+        ds.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+        made = deidentified(tmp_path / "x.dcm", reader=guard, pseudonym=keyed(b"site"))
+        assert (made == expected) if expected else not isinstance(made, Reason)
 
 
 def test_a_segmentation_goes_with_its_images_and_leaves_its_words_behind(
