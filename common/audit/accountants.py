@@ -1,6 +1,7 @@
 """What a ledger's private entries cost, by every accountant of a plain install, and what each study added."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -106,11 +107,12 @@ def _prv(tally: Tally, delta: Decimal, verdict: Verdict) -> Decimal | None:
 
 def _by_study(state: State, delta: Decimal) -> list[tuple[str, Decimal]]:
     everything = state.tally.epsilon_rdp(delta=delta)
+    spent = Counter((one.study, one.mechanism) for one in state.private() if isinstance(one.mechanism, GaussianShare))
     added = []
     for study in state.studies:
         rest = Tally()
-        for one in state.private():
-            if one.study != study and isinstance(one.mechanism, GaussianShare):
-                rest.add(one.mechanism)
+        for (of, mechanism), count in spent.items():
+            if of != study and isinstance(mechanism, GaussianShare):
+                rest.add(mechanism, times=count)
         added.append((study, accounting.round_up(max(0.0, everything - rest.epsilon_rdp(delta=delta)))))
     return added

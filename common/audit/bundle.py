@@ -22,6 +22,7 @@ LIMITS: Mapping[str, int] = {
 }
 OPTIONAL: Mapping[str, int] = {"witnessed": note.NOTE_BYTES_MOST}
 STUDY_BYTES_MOST = 1 << 20
+ENTRY_BYTES_LEAST = 40  # on the average of all lines; the shortest entry has more
 STUDY_NAME = re.compile(r"studies/([0-9a-f]{64})\.json\Z")
 HOSPITAL_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 MARKS = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")  # of a file, of its directory, of the end of a zip
@@ -102,6 +103,8 @@ def parse(data: bytes) -> Bundle:
     parts = _unzip(data)
     if _zip(parts) != data:  # one spelling only: no comment, no extra field, no hidden bytes between the files
         raise _damaged("The bundle is not written as Motet writes it.")
+    if parts["entries.jsonl"].count(b"\n") * ENTRY_BYTES_LEAST > len(parts["entries.jsonl"]):
+        raise _damaged("The bundle has lines that are too short for entries.")  # before they fill the memory
     lines = parts["entries.jsonl"].split(b"\n")
     if lines.pop() != b"":
         raise _damaged("The last entry is cut off.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common import analyses
-from common.errors import CapPassed
+from common.errors import CapPassed, RecordDamaged
 from common.ledger.state import Reservation
 from common.mechanism import Exact
 
@@ -21,10 +21,18 @@ class ExactCap:
         self._others: set[str] = set()
 
     def reserve(self, reserved: Reservation, *, policy: Mapping[str, Any] | None) -> None:
-        """Raise CapPassed where as many had left as the policy before this entry allows, and this one would count."""
+        """Raise CapPassed where as many had left as the policy before this entry allows, and this one would count.
+
+        Raises RecordDamaged where the policy has a cap that cannot be counted against.
+        """
         cap = (policy or {}).get("exact_releases_max")
-        if not isinstance(reserved.mechanism, Exact) or not isinstance(cap, int):
+        if not isinstance(reserved.mechanism, Exact) or cap is None:
             return
+        if type(cap) is not int:
+            raise RecordDamaged(
+                f"The policy before entry {reserved.sequence} has a cap on exact sums that is no number.",
+                action="Do not trust this record; ask the hospital for the original.",
+            )
         if (reserved.study, reserved.mechanism.statistic) not in self._once and len(self._once) + len(self._others) >= cap:
             raise CapPassed(
                 f"Entry {reserved.sequence} is an exact sum more than the {cap} that the policy before it allows.",

@@ -77,9 +77,16 @@ def _compared(
         if event is None:  # announced, and neither opened nor void: as a killed coordinator leaves the last one
             if number <= max(rounds, default=0):
                 raise RecordDamaged(f"Run {run}: the journal lacks round {number}, in which {name} sent.", action=ACTION)
-        elif name in event.get("uploaded", []):
+        elif name in _uploaded(event, run=run):
             raise RecordDamaged(f"Run {run}, round {number}: the upload of {name} came and is not kept.", action=ACTION)
     return Compared(run=run, hospital=name, agreed=len(received), lost=tuple(lost))
+
+
+def _uploaded(event: Mapping[str, Any], *, run: str) -> list[object]:
+    uploaded = event.get("uploaded", [])
+    if not isinstance(uploaded, list):
+        raise RecordDamaged(f"Run {run}: the journal of round {event['round']} is damaged.", action=ACTION)
+    return uploaded
 
 
 def _releases(bundle: Bundle) -> dict[str, list[Release]]:

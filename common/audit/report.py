@@ -118,8 +118,8 @@ def _collusion(state: State, delta: Decimal | None) -> list[tuple[int, str]]:
     rows = []
     for colluders in range(min((one.hospitals for one in spent), default=0)):
         tally = Tally()
-        for one in spent:
-            tally.add(_against(one, colluders))
+        for one, count in Counter(spent).items():
+            tally.add(_against(one, colluders), times=count)
         epsilon = Decimal(0) if delta is None else accounting.round_up(tally.epsilon_rdp(delta=delta))
         rows.append((colluders, _finite(epsilon) or "infinite"))
     return rows

@@ -32,9 +32,11 @@ def read(paths: Sequence[Path]) -> dict[str, list[bytes]]:
     notes: dict[str, list[bytes]] = {}
     for path in paths:
         try:
-            if path.stat().st_size > FILE_BYTES_MOST:
+            with path.open("rb") as file:
+                data = file.read(FILE_BYTES_MOST + 1)
+            if len(data) > FILE_BYTES_MOST:
                 raise RecordDamaged(f"{path.name} is too large.", action="Give what the coordinator keeps beside its runs.")
-            lines = path.read_bytes().split(b"\n")[:-1]
+            lines = data.split(b"\n")[:-1]
         except OSError as error:
             raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
         try:
@@ -59,7 +61,13 @@ def check(leaves: Sequence[bytes], *, notes: Iterable[bytes], key: Key, roster: 
     for text in dict.fromkeys(notes):
         if not _of(text, key):
             continue
-        one = witness.checkpoint(text, key=key)
+        try:
+            one = witness.checkpoint(text, key=key)
+        except RecordDamaged:
+            raise RecordDamaged(
+                f"A checkpoint that witnesses kept of {hospital} is not signed by it: its signature does not hold.",
+                action="This says nothing against the hospital: ask who gave you the file of witnesses.",
+            ) from None
         before = signed.setdefault(one.size, one)
         if before.root != one.root:
             raise LedgerRewritten(f"{hospital} signed two different ledgers of {one.size} entries.", action=CONVICTS)

@@ -38,6 +38,11 @@ func main() {
 	must(err)
 	archive, err := zip.OpenReader(os.Args[2])
 	must(err)
+	for _, file := range archive.File { // a bundle is stored, so that nothing in it is larger than it
+		if file.Method != zip.Store || file.UncompressedSize64 > 256<<20 {
+			must(fmt.Errorf("%q is compressed or too large", file.Name))
+		}
+	}
 	signed, err := note.Open([]byte(read(archive, "checkpoint")), note.VerifierList(verifier))
 	must(err)
 	var size int64
