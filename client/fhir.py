@@ -6,9 +6,11 @@ Source: HL7 FHIR R4 (Patient, Observation, Condition), a JSON Bundle.
 """
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -186,12 +188,22 @@ def _settled(found: Sequence[tuple[str, str]], *, variable: Variable, doubtful: 
         return variable.levels[0]
     if not found:
         return ""
-    newest = max(when for when, _ in found)
-    values = {value for when, value in found if when == newest}
+    newest = max(_moment(when) for when, _ in found)
+    values = {value for when, value in found if _moment(when) == newest}
     if len(values) > 1:
         doubtful.append(SetAside(name=variable.name, reason=Doubt.SEVERAL))
         return ""
     return values.pop()
+
+
+def _moment(when: str) -> float:
+    """Return a FHIR dateTime as seconds: of a day, month or year alone its beginning, in UTC; before all else what is none."""
+    day, time = when[:10], when[10:]
+    try:
+        made = datetime.fromisoformat(day + "-01-01"[len(day) - 4 :] * (len(day) in {4, 7}) + time)
+    except (ValueError, OverflowError):
+        return -math.inf
+    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp()
 
 
 def _codings(concept: object) -> Iterator[str]:

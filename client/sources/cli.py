@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 5.0
 TELL_S: Final = 60.0
+CREDENTIALS_BYTES_MOST: Final = 1 << 16
 out, said = Console(highlight=False), Console(highlight=False, stderr=True)
 log = logging.getLogger("motet.sources")
 pull = typer.Typer(
@@ -49,8 +50,14 @@ Ca = Annotated[Path | None, typer.Option("--ca", help="The authority that signed
 Plain = Annotated[bool, typer.Option("--plain", help="No TLS: only on a network that is yours.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 CHOSEN: Final = list(MODALITIES)
-LOST: Final = ("FAILED_SERIES", "NOT_SENT", "DISK_FULL", "TOO_LARGE", "NOT_DICOM")
-LOST_OF_A_FOLDER: Final = ("UNREADABLE", "NOT_SETTLED", "DISK_FULL", "TOO_LARGE")  # an export has files beside its scans
+LOST: Final = ("FAILED_SERIES", "NOT_SENT", "NOT_WRITTEN", "DISK_FULL", "TOO_LARGE", "NOT_DICOM")
+LOST_OF_A_FOLDER: Final = (
+    "UNREADABLE",
+    "NOT_SETTLED",
+    "NOT_WRITTEN",
+    "DISK_FULL",
+    "TOO_LARGE",
+)  # an export has files beside its scans
 
 
 def receive(
@@ -217,7 +224,7 @@ def _tls(certificate: Path | None, key: Path | None, ca: Path | None, *, plain: 
 
 
 def _credentials(path: Path) -> tuple[tuple[str, str] | None, str | None]:
-    text = files.read(path).decode("utf-8", "replace").strip()
+    text = files.read(path, most_bytes=CREDENTIALS_BYTES_MOST).decode("utf-8", "replace").strip()
     if path.stat().st_mode & 0o077:
         raise ConfigError("The credentials can be read by others.", action=f"Run `chmod 600 {path}`.")
     kind, _, token = text.partition(" ")

@@ -79,7 +79,7 @@ class Watch:
             data = _read(path)
             outcome = data if isinstance(data, Put) else self.inbox.put(data)
             self.tally.add(outcome)
-            if outcome is not Put.DISK_FULL:  # tried again at the next look
+            if outcome not in {Put.DISK_FULL, Put.NOT_WRITTEN}:  # tried again at the next look
                 self._done[path] = stamp
                 del self._seen[path]
 

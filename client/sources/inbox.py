@@ -1,6 +1,7 @@
 """The scans inbox: whole files appear in it in one step, named by their content; nothing in it is ever replaced."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -28,6 +29,7 @@ class Put(StrEnum):
     TOO_LARGE = "TOO_LARGE"
     NOT_DICOM = "NOT_DICOM"  # no file header (PS3.10, 7.1)
     DISK_FULL = "DISK_FULL"
+    NOT_WRITTEN = "NOT_WRITTEN"  # the inbox refuses: its owner, its permissions, its disk
     UNREADABLE = "UNREADABLE"  # of a watched folder: a file or folder that may not be opened
 
 
@@ -98,9 +100,10 @@ class Inbox:
             target.parent.mkdir(mode=0o2750, exist_ok=True)
             beside.replace(target)
             _sync(target.parent)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            return Put.DISK_FULL
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            return Put.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Put.NOT_WRITTEN
         return Put.STORED
 
 

@@ -38,7 +38,11 @@ def wanted(*, studies: Path | None, dates: str | None, modalities: Sequence[str]
         if not DATES.match(dates or ""):
             raise ConfigError("The dates are malformed.", action="Give --dates YYYYMMDD-YYYYMMDD.")
         return Wanted(studies=(), dates=dates or "", modalities=tuple(modalities))
-    named = [line.strip() for line in files.read(studies).decode("ascii", "replace").splitlines() if line.strip()]
+    named = [
+        line.strip()
+        for line in files.read(studies, most_bytes=STUDIES_MOST * 70).decode("ascii", "replace").splitlines()
+        if line.strip()
+    ]
     for number, uid in enumerate(named, start=1):
         if not UID.match(uid) or len(uid) > 64:
             raise ConfigError(f"Study {number} of the file is no UID.", action="Put one StudyInstanceUID on each line.")

@@ -1,5 +1,6 @@
 """Pulls series from a DICOMweb server by QIDO-RS and WADO-RS (PS3.18); the objects end in the inbox."""
 
+import hashlib
 import json
 import re
 import ssl
@@ -19,6 +20,7 @@ PAGE: Final = 200
 ANSWER_BYTES_MOST: Final = 16 << 20
 HEAD_BYTES_MOST: Final = 16 << 10
 PAGES_MOST: Final = 5000
+FOUND_MOST: Final = 1_000_000  # studies, or series of a study
 BOUNDARY: Final = re.compile(r'boundary=(?:"([^"]{1,200})"|([^\s;,"]{1,200}))', re.IGNORECASE)
 
 
@@ -83,7 +85,7 @@ def _series(client: httpx.Client, *, wanted: Wanted) -> Iterator[tuple[str, str]
 
 def _found(client: httpx.Client, path: str, *, asked: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Yield what QIDO finds, page by page, until a page brings nothing new."""
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     for page in range(PAGES_MOST):
         options = {**asked, "limit": str(PAGE), "offset": str(page * PAGE)}
         try:
@@ -94,11 +96,18 @@ def _found(client: httpx.Client, path: str, *, asked: dict[str, str]) -> Iterato
             raise PullFailed("The server does not answer the query.", action="Check its address, and user or token.") from None
         if not isinstance(found, list):
             raise PullFailed("The server's answer is not DICOM JSON.", action="Is this the root of DICOMweb?")
-        new = [one for one in found if isinstance(one, dict) and json.dumps(one, sort_keys=True) not in seen]
-        seen.update(json.dumps(one, sort_keys=True) for one in new)
-        yield from new
+        new = {_digest(one): one for one in found if isinstance(one, dict)}
+        new = {digest: one for digest, one in new.items() if digest not in seen}
+        seen.update(new)
+        if len(seen) > FOUND_MOST:
+            raise PullFailed("The server finds too much.", action="Ask for fewer days at a time.")
+        yield from new.values()
         if not new or len(found) < PAGE:
             return
+
+
+def _digest(one: dict[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(one, sort_keys=True).encode()).digest()
 
 
 def _all(answer: httpx.Response) -> bytes:

@@ -64,17 +64,17 @@ def _started(folder: Path) -> Iterator[None]:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin"
     running = []
     with (folder / "pacs.log").open("ab") as log:
-        for program, settings, port in (
-            ("Orthanc", _orthanc(folder), ORTHANC_DICOM),
-            ("dcmqrscp", _dcmqrscp(folder), QR_DICOM),
-        ):
-            arguments = [str(settings)] if program == "Orthanc" else ["-c", str(settings)]
-            running.append(
-                subprocess.Popen([str(shutil.which(program, path=path)), *arguments], stdout=log, stderr=log, cwd=folder)
-            )
-            _await(port)
-        _await(ORTHANC_HTTP)
         try:
+            for program, settings, port in (
+                ("Orthanc", _orthanc(folder), ORTHANC_DICOM),
+                ("dcmqrscp", _dcmqrscp(folder), QR_DICOM),
+            ):
+                arguments = [str(settings)] if program == "Orthanc" else ["-c", str(settings)]
+                running.append(
+                    subprocess.Popen([str(shutil.which(program, path=path)), *arguments], stdout=log, stderr=log, cwd=folder)
+                )
+                _await(port)
+            _await(ORTHANC_HTTP)
             yield
         finally:
             for process in running:

@@ -119,6 +119,15 @@ def test_what_is_doubtful_is_missing_and_counted(resource: dict[str, Any], name:
     assert row == {"sex": "", "born": "", "creatinine": "", "smoker": "", "copd": "" if name == "copd" else "no"}
 
 
+def test_the_newest_is_that_in_time_wherever_it_was_written() -> None:
+    evening = creatinine("a", 80, effectiveDateTime="2020-05-01T23:00:00-05:00")  # four in the morning of the second, in UTC
+    night = creatinine("a", 95, effectiveDateTime="2020-05-02T01:00:00+00:00")
+    for order in ((evening, night), (night, evening)):
+        assert [row["creatinine"] for row in read(patient("a"), *order)[0].values()] == ["80"]
+    for text, expected in (("2020", "2020-01-01"), ("2020-03", "2020-03-01"), ("2020-03-02", "2020-03-02T00:00:00Z")):
+        assert fhir._moment(text) == fhir._moment(expected) > fhir._moment("yesterday") == fhir._moment("")
+
+
 def test_the_newest_value_counts_and_without_a_date_none_of_several() -> None:
     first, last = creatinine("a", 80, effectiveDateTime="2019-01-01"), creatinine("a", 95, effectiveDateTime="2020-05-01")
     assert [row["creatinine"] for row in read(patient("a"), last, first)[0].values()] == ["95"]

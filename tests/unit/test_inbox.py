@@ -1,5 +1,6 @@
 """Claims about the inbox: whole files only, named by content, nothing replaced; and about folders that are watched."""
 
+import errno
 import json
 import os
 import re
@@ -145,6 +146,20 @@ def test_what_cannot_be_read_is_counted_and_tried_again_when_it_can(tmp_path: Pa
         watch._cannot_open(PermissionError(13, "Permission denied", "closed"))
         watch._cannot_open(FileNotFoundError(2, "No such file", "gone"))
     assert watch.tally.counts["UNREADABLE"] == 2
+
+
+def test_a_disk_that_is_full_and_a_folder_that_refuses_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = Inbox(tmp_path / "in")
+    for number, expected in ((errno.ENOSPC, Put.DISK_FULL), (errno.EACCES, Put.NOT_WRITTEN), (errno.EROFS, Put.NOT_WRITTEN)):
+
+        def refusing(_descriptor: int, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refusing)
+            assert inbox.put(OBJECT) == expected
+    assert names(inbox) == []
+    assert list(inbox.unfinished.iterdir()) == []
 
 
 def test_once_takes_what_is_there_and_gives_up_what_never_settles(tmp_path: Path) -> None:
