@@ -5,7 +5,7 @@ from typing import Any
 
 from server import figures, told_clusters, told_counts, told_linear
 from server.sections import section, without
-from server.tables import cell, table
+from server.tables import cell, interval, table
 from server.told_linear import Parts
 
 COEFFICIENTS = ("term", "estimate", "standard_error", "ci_low", "ci_high", "z", "p")
@@ -46,7 +46,7 @@ METHODS = {
     "meta-analysis": "each hospital's own least squares, weighted sums; DerSimonian and Laird 1986, Hartung and Knapp 2001",
     "forest": "each hospital's own least squares, weighted sums, and the estimates of those whose policy shows them; "
     "DerSimonian and Laird 1986, Hartung and Knapp 2001",
-    "mixed": "restricted maximum likelihood over one variance ratio",
+    "mixed": "restricted maximum likelihood over one variance ratio, the share's interval by the profiled likelihood ratio",
     "cox": "partial likelihood with Efron's ties",
     "kaplan-meier": "product limit with Greenwood's error on the log(-log) scale, the log-rank test, "
     "hazard ratios of pairs by one step from its sums (Peto; Yusuf et al. 1985)",
@@ -162,7 +162,8 @@ def _regression(found: Mapping[str, Any], declared: Mapping[str, Any], key: str)
     if found.get("method") == "firth":
         note += " The classes are separated: Firth's penalty was used, p-values are its profile likelihood ratio's."
     if "icc" in found:
-        note = f"Share of the hospitals' variance {cell(found['icc'])}, {found['hospitals']} hospitals."
+        reach = f" (95 % interval {interval(found.get('icc_low'), found.get('icc_high'))})" if "icc_low" in found else ""
+        note = f"Share of the hospitals' variance {cell(found['icc'])}{reach}, {found['hospitals']} hospitals."
     return tables, drawn, note
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from common import fixed_point
 from common.errors import ConfigError, NotEstimable, ProtocolError
@@ -23,6 +23,9 @@ RATIO_LARGEST = 1e6
 RATIO_SMALLEST = 1e-8
 QUERIES_MOST = 80
 CONFIDENCE = 0.95
+QUANTILE = -float(special.ndtri((1 - CONFIDENCE) / 2))
+END_SMALL = 1e-10
+ENDS_FROM = 1e-4  # the ratio from which an upper end is sought where the estimate is zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,8 @@ class Fixed:
 class Mixed:
     """A fit: variances of hospitals and of patients, their share `icc`, and the restricted log-likelihood.
 
-    `boundary` says that the hospitals' variance is estimated as zero.
+    `boundary` says that the hospitals' variance is estimated as zero. `icc_low` and `icc_high` are the 95 % interval of the
+    profiled restricted likelihood's ratio (chi-square, 1 degree); with few hospitals it is an approximation.
     """
 
     outcome: str
@@ -65,6 +69,8 @@ class Mixed:
     variance_hospitals: float
     variance_patients: float
     icc: float
+    icc_low: float
+    icc_high: float
     log_likelihood: float
     boundary: bool
     queries: int
@@ -117,7 +123,46 @@ def fit(spec: Spec) -> Analysis[Mixed]:
         if low.ratio > 0:
             best, more = yield from _root(spec, low, high, left=QUERIES_MOST - asked)
             asked += more
-    return _result(spec, best, queries=asked)
+    reach_low, more = (0.0, 0) if _away(zero, best=best) <= QUANTILE else (yield from _end(spec, best, factor=1 / 4))
+    reach_high, again = yield from _end(spec, best, factor=4)
+    return _result(spec, best, ends=(reach_low, reach_high), queries=asked + more + again)
+
+
+def _away(one: _Profile, *, best: _Profile) -> float:
+    """Return the root of twice the fall of the log-likelihood from its maximum."""
+    return math.sqrt(max(0.0, 2 * (best.likelihood - one.likelihood)))
+
+
+def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[tuple[float, int]]:
+    """Return the ratio at one end of the profile interval, infinite above RATIO_LARGEST, and how many sums it took.
+
+    Illinois' rule on the root of the likelihood ratio by log ratio, which is nearly a line.
+    """
+    inside, f_inside = max(best.ratio, ENDS_FROM / 4), -QUANTILE
+    outside, f_outside, asked = inside, f_inside, 0
+    while f_outside < 0:
+        inside, f_inside = outside, f_outside
+        outside *= factor
+        if outside > RATIO_LARGEST:
+            return math.inf, asked
+        f_outside = _away((yield from _profile(spec, outside)), best=best) - QUANTILE
+        asked += 1
+    a, b, side = math.log(inside), math.log(outside), 0
+    while asked < QUERIES_MOST:
+        at = (a * f_outside - b * f_inside) / (f_outside - f_inside)
+        value = _away((yield from _profile(spec, math.exp(at))), best=best) - QUANTILE
+        asked += 1
+        if abs(value) < END_SMALL or abs(b - a) < END_SMALL:
+            return math.exp(at), asked
+        if value < 0:
+            a, f_inside = at, value
+            f_outside = f_outside / 2 if side < 0 else f_outside
+            side = -1
+        else:
+            b, f_outside = at, value
+            f_inside = f_inside / 2 if side > 0 else f_inside
+            side = 1
+    raise NotEstimable("no convergence", term=spec.outcome.name, action="Use fixed hospital effects.")
 
 
 def _root(spec: Spec, low: _Profile, high: _Profile, *, left: int) -> Analysis[tuple[_Profile, int]]:
@@ -182,7 +227,7 @@ def _read(spec: Spec, sums: Sequence[int], *, ratio: float) -> _Profile:
     )
 
 
-def _result(spec: Spec, best: _Profile, *, queries: int) -> Mixed:
+def _result(spec: Spec, best: _Profile, *, ends: tuple[float, float], queries: int) -> Mixed:
     centre, half = centre_half(spec.outcome.lower, spec.outcome.upper)
     transform = newton.unscaled(spec.predictors, intercept=True)
     estimates = transform @ best.coefficients * half
@@ -213,6 +258,8 @@ def _result(spec: Spec, best: _Profile, *, queries: int) -> Mixed:
         variance_hospitals=best.ratio * best.variance * half**2,
         variance_patients=best.variance * half**2,
         icc=best.ratio / (1 + best.ratio),
+        icc_low=ends[0] / (1 + ends[0]),
+        icc_high=1.0 if math.isinf(ends[1]) else ends[1] / (1 + ends[1]),
         log_likelihood=likelihood,
         boundary=best.ratio <= RATIO_SMALLEST,
         queries=queries,

@@ -24,8 +24,8 @@ def run(rows: Rows, of: np.ndarray) -> mixed.Mixed:
     return drive(mixed.fit(spec), [rows.part(of == h) for h in np.unique(of)])
 
 
-def truth(rows: Rows, of: np.ndarray, guess: float) -> tuple[float, list[float], list[float], float, float]:
-    """Ratio, coefficients, errors, residual variance, log-likelihood at 40 digits; V inverted hospital by hospital."""
+def truth(rows: Rows, of: np.ndarray, guess: float) -> tuple[float, list[float], list[float], float, float, list[float]]:
+    """Ratio, coefficients, errors, residual variance, log-likelihood, ends of the share; V inverted hospital by hospital."""
     with mp.workdps(40):
         table = [[mp.mpf(1), mp.mpf(a), mp.mpf(d), mp.mpf(y)] for y, a, d in rows.values.tolist()]
         groups = [[table[i] for i in np.flatnonzero(of == h)] for h in np.unique(of)]
@@ -51,18 +51,26 @@ def truth(rows: Rows, of: np.ndarray, guess: float) -> tuple[float, list[float],
 
         ratio = mp.findroot(lambda r: mp.diff(lambda v: profile(v)[0], r), mp.mpf(guess), tol=1e-30)
         like, b, errors, s2 = profile(ratio)
-        return float(ratio), [float(v) for v in b], [float(v) for v in errors], float(s2), float(like)
+        fall = mp.erfinv(mp.mpf("0.95")) ** 2  # half of the chi-square's quantile
+        ends = [
+            mp.findroot(lambda r: like - profile(r)[0] - fall, (ratio * near, ratio * far), solver="anderson", tol=1e-30)
+            for near, far in ((0.9, 0.05), (2, 40))
+        ]
+        shares = [float(end / (1 + end)) for end in ends]
+        return float(ratio), [float(v) for v in b], [float(v) for v in errors], float(s2), float(like), shares
 
 
 def test_random_intercept_equals_forty_digit_arithmetic() -> None:
     rows, of = hospitals()
     result = run(rows, of)
-    ratio, b, errors, s2, like = truth(rows, of, result.variance_hospitals / result.variance_patients * 1.01)
+    ratio, b, errors, s2, like, ends = truth(rows, of, result.variance_hospitals / result.variance_patients * 1.01)
     assert np.isclose(result.variance_hospitals / result.variance_patients, ratio, rtol=1e-10)
     assert np.allclose([r.estimate for r in result.rows], b, rtol=1e-10)
     assert np.allclose([r.standard_error for r in result.rows], errors, rtol=1e-10)
     assert np.isclose(result.variance_patients, s2, rtol=1e-10)
     assert np.isclose(result.log_likelihood, like, rtol=1e-10)
+    assert np.allclose([result.icc_low, result.icc_high], ends, rtol=1e-9)
+    assert result.icc_low < result.icc < result.icc_high
     assert result.hospitals == 6
 
 
@@ -86,6 +94,8 @@ def test_no_spread_between_hospitals_is_the_boundary_and_ordinary_least_squares(
     oracle = sm.OLS(centred, sm.add_constant(rows.values[:, 1:])).fit()
     assert result.boundary
     assert result.variance_hospitals == 0.0
+    assert (result.icc, result.icc_low) == (0.0, 0.0)
+    assert 0 < result.icc_high < 0.2
     assert np.allclose([r.estimate for r in result.rows], oracle.params, rtol=1e-10)
     assert np.allclose([r.standard_error for r in result.rows], oracle.bse, rtol=1e-10)
 
