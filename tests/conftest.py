@@ -16,6 +16,17 @@ from tests.lanes import lane_roster, quick, there  # noqa: F401  (fixtures)
 settings.register_profile("motet", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
 settings.load_profile("motet")
 
+IN_MEMORY = Path("/dev/shm")
+IN_MEMORY_BYTES_LEAST = 4 << 30
+
+
+def pytest_configure() -> None:
+    """Keep the tests' folders in memory where there is room: the vaults sync each step, and a disk is shared."""
+    if IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK):
+        there = os.statvfs(IN_MEMORY)
+        if there.f_bavail * there.f_frsize >= IN_MEMORY_BYTES_LEAST and not there.f_flag & os.ST_NOEXEC:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
 
 @pytest.fixture(scope="module")
 def guard() -> Iterator[Guard]:
