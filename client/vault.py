@@ -65,7 +65,10 @@ class Vault:
     """
 
     def __init__(self, home: Home, *, clock: Callable[[], int], progress: pipeline.Progress) -> None:
-        """Open keys, approvals and ledger; raises ConfigError, RosterNotApproved or RecordDamaged."""
+        """Open keys and ledger, and write down what site.toml allows.
+
+        Raises ConfigError, RecordDamaged, or OutsidePolicy where a cap is higher than before without its signatures.
+        """
         self.home, self.progress = home, progress
         self.key = identity_key(home)
         site = read_site(home)
@@ -76,10 +79,10 @@ class Vault:
         try:
             self.memory = Memory.load(home.state)
             self.memory.check(self.ledger)
+            self.ledger.record_policy(site.policy.snapshot(), signatures=officers.signatures(home))
         except BaseException:
             self.ledger.close()
             raise
-        self.ledger.record_policy(site.policy.snapshot(), signatures=officers.signatures(home))
         self._warm: dict[str, _Open] = {}
         self._approved: tuple[tuple[bytes, bytes], Site, Roster] | None = None
         self._said: dict[str, str] = {}  # reservation -> what the coordinator said of its round

@@ -1,6 +1,7 @@
 """What a lying coordinator tries, beyond junk: each attack works against exact sums that are answered one by one."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from client import config, exact, session
 from client.vault import Vault
 from common import model, roster, wire
 from common.crypto import masking, ring
-from common.errors import AlreadyAnswered, HospitalMissing, MotetError, RecordDamaged
+from common.errors import AlreadyAnswered, ConfigError, HospitalMissing, MotetError, RecordDamaged
 from tests import federation
 from tests.asking import gram
 from tests.federation import HOSPITALS, kind
@@ -262,3 +263,13 @@ def test_more_exact_sums_than_the_hospital_allows_are_refused(make_federation):
     result = one.run(wanted)
     assert result["training"]["auc"] is None
     assert refusals(one) == ["E-REFUSED-EXACT"]
+
+
+def test_a_vault_that_does_not_start_lets_go_of_its_ledger(make_federation):
+    before = make_federation().vaults.pop("hosp-a")
+    before.close()
+    (before.home.approved / "policy-signatures.json").write_bytes(b"[")
+    with pytest.raises(ConfigError, match="is damaged") as held:  # and with it every local variable
+        Vault(before.home, clock=lambda: 0, progress=lambda _done, _total: None)
+    assert before.home.ledger.resolve() not in {path.resolve() for path in Path("/proc/self/fd").iterdir()}
+    assert held.value.action
