@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from client.imaging.found import Expecting, Found, Frames, Projection, Reader, Reason, Slice
 from client.inside import SetAside
-from common.errors import InternalError, RecordUnwritable
+from common.errors import ConfigError, InternalError, RecordUnwritable
 
 CHEAP: Final = frozenset({Reason.LINK, Reason.NOT_A_FILE})  # decided without parsing, by what is not in the file
 BY_CHANCE: Final = frozenset({Reason.CRASHED, Reason.TIMED_OUT})  # a busy machine may be at fault
@@ -188,27 +188,42 @@ class Reading:
 
 
 def look(path: Path) -> tuple[list[Aside], Last | None]:
-    """Return what is set aside, by reason and time, and the last reading; nothing and None where nothing was read yet."""
-    if not path.exists():
-        return [], None
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as store:
-        try:
-            rows = store.execute(
-                "SELECT id, kind, reason, min(since), max(readings) FROM aside GROUP BY id, kind, reason ORDER BY reason, 4, id"
-            ).fetchall()
-            last = store.execute("SELECT ended, usable FROM reading WHERE ended IS NOT NULL ORDER BY number DESC").fetchone()
-        except sqlite3.DatabaseError:  # the vault makes a new one at its next reading
-            return [], None
+    """Return what is set aside, by reason and time, and the last reading; nothing and None where nothing was read yet.
+
+    So it is where the list is damaged: the vault makes a new one at its next reading. Raises ConfigError if it cannot be read.
+    """
+    rows, last = _rows(
+        path,
+        "SELECT id, kind, reason, min(since), max(readings) FROM aside GROUP BY id, kind, reason ORDER BY reason, 4, id",
+        "SELECT ended, usable FROM reading WHERE ended IS NOT NULL ORDER BY number DESC LIMIT 1",
+    )
     found = [Aside(id=i, kind=kind, reason=reason, since=since, readings=n) for i, kind, reason, since, n in rows]
-    return found, None if last is None else Last(ended=last[0], usable=last[1])
+    return found, Last(ended=last[0][0], usable=last[0][1]) if last else None
 
 
 def paths(path: Path) -> list[tuple[str, str, str]]:
-    """Return (id, reason, path in the scan folder) of what is set aside; for a private file, never for a screen."""
+    """Return (id, reason, path in the scan folder) of what is set aside; for a private file, never for a screen.
+
+    Nothing, or ConfigError, as `look`.
+    """
+    return _rows(path, "SELECT DISTINCT id, reason, name FROM aside ORDER BY reason, name")[0]
+
+
+def _rows(path: Path, *asked: str) -> list[list[Any]]:
+    nothing: list[list[Any]] = [[] for _ in asked]
     if not path.exists():
-        return []
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as store:
-        return store.execute("SELECT DISTINCT id, reason, name FROM aside ORDER BY reason, name").fetchall()
+        return nothing
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as store:
+            if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'aside'").fetchone():
+                return nothing
+            return [store.execute(one).fetchall() for one in asked]
+    except sqlite3.OperationalError as error:
+        raise ConfigError(
+            f"The list of what was set aside cannot be read ({error}).", action="Check its permissions, or try again."
+        ) from None
+    except sqlite3.DatabaseError:
+        return nothing
 
 
 @contextmanager

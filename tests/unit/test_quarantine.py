@@ -23,7 +23,7 @@ from client.imaging.volume import Gate
 from client.inside import Scan, SetAside
 from client.quarantine import Quarantine, Reading
 from client.reasons import MEANINGS
-from common.errors import InternalError, NoScans, RecordUnwritable
+from common.errors import ConfigError, InternalError, NoScans, RecordUnwritable
 from tests import federation
 from tests.phantoms import Ellipsoid, volume, write_series
 
@@ -91,6 +91,16 @@ def test_every_file_that_is_set_aside_is_listed_with_its_code(
     ]
     assert last == quarantine.Last(ended=100, usable=1)
     assert store.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_list_that_is_damaged_or_not_made_yet_is_empty_and_one_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    for data in (b"", b"no database at all" * 100):
+        (tmp_path / "q.sqlite").write_bytes(data)
+        assert quarantine.look(tmp_path / "q.sqlite") == ([], None)
+        assert quarantine.paths(tmp_path / "q.sqlite") == []
+    for read in (quarantine.look, quarantine.paths):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read(tmp_path)
 
 
 def test_a_full_disk_is_told_as_one(folder: Path, guard: Guard, reopened: Callable[..., Quarantine]) -> None:
