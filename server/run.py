@@ -32,6 +32,7 @@ from server.train import train
 from server.witnesses import NAME, Witnesses
 
 TOLD = Decimal("0.0001")  # an epsilon of the result is rounded up to this
+READING = "the statistics are read from their sum"
 
 
 def begin(*, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carrier, folder: Path, run: str) -> Exchange:
@@ -78,6 +79,7 @@ def run_study(
     trained = train(rounds, study=study, folder=folder)
     scored = evaluation.run(rounds, study, trained)
     checkpoints = rounds.close()
+    exchange.say("stage", stage="hospitals closed the study; the result is made")
     for name, text in checkpoints.items():
         files.write(folder / f"{name}.checkpoint", text.encode())
     result = {
@@ -107,7 +109,9 @@ def run_study(
 
 def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) -> dict[str, Any]:
     if study.statistics.privacy is not None:
-        return {"private_gram": noisy_family.read(_noisy_gram(rounds, study, study.statistics.privacy), study=study)}
+        noisy = _noisy_gram(rounds, study, study.statistics.privacy)
+        rounds.exchange.say("stage", stage=READING)
+        return {"private_gram": noisy_family.read(noisy, study=study)}
     columns = study.columns()
     harmonises = study.harmonises(task="gram", index=0)
     blob = harmonisation.pack(b"", coefficients=harmonised.coefficients) if harmonised and harmonises else b""
@@ -115,6 +119,7 @@ def _statistics(rounds: Rounds, study: Study, *, harmonised: Harmonised | None) 
         task="gram", index=0, dimension=left_out.dimension(len(columns)), blob=blob, attempts=1
     )
     total, without = left_out.split(ring.decode(words, bits=announced.mechanism.ring_bits).tolist())
+    rounds.exchange.say("stage", stage=READING)
     pooled = moments.from_total(total, study=study)
     wanted = study.statistics
     part: dict[str, Any] = {

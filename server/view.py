@@ -170,8 +170,7 @@ class _Told:
                 self.doing = "the coordinator started" if kind == "start" else "the coordinator resumed the run"
                 self._resuming = kind == "resumed"
             case "stage":
-                self.doing = _printable(event["stage"])
-                self.phase = Phase.CLOSING if "close" in self.doing else Phase.SET_UP
+                self._stage(_printable(event["stage"]))
             case "round":
                 self._round(event, time)
             case "missing":
@@ -215,6 +214,14 @@ class _Told:
             releases_exact=len(rounds & self.exact),
             rounds_missed=sum(name in one.codes for one in self.rounds.values()),
         )
+
+    def _stage(self, doing: str) -> None:
+        """Take what happens between rounds."""
+        self.doing = doing
+        if "close" in doing:
+            self.phase = Phase.CLOSING
+        elif self.phase is not Phase.ROUNDS:
+            self.phase = Phase.SET_UP
 
     def _link(self, event: Mapping[str, Any], time: float) -> None:
         (name,) = self._names([event["hospital"]])

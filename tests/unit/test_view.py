@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from common.errors import ConfigError, NotSetUp
-from server import glance, metrics, state, watch, words
+from server import glance, metrics, run, state, watch, words
 from server.glance import Glance
 from server.state import Link, Phase
 from server.view import view
@@ -131,6 +131,15 @@ def test_a_hospital_that_answers_again_is_no_longer_away():
     assert words.link(seen(void).hospitals[1]) == "away"
     back = seen(void, round_event(2, time=11)).hospitals[1]
     assert (words.link(back), back.code, back.rounds_missed) == ("answers", "E-LATE", 1)
+
+
+def test_what_the_coordinator_computes_between_rounds_is_shown(told):
+    reading = {"type": "stage", "stage": run.READING, "time": 11.0}
+    one = seen({"type": "start", "time": 5.0}, round_event(1, time=10.0, task="gram"), reading)
+    assert (one.phase, one.doing) == (Phase.ROUNDS, run.READING)
+    stages = [event["stage"] for event in journals.events(told[0]) if event["type"] == "stage"]
+    assert run.READING in stages
+    assert stages[-1] == "hospitals closed the study; the result is made"
 
 
 def test_a_failed_run_that_is_resumed_goes_on():
