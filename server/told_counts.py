@@ -6,6 +6,7 @@ from typing import Any
 from scipy import stats
 
 from server import figures, plots
+from server.plots_histogram import histogram
 from server.tables import cell, interval, table
 from server.told_linear import Parts
 
@@ -136,7 +137,7 @@ def spearman(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts:
     return [table("Pairs", ("pair", "r", "ci_low", "ci_high", "p", "p_bh", "p_holm"), rows)], [], ""
 
 
-def quantiles(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts:  # noqa: ARG001
+def quantiles(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts:
     """Tell quantiles and the histogram they come from."""
     bins = [
         {"from": low, "to": high, "count": count}
@@ -148,6 +149,6 @@ def quantiles(found: Mapping[str, Any], _: Mapping[str, Any], key: str) -> Parts
             table("Quantiles", ("probability", "estimate", "low", "high", "diagnosis"), rows, heads=BIN),
             table("Histogram", ("from", "to", "count"), bins),
         ],
-        [],
+        [histogram(found["counts"], grid=found["grid"], quantiles=found["quantiles"], name=str(found["name"]), key=key)],
         "",
     )

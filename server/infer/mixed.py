@@ -24,6 +24,7 @@ RATIO_SMALLEST = 1e-8
 QUERIES_MOST = 80
 CONFIDENCE = 0.95
 QUANTILE = -float(special.ndtri((1 - CONFIDENCE) / 2))
+END_QUERIES_MOST = 30
 END_SMALL = 1e-10
 ENDS_FROM = 1e-4  # the ratio from which an upper end is sought where the estimate is zero
 
@@ -148,7 +149,7 @@ def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[tuple[float, 
         f_outside = _away((yield from _profile(spec, outside)), best=best) - QUANTILE
         asked += 1
     a, b, side = math.log(inside), math.log(outside), 0
-    while asked < QUERIES_MOST:
+    while asked < END_QUERIES_MOST:
         at = (a * f_outside - b * f_inside) / (f_outside - f_inside)
         value = _away((yield from _profile(spec, math.exp(at))), best=best) - QUANTILE
         asked += 1
@@ -162,7 +163,7 @@ def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[tuple[float, 
             b, f_outside = at, value
             f_inside = f_inside / 2 if side > 0 else f_inside
             side = 1
-    raise NotEstimable("no convergence", term=spec.outcome.name, action="Use fixed hospital effects.")
+    return math.exp(b), asked  # outside the interval: wider, never narrower
 
 
 def _root(spec: Spec, low: _Profile, high: _Profile, *, left: int) -> Analysis[tuple[_Profile, int]]:

@@ -118,7 +118,7 @@ def test_a_plan_counts_the_coefficients_that_a_hospital_counts():
 def test_figures_of_a_page_have_ids_of_their_own_and_draw_no_patient(analyses, tmp_path):
     page, text = shown(tmp_path, result(analyses))
     assert len(page.ids) == len(set(page.ids))
-    assert page.tags.count("svg") == 12  # six regressions, two forests, survival, ROC, two of clusters
+    assert page.tags.count("svg") == 13  # six regressions, two forests, survival, ROC, a histogram, two of clusters
     assert "product limit" in text
     assert "2 to 6" in text
     assert "analysis-1-logistic: 5 sums" in text
