@@ -6,9 +6,8 @@ from typing import Any
 from server import figures
 from server.figures import number
 from server.sections import section
-from server.tables import cell, table
+from server.tables import cell, stars, table
 
-LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 MARKS = ("mechanism", "epsilon")
 COEFFICIENTS = ("term", "estimate", "standard_error", "ci_low", "ci_high", "t", "p", "standardised", "width_ratio", *MARKS)
 PAIRS = ("pair", "r", "ci_low", "ci_high", "p", "p_bh", "p_holm", "width_ratio", *MARKS)
@@ -116,11 +115,10 @@ def _correlation(one: Mapping[str, Any], *, title: str, key: str | None) -> dict
     lost = [{"term": name, "diagnosis": "too noisy"} for name in one["too_noisy"]]
     made = section(title, lost, tables=[table("Pairs", PAIRS, rows)], note=_n(one))
     if key:
-        stars = [[""] * len(names) for _ in names]
+        drawn = [[""] * len(names) for _ in names]
         for i, j in where:
-            q = number(one["p_bh"][i][j])
-            stars[i][j] = stars[j][i] = "" if q is None else next((mark for level, mark in LEVELS if q < level), "")
-        made["figures"] = [figures.heatmap(names, one["r"], stars)]
+            drawn[i][j] = drawn[j][i] = stars(one["p_bh"][i][j])
+        made["figures"] = [figures.heatmap(names, one["r"], drawn)]
         made["note"] += " Marks: * q < 0.05, ** q < 0.01, *** q < 0.001, after Benjamini and Hochberg over all pairs."
     return made
 
@@ -154,7 +152,12 @@ def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
         for kind, tested in kinds.items()
         if "diagnosis" not in tested
     ]
-    made["absent"] = made["absent"] or "; ".join(_why(list(kinds.values())))
+    means = one.get("means") or []
+    for group in (group for group in means if "diagnosis" not in group):
+        heads = {"tukey_low": "95 % interval (Tukey)"}
+        made["tables"].append(table(f"Adjusted means of {group['term']}", MEANS, group["means"]))
+        made["tables"].append(table(f"All pairs of {group['term']}", DIFFERENCES, group["pairs"], heads=heads))
+    made["absent"] = made["absent"] or "; ".join(_why([*kinds.values(), *means]))
     return made
 
 

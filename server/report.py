@@ -17,9 +17,9 @@ from common.errors import ConfigError
 from server import evaluation_sections, figures, methods, private_sections, words
 from server.figures import number
 from server.sections import sections, without
+from server.tables import cell, stars
 from server.told import told
 
-LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 PAIRS_SHOWN = 20
 STATISTICS = {
     "gram": "gram: number of patients, sums and products of the study's columns, number of incomplete patients",
@@ -110,7 +110,7 @@ def _correlation(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
     marks = [[""] * count for _ in names]
     pairs = []
     for (i, j), q in zip(where, adjusted.tolist(), strict=True):
-        marks[i][j] = marks[j][i] = next((mark for level, mark in LEVELS if q < level), "")
+        marks[i][j] = marks[j][i] = stars(q)
         values = {key: part[key][i][j] if part.get(key) else None for key in ("r", "p", "ci_low", "ci_high")}
         pairs.append({"first": names[j], "second": names[i], **values, "q": q, "mark": marks[i][j]})
     pairs.sort(key=lambda pair: (-abs(number(pair["r"]) or 0.0), pair["first"], pair["second"]))
@@ -260,8 +260,5 @@ def _statistic(name: Any) -> str:  # noqa: ANN401
 
 
 def _p_value(value: Any) -> str:  # noqa: ANN401
-    """Write a p-value; one that underflowed is below 1e-300, not zero."""
-    found = number(value)
-    if found is None:
-        return "\u2013"
-    return "< 1e\u2212300" if found < 1e-300 else f"{found:.3g}".replace("-", "\u2212")
+    """Write a p-value as the tables do."""
+    return cell(number(value), p_value=True)

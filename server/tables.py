@@ -30,6 +30,7 @@ HEADS: Final = {
     "hedges_g": "Hedges\u2019 g",
 }
 INTERVAL: Final = "95 % interval"
+STARS: Final = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 ENDS: Final = ("_low", "_high")
 MARKED: Final = ("n", "missing", "untold_hospitals", "mechanism", "epsilon")  # what every row of a CSV says
 
@@ -70,6 +71,12 @@ def cell(value: Any, *, p_value: bool = False) -> str:  # noqa: ANN401
     if p_value:
         return "< 1e\u2212300" if found < 1e-300 else f"{found:.3g}".replace("-", "\u2212")  # the former underflowed
     return str(value) if isinstance(value, int) else f"{found:.4g}".replace("-", "\u2212")
+
+
+def stars(q: Any) -> str:  # noqa: ANN401
+    """Write the mark of an adjusted p-value; none where there is none, or it is not below 0.05."""
+    found = number(q)
+    return "" if found is None else next((mark for level, mark in STARS if found < level), "")
 
 
 def interval(low: Any, high: Any) -> str:  # noqa: ANN401
