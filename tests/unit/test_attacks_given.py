@@ -82,12 +82,18 @@ def test_a_file_that_is_not_there_and_an_attack_given_twice_are_usage_errors(tmp
             given.read(paths)
 
 
-def test_the_page_says_what_was_found_and_what_fails(tmp_path):
-    with ledgers.create(tmp_path / "ledger.sqlite") as ledger:
-        ledgers.run_rounds(ledger, rounds=1, mechanism=share())
-        ledgers.export(tmp_path / "aalen.zip", ledger)
-    read = bundle.read(tmp_path / "aalen.zip")
-    verdict = verify.verify(read, roster_hash=None)
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    with ledgers.create(folder / "ledger.sqlite") as ledger:
+        ledgers.run_rounds(ledger, rounds=2, mechanism=share())
+        ledgers.export(folder / "aalen.zip", ledger)
+    read = bundle.read(folder / "aalen.zip")
+    return read, verify.verify(read, roster_hash=None)
+
+
+def test_the_page_says_what_was_found_and_what_fails(verified, tmp_path):
+    read, verdict = verified
     bare = report.facts(read, verdict)
     results = given.read([write(tmp_path / "a.json", told(GOOD, BAD)), write(tmp_path / "b.json", inversion())])
     facts = report.facts(read, verdict, attacks=results)
@@ -101,11 +107,7 @@ def test_the_page_says_what_was_found_and_what_fails(tmp_path):
     assert report.plain(facts) != report.plain(bare)
 
 
-def test_the_axes_of_the_burn_down_are_labelled(tmp_path):
-    with ledgers.create(tmp_path / "ledger.sqlite") as ledger:
-        ledgers.run_rounds(ledger, rounds=2, mechanism=share())
-        ledgers.export(tmp_path / "aalen.zip", ledger)
-    read = bundle.read(tmp_path / "aalen.zip")
-    html = page_html.render(page.page(report.facts(read, verify.verify(read, roster_hash=None)), language="en"))
+def test_the_axes_of_the_burn_down_are_labelled(verified):
+    html = page_html.render(page.page(report.facts(*verified), language="en"))
     for label in ("charges (releases with noise)", "epsilon (RDP), delta 0.00001", "cap 8"):
         assert f">{label}</text>" in html
