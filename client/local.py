@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from common import model as network
 from common.contribution import Contribution
 from common.crypto import noise, rng
-from common.errors import OutsidePolicy
+from common.errors import OutsidePolicy, TooManyPatients
 from common.mechanism import LocalSteps
 from common.study import Study
 
@@ -26,8 +26,8 @@ def contribution(blob: bytes, *, study: Study, patients: int, mechanism: LocalSt
     randomness, and meets the result only through the clipped sum, rounded to the grid with exact noise of deviation
     noise_multiplier * sensitivity; an empty draw is a step of noise. All that follows is computed from these integers and
     public numbers: sums are divided by the expected batch, the same at all hospitals, never by the one drawn.
-    `study` is that of the phase (common/phases.py). Raises OutsidePolicy when the mechanism is not the study's or there are
-    more patients than it allows; nothing is raised that depends on a patient's data: what runs away is clipped to FARTHEST.
+    `study` is that of the phase (common/phases.py). Raises OutsidePolicy when the mechanism is not the study's, and
+    TooManyPatients; nothing is raised that depends on a patient's data: what runs away is clipped to FARTHEST.
     """
     training, privacy, local = study.training, study.privacy, study.training.local
     channels = study.recipe.channels
@@ -41,7 +41,7 @@ def contribution(blob: bytes, *, study: Study, patients: int, mechanism: LocalSt
     ):
         raise OutsidePolicy("The local steps' mechanism is not the study's.", action="Announce the study's values.")
     if patients > mechanism.patients_per_step_max:
-        raise OutsidePolicy(
+        raise TooManyPatients(
             "This hospital has more training patients than the study allows in a step.",
             action="Raise patients_per_step_max in a new version of the study.",
         )

@@ -20,7 +20,7 @@ from client.label import labelled_rows, labels
 from common import model as network
 from common.contribution import Contribution
 from common.crypto import rng
-from common.errors import InternalError, OutsidePolicy
+from common.errors import InternalError, OutsidePolicy, TooManyPatients
 from common.mechanism import SampledStep
 from common.networks import heads
 from common.networks.heads import Head
@@ -43,7 +43,7 @@ def contribution(
 
     Guarantee: each patient of `training_rows` is in with probability sampling_rate, independently, from secret randomness; the
     L2 sensitivity to one patient is clip_norm times (1 + numerical slack). An empty sample is a vector of zeros, never skipped.
-    Raises OutsidePolicy when the mechanism is not the study's or the cohort is larger than the study declares, ProtocolError or
+    Raises OutsidePolicy when the mechanism is not the study's, TooManyPatients above patients_per_step_max, ProtocolError or
     BadEnvelope when `blob` is not this study's model.
     """
     declared = (study.privacy.noise_multiplier, study.privacy.clip_norm, study.privacy.sampling_rate)
@@ -51,7 +51,7 @@ def contribution(
     if (mechanism.noise_multiplier, mechanism.clip_norm, mechanism.sampling_rate) != declared or mechanism.dimension != size:
         raise OutsidePolicy("The step's mechanism is not the study's.", action="Announce the round with the study's values.")
     if len(training_rows) > mechanism.patients_per_step_max:
-        raise OutsidePolicy(
+        raise TooManyPatients(
             "This hospital has more training patients than the study allows in a step.",
             action="Raise patients_per_step_max in a new version of the study.",
         )

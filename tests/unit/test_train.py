@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save
 
-from client import train
+from client import refusals, train
 from common import model
-from common.errors import ClinicalTableWrong, InternalError, OutsidePolicy, ProtocolError
+from common.errors import ClinicalTableWrong, InternalError, OutsidePolicy, ProtocolError, TooManyPatients
 from common.mechanism import SampledStep
+from common.wire import Envelope
 from tests import learning
 
 
@@ -249,9 +250,15 @@ def test_contribution_at_rate_one_is_the_whole_clipped_sum_with_its_mechanism():
         {"clip_norm": Decimal("0.6")},
         {"sampling_rate": Decimal("0.4")},
         {"dimension": 12},
-        {"patients_per_step_max": 9},
     ],
 )
 def test_a_mechanism_that_is_not_the_studys_is_refused(changes):
     with pytest.raises(OutsidePolicy):
         contribute(learning.study(), learning.cohort(10), **changes)
+
+
+def test_more_patients_than_a_step_may_have_are_refused_as_of_data():
+    with pytest.raises(TooManyPatients) as caught:
+        contribute(learning.study(), learning.cohort(10), patients_per_step_max=9)
+    request = Envelope(kind="announce", sender="c", recipient="h", run="r", body={"announcement": {"task": "train"}}, blob=b"")
+    assert refusals.outside(request, caught.value) == "E-REFUSED"  # the code says no bit about how many there are
