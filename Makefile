@@ -27,8 +27,10 @@ demo: setup ## a whole study on this machine, from DICOM to an audited report, i
 drill: setup ## every failure against real processes in network namespaces; a table, and out/drill/drill.json (root)
 	OMP_NUM_THREADS=1 $(BIN)/python -m deploy.drill.drill
 
-test: setup ## the tests, one worker more than cores, because some of them mostly wait
-	OMP_NUM_THREADS=1 PYTEST_XDIST_AUTO_NUM_WORKERS=$$(($$(nproc) + 1)) $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not long"
+# Each worker would spend some seconds on rewriting the assertions that it only needs to explain a failure.
+test: setup ## the tests, one worker more than cores, because some of them mostly wait; what failed is run again, explained
+	OMP_NUM_THREADS=1 PYTEST_XDIST_AUTO_NUM_WORKERS=$$(($$(nproc) + 1)) $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --assert=plain -m "not long" || { \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --last-failed --last-failed-no-failures=none; exit 1; }
 
 test-all: setup ## the tests, and those that take minutes
 	$(BIN)/python -m pytest -q
