@@ -64,7 +64,7 @@ def test_all_intervals_of_tukey_and_kramer_hold_together(n: int, epsilon: float,
                 if at:
                     row[len(predictors) - 2 + at] = 2 * BOX * sign  # z of an indicator is 2 d - 1
         away = np.abs(forms @ fitted.beta - TRUE)
-        drawn = simultaneous.largest(one, fitted=fitted, forms=forms, draws=DRAWS)
+        (drawn,) = simultaneous.largest(one, fitted=fitted, families=[forms], draws=DRAWS)
         _, critical = simultaneous.adjusted([0.0], drawn=drawn)
         held += critical is None or bool((away <= critical * errors(fitted, forms=forms, sigma=one.sigma)).all())
         naive += bool((away <= range_of_three * errors(fitted, forms=forms, sigma=0.0)).all())

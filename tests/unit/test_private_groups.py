@@ -50,7 +50,7 @@ def test_without_noise_tukeys_intervals_are_those_of_the_studentised_range(exact
     columns = [f"grade[{level}]" for level in LEVELS[1:]]
     fitted = least_squares.fit(held, outcome="y", predictors=columns)
     forms = np.array([[0, 1, 0], [0, 0, 1], [0, -1, 1]], float)
-    drawn = simultaneous.largest(held, fitted=fitted, forms=forms, draws=20_000)
+    (drawn,) = simultaneous.largest(held, fitted=fitted, families=[forms], draws=20_000)
     pairs = exact["tukey"]
     p, critical = simultaneous.adjusted([one["q"] / np.sqrt(2) for one in pairs], drawn=drawn)
     assert p == pytest.approx([one["p"] for one in pairs], abs=0.01)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigError, NotEstimable
-from server.infer import ancova, anova, correlation, regression, table_one
+from server.infer import adjusted_means, ancova, anova, correlation, regression, table_one
 from server.infer import partial as partial_correlation
 from server.infer.private import correlation as private_correlation
 from server.infer.private import least_squares, resolved
@@ -79,6 +79,20 @@ def test_without_noise_correlations_are_the_exact_ones(found: dict[str, Any], po
             np.testing.assert_allclose(np.array(ours[key], float), matrix, atol=1e-5)
         np.testing.assert_allclose(np.array(ours["p"], float), np.where(np.eye(3) > 0, np.nan, theirs.p_values), atol=2e-3)
         assert ours["p_bh"][0][1] >= ours["p"][0][1]
+
+
+def test_without_noise_adjusted_means_of_every_term_of_factors_are_the_exact_ones(found: dict[str, Any], pooled: Any) -> None:
+    model = STUDY.model(FORMULA)
+    ours = {one["term"]: one for one in found["models"][0]["means"]}
+    wanted = adjusted_means.terms_of(model)
+    assert list(ours) == [term.name for term in wanted]
+    for term in wanted:
+        exact = adjusted_means.of_term(pooled, model=model, term=term).plain()
+        assert [row["level"] for row in ours[term.name]["means"]] == [row["level"] for row in exact["means"]]
+        close(ours[term.name]["means"], exact["means"], ("mean", "standard_error", "ci_low", "ci_high"))
+        close(ours[term.name]["pairs"], exact["contrasts"], ("difference", "standard_error", "t", "p", "p_holm"))
+        for one, other in zip(ours[term.name]["pairs"], exact["contrasts"], strict=True):
+            assert one["p_tukey"] == pytest.approx(other["p_tukey"], abs=0.04)
 
 
 def test_without_noise_table_one_is_the_exact_one(found: dict[str, Any], pooled: Any) -> None:

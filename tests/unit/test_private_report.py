@@ -56,13 +56,14 @@ def test_page_shows_pairs_welch_and_components_with_the_noise_counted(tmp_path: 
     assert "after Tukey and Kramer from the largest t" in text
     assert "not offered" not in text
     files = {name: (tmp_path / "tables" / name).read_text() for name in csvs.write(made, folder=tmp_path / "tables")}
-    for columns in (
-        "p_tukey,tukey_low,tukey_high",
-        "p_games_howell,hedges_g",
-        "component,eigenvalue",
-        "component,name,loading",
+    for columns, times in (
+        ("p_tukey,tukey_low,tukey_high", 5),  # one-way, ANCOVA, three terms of the model
+        ("p_games_howell,hedges_g", 1),
+        ("component,eigenvalue", 1),
+        ("component,name,loading", 1),
     ):
-        assert sum(columns in one for one in files.values()) == 1 + (columns.startswith("p_tukey"))
+        assert sum(columns in one for one in files.values()) == times
+    assert "All pairs of grade:sex" in text
 
 
 def test_a_group_without_a_variance_of_its_own_takes_away_what_needs_it_and_no_more(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from common.noisy_moments import NoisyMoments
 from common.study import Study
 from common.wanted import Ancova, Grouping
 from server.infer.private import (
+    adjusted_means,
     ancova,
     anova,
     bootstrap,
@@ -82,9 +83,14 @@ def _patients(noisy: NoisyMoments) -> int | None:
 def _model(noisy: NoisyMoments, *, study: Study, text: str) -> dict[str, Any]:
     model = study.model(text)
     tested = _or_why(lambda: dict(anova.analyse(noisy, model=model)))
+    try:
+        means = adjusted_means.of_model(noisy, model=model)
+    except NotEstimable as error:
+        means = [{"term": "adjusted means", "diagnosis": error.diagnosis}]
     return {
         "formula": model.formula,
         "fit": _or_why(lambda: regression.table(noisy, outcome=model.outcome.name, predictors=model.predictors)),
+        "means": means,
         "anova": dict.fromkeys(anova.KINDS, tested) if "diagnosis" in tested else tested,
     }
 

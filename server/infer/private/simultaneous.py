@@ -22,17 +22,20 @@ Float = NDArray[np.float64]
 CONFIDENCE = 0.95
 
 
-def largest(noisy: NoisyMoments, *, fitted: Fit, forms: Float, draws: int = bootstrap.DRAWS) -> Float:
-    """Return the largest |t| over `forms` (k, q) of the coefficients in z, one per draw, sorted; infinite where A* is lost."""
-    made = []
+def largest(noisy: NoisyMoments, *, fitted: Fit, families: Sequence[Float], draws: int = bootstrap.DRAWS) -> list[Float]:
+    """Return the largest |t| over each family of forms (k, q) of the coefficients in z, one per draw, sorted.
+
+    Infinite where the draw's matrix is not positive definite. The draws are shared by all families.
+    """
+    made: list[list[Float]] = [[] for _ in families]
     for one in bootstrap.simulate(noisy, fitted=fitted, draws=draws):
         beta, variance = bootstrap.refitted(one.under(fitted.beta), inverse=one.inverse, sigma=noisy.sigma)
-        spread = covariance(beta, inverse=one.inverse, variance=variance, sigma=noisy.sigma, forms=forms)
-        errors = np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
-        found = np.abs((beta - fitted.beta) @ forms.T / errors).max(axis=1)
-        made.append(np.where(one.positive, found, np.inf))
-    result: Float = np.sort(np.concatenate(made))
-    return result
+        for forms, held in zip(families, made, strict=True):
+            spread = covariance(beta, inverse=one.inverse, variance=variance, sigma=noisy.sigma, forms=forms)
+            errors = np.sqrt(np.diagonal(spread, axis1=1, axis2=2))
+            found = np.abs((beta - fitted.beta) @ forms.T / errors).max(axis=1)
+            held.append(np.where(one.positive, found, np.inf))
+    return [np.sort(np.concatenate(held)) for held in made]
 
 
 def adjusted(t: Sequence[float], *, drawn: Float) -> tuple[list[float], float | None]:
