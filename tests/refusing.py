@@ -1,7 +1,6 @@
 """A federation that is asked wrongly, one honest request away from being answered, and the rules of a refusal."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from common.errors import HospitalMissing
 from common.mechanism import Exact
 from tests import federation
 from tests.federation import HOSPITALS, kind
+from tests.written import entries
 
 STUDY = federation.study()
 GRAM = left_out.dimension(len(STUDY.columns()))
@@ -95,12 +95,12 @@ def envelope(rounds, one, *, name=ME, key=None):
 def refused(hospitals, data, error, code, *, name=ME):
     """The vault raises exactly this error, says its code and nothing else, writes it down, and charges and releases nothing."""
     one, raised = hospitals
-    before = [json.loads(line) for line in one.vaults[name].ledger.entries()]
+    before = len(entries(one, name))
     reply = wire.peek(one.vaults[name].answer(data))
     assert [type(item) for item in raised[name]] == [error]
     assert error.code == code
     assert (reply.kind, reply.body) == ("refusal", {"code": code})
-    after = [json.loads(line) for line in one.vaults[name].ledger.entries()][len(before) :]
+    after = entries(one, name)[before:]
     assert [(leaf["type"], leaf["code"]) for leaf in after if leaf["type"] not in {"policy", "plan"}] == [("refuse", code)]
     raised[name].clear()
 

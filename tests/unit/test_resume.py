@@ -1,7 +1,6 @@
 """A coordinator that is killed at any point goes on with the same bytes, and no hospital is charged once more."""
 
 import itertools
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from server.journal import Journal
 from server.run import run_study
 from tests import federation
 from tests.federation import HOSPITALS, kind
+from tests.written import entries
 
 RUN = "resumed"
 TOLD_APART = {"seconds", "rounds"}  # times
@@ -83,8 +83,7 @@ def alone(folder):
 
 def charges(one):
     return {
-        name: [leaf for leaf in map(json.loads, vault.ledger.entries()) if leaf["type"] in {"reserve", "release", "refuse"}]
-        for name, vault in one.vaults.items()
+        name: [leaf for leaf in entries(one, name) if leaf["type"] in {"reserve", "release", "refuse"}] for name in one.vaults
     }
 
 
