@@ -53,9 +53,11 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
     """Run a proposed study with `flwr run` and follow it to its result. Ctrl-C stops it for good."""
     made = Home(home)
     study, signed = _proposed(made, study_hash), config.read_roster(made)
-    if len(signed.names) < exchange.fewest(study):
+    training, needed = set(signed.names) - set(study.evaluation.unseen), exchange.fewest(study)
+    if len(training) < needed:
+        apart = ", without the unseen ones," if study.evaluation.unseen else ""
         raise ConfigError(
-            f"The roster has {len(signed.names)} hospitals, a round of this study needs {exchange.fewest(study)}.",
+            f"The roster{apart} has {len(training)} hospitals, a round of this study needs {needed}.",
             action="Enrol more, all of them in one call with --replace, or propose another study.",
         )
     if not held(home / "serve.lock"):

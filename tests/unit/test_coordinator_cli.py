@@ -335,11 +335,20 @@ def test_a_run_that_flower_does_not_take_is_stopped_for_good(home, tmp_path, mon
     assert json.loads(ask("status", "--home", home, "--json"))["run"]["phase"] == "stopped"
 
 
-def test_a_roster_that_is_too_small_for_the_study_does_not_run(home, tmp_path):
-    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b")))
-    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+@pytest.mark.parametrize(
+    ("names", "unseen", "says"),
+    [
+        ("ab", "", "The roster has 2 hospitals, a round of this study needs 3."),
+        ("abc", "c", "The roster, without the unseen ones, has 2 hospitals, a round of this study needs 3."),
+    ],
+)
+def test_a_roster_that_is_too_small_for_the_study_does_not_run(names, unseen, says, home, tmp_path):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in names))
+    wanted = tmp_path / "study.toml"
+    wanted.write_text(STUDY_FILE.read_text() + (f'\n[evaluation]\nunseen = ["{unseen}"]\n' if unseen else ""))
+    proposed = json.loads(ask("propose", "--home", home, wanted, "--json"))
     code, said = motet("run", "--home", home, proposed["hash"])
-    assert (code, "The roster has 2 hospitals, a round of this study needs 3." in said) == (10, True), said
+    assert (code, says in said) == (10, True), said
     assert not list((home / "runs").iterdir())
 
 
