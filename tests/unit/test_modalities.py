@@ -37,7 +37,7 @@ from tests.unit.test_prepare import recipe
 PATIENTS = 9
 ONE = Decimal(1)
 MEASURED = {
-    "MR": [("longest_diameter_mm", "mm", 128), ("mean_z", "1", 64), ("glcm_contrast", "1", 1024)],
+    "MR": [("mean_z", "1", 64), ("sd_z", "1", 64), ("longest_diameter_mm", "mm", 128), ("glcm_contrast", "1", 1024)],
     "CR": [("skewness", "1", 64), ("p90_z", "1", 64), ("kvp", "kV", 1000)],
 }
 
@@ -128,7 +128,7 @@ def test_a_study_of_another_modality_runs_from_its_files_to_a_trained_model(tmp_
     assert {event["state"] for event in result["rounds"]} == {"opened"}
     table = np.concatenate([cohort.table for cohort in cohorts])
     assert np.isfinite(table).all()
-    assert np.abs(np.array(result["correlation"]["r"]) - np.corrcoef(table[:, [0, 1, 3]], rowvar=False)).max() < 1e-10
+    assert np.abs(np.array(result["correlation"]["r"]) - np.corrcoef(table[:, [0, 1, -1]], rowvar=False)).max() < 1e-10
     views = np.concatenate([cohort.views for cohort in cohorts])
     assert views.shape[1:] == (1, 32, 32)
     assert 0.1 < views.mean() < 0.9
@@ -304,7 +304,7 @@ def test_a_real_mr_is_measured_alike_whatever_scale_its_scanner_wrote(tmp_path: 
         (folder / "clinical.csv").write_text(f"patient_id,malignancy\n{slices[0].PatientID},4\n")
         made.append(read(folder, wanted=study("MR")))
     assert len(made[0].patients) == 1
-    longest, mean_z, contrast, _ = made[0].table[0]
+    mean_z, _, longest, contrast, _ = made[0].table[0]
     assert longest == pytest.approx(math.hypot(30 * 0.703, 4 * 2), abs=2)  # the axial slice of a sagittal scan
     assert -3 < mean_z < 3
     assert contrast > 0
