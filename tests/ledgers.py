@@ -141,17 +141,8 @@ class Ask:
     delta: Decimal = DELTA
 
     def to(self, ledger: Ledger):
-        return ledger.reserve(
-            f"run/{self.number}/aalen",
-            study=self.study,
-            purpose="lesion-cnn",
-            mechanism=self.mechanism,
-            round_number=self.number,
-            roster=HOSPITALS,
-            epsilon_cap=self.cap,
-            delta_cap=Decimal("1e-5"),
-            delta=self.delta,
-        )
+        changes = {"study": self.study, "mechanism": self.mechanism, "epsilon_cap": self.cap, "delta": self.delta}
+        return asked(ledger, self.number, delta_cap=Decimal("1e-5"), **changes)
 
 
 def run_rounds(ledger: Ledger, *, rounds: int, mechanism: Mechanism | None = None, start: int = 2, **ask) -> None:
@@ -171,3 +162,18 @@ def export(path: Path, ledger: Ledger, *, plan: Study | None = None) -> None:
         studies={plan.hash(): plan.canonical_bytes()},
         hospital="aalen",
     )
+
+
+def asked(ledger, number=1, **changes):
+    """Reserve a round at a ledger; `changes` go to what is asked."""
+    arguments = {
+        "study": HASH,
+        "purpose": "lesion-cnn",
+        "mechanism": share(),
+        "round_number": number,
+        "roster": HOSPITALS,
+        "epsilon_cap": CAP,
+        "delta_cap": DELTA,
+        "delta": DELTA,
+    }
+    return ledger.reserve(f"run/{number}/aalen", **(arguments | changes))
