@@ -17,6 +17,7 @@ from common.crypto import keys, masking, ring
 from common.crypto.adding import add
 from common.crypto.keys import SetupKey
 from common.errors import ContextMismatch, HospitalMissing
+from common.ledger import post_quantum
 from common.mechanism import Exact
 from common.wire import Envelope
 from tests import federation
@@ -214,6 +215,8 @@ def test_no_two_masks_of_a_study_share_a_derivation_label(make_federation, monke
     assert ("train", "void") in told
     assert {task for task, state in told if state == "opened"} == {"gram", "train", "evaluate"}
     of = {label: [one for one in derived if one[1][0] == label] for label in {info[0] for _, info in derived}}
+    ledger_keys = of.pop(post_quantum.DERIVATION)
+    assert not {key for key, _ in ledger_keys} & {key for each in of.values() for key, _ in each}
     assert set(of) == {b"motet/mask/v1", b"motet/prg/v1", b"motet/ratchet/v1"}
     for label in (b"motet/mask/v1", b"motet/prg/v1"):
         assert set(Counter(of[label]).values()) == {2}
