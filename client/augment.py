@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.engine.batch import Bag
 
-__all__ = ["SYMMETRIES", "augmented", "gathered"]
+__all__ = ["SYMMETRIES", "augmented", "gathered", "widened"]
 
 Views = NDArray[np.float32]
 
@@ -35,8 +35,12 @@ def augmented(views: Views, *, bags: Sequence[Bag], number: int) -> tuple[Views,
     if number == 0:
         return views, list(bags)
     copies = [_turned(views, quarters=quarters, mirrored=mirrored) for quarters, mirrored in SYMMETRIES[:number]]
-    wide = [(label, tuple(row + copy * len(views) for row in rows for copy in range(number + 1))) for label, rows in bags]
-    return np.concatenate([views, *copies]), wide
+    return np.concatenate([views, *copies]), widened(bags, views=len(views), number=number)
+
+
+def widened(bags: Sequence[Bag], *, views: int, number: int) -> list[Bag]:
+    """Return bags in which each of `views` views stands beside its first `number` symmetries, as `augmented` numbers them."""
+    return [(label, tuple(row + copy * views for row in rows for copy in range(number + 1))) for label, rows in bags]
 
 
 def gathered(views: Views, *, bags: Sequence[Bag]) -> tuple[Views, list[Bag]]:

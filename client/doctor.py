@@ -214,8 +214,10 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         from client.engine import device  # noqa: PLC0415
 
-        found = device.picked()
-        return well("gpu", found.said) if found.name != "cpu" else warn("gpu", found.said, mend="Update torch and the driver.")
+        found, there = device.picked(), torch.cuda.device_count()
+        used = sum(one.name != device.PROCESSOR for one in found)
+        said = f"{used} of {there} in use. " + " ".join(one.said for one in found)
+        return well("gpu", said) if used == there else warn("gpu", said, mend="Update torch and the driver.")
     if list(Path("/dev").glob("nvidia[0-9]*")):
         return warn("gpu", "There is one, but torch does not see it.", mend="Install torch's CUDA build, and check the driver.")
     return well("gpu", "None: training runs on the processor.")

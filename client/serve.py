@@ -96,7 +96,8 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
                 server.start()
                 if socket.parent != folder.absolute():  # shared with the relay's user: the group may knock
                     socket.chmod(0o660)
-                log.info("training-device", extra={"at": device.picked().name})
+                for one in device.picked():
+                    log.info("training-device", extra={"at": one.name})
                 log.info("vault-ready")
                 ready.set()
                 stop.wait()

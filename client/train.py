@@ -5,16 +5,16 @@ The unit is the patient: a patient's views are one bag with one gradient. Source
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from client import augment
-from client.engine import device, independence
-from client.engine.batch import Bag, packed
-from client.engine.clipped import clipped_sum as engine_sum
+from client import augment, resident
+from client.engine import independence, split
+from client.engine.batch import Bag, Batch, packed
 from client.inside import Cohort
 from client.label import labelled_rows, labels
 from common import model as network
@@ -75,18 +75,19 @@ def clipped_sum(
     model = network.build(study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels)
     network.load(model, blob)
     names = network.trainable_names(model, study.training)
-    bags = _bags(cohort, study=study, rows=training_rows[sampled])
+    patients = _bags(cohort, study=study, rows=training_rows[sampled])
     if study.training.recipe == "head":
         network.refuse_other_features(
             model, study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels
         )
+        bags = [bag for _, bag in patients]
         views, bags = augment.augmented(cohort.views, bags=bags, number=study.training.augmentations)
         gradients = _head_gradients(model, head=heads.of(study.training), views=views, bags=bags)
         total: Vector = clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
         return total
-    if not bags:
+    if not patients:
         return np.zeros(len(network.flat(model, names)))
-    return _full_sum(model, names=names, cohort=cohort, bags=bags, study=study)
+    return _full_sum(model, names=names, cohort=cohort, patients=patients, study=study)
 
 
 def clip(gradients: Vector, *, norm: float) -> Vector:
@@ -101,12 +102,13 @@ def clip(gradients: Vector, *, norm: float) -> Vector:
     return clipped
 
 
-def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[Bag]:
+def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[tuple[str, Bag]]:
+    """Return the pseudonyms and bags of those that have a label and a view."""
     if len(cohort.views) and cohort.views.shape[1:] != study.recipe.view_shape:
         raise InternalError("The views do not have the study's shape.", action="Report this.")
     classes, most = labels(cohort, study=study), study.training.views_per_patient_max
-    bags = ((float(classes[row]), cohort.bags[row][:most]) for row in rows)
-    return [(label, bag) for label, bag in bags if bag and not np.isnan(label)]
+    bags = ((cohort.patients[row], (float(classes[row]), cohort.bags[row][:most])) for row in rows)
+    return [(patient, (label, bag)) for patient, (label, bag) in bags if bag and not np.isnan(label)]
 
 
 def _head_gradients(model: Network, *, head: Head, views: NDArray[np.float32], bags: Sequence[Bag]) -> Vector:
@@ -145,23 +147,31 @@ def _embed(model: Network, *, views: NDArray[np.float32]) -> Vector:
     return _embeddings[key]
 
 
-def _full_sum(model: Network, *, names: tuple[str, ...], cohort: Cohort, bags: Sequence[Bag], study: Study) -> Vector:
-    """Return the clipped sum over every layer, (d,), float64, by the engine, on the device that was picked.
+def _full_sum(
+    model: Network, *, names: tuple[str, ...], cohort: Cohort, patients: Sequence[tuple[str, Bag]], study: Study
+) -> Vector:
+    """Return the clipped sum over every layer, (d,), float64, by the engine, on the devices that were picked.
 
     Patients share micro-batches of one shape, where no bit of a patient's gradient depends on the others; where this machine's
-    kernels do not keep to that, they go one at a time. See client/engine/independence.py and clipped.py.
+    kernels do not keep to that, they go one at a time. See client/engine/independence.py, clipped.py and split.py.
     """
     number = study.training.augmentations
     most = study.training.views_per_patient_max * (1 + number)
     sizes = [1 << power for power in range((most - 1).bit_length() + 1)]
-    loss, where = heads.of(study.training).loss, device.picked().name
-    model = model.to(where)
-    rows = independence.rows_at_once(model, shape=cohort.views.shape[1:], sizes=sizes, wanted=model.rows_at_once, loss=loss)
-    views, bags = augment.gathered(cohort.views, bags=bags)
-    views, bags = augment.augmented(views, bags=bags, number=number)
-    batches = (batch.to(where) for batch in packed(views, bags=bags, rows_at_once=rows))
-    total = engine_sum(model, batches, loss=loss, clip_norm=float(study.privacy.clip_norm))
-    return np.concatenate([total[name].cpu().numpy().ravel() for name in names])
+    loss = heads.of(study.training).loss
+
+    def packing(replica: nn.Module, where: str, bags: list[Bag]) -> Iterator[Batch]:
+        wanted, shape = model.rows_at_once, cohort.views.shape[1:]
+        rows = independence.rows_at_once(replica, shape=shape, sizes=sizes, wanted=wanted, loss=loss)
+        there = resident.kept(cohort.views, augmentations=number, device=where)
+        if there is not None:
+            return packed(there, bags=augment.widened(bags, views=len(cohort.views), number=number), rows_at_once=rows)
+        views, bags = augment.gathered(cohort.views, bags=bags)
+        views, bags = augment.augmented(views, bags=bags, number=number)
+        return (batch.to(where) for batch in packed(views, bags=bags, rows_at_once=rows))
+
+    total = split.clipped_sum_by(model, patients, packing=packing, loss=loss, clip_norm=float(study.privacy.clip_norm))
+    return np.concatenate([total[name].numpy().ravel() for name in names])
 
 
 def _tensor(views: NDArray[np.float32]) -> torch.Tensor:

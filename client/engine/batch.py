@@ -15,6 +15,7 @@ from torch import Tensor
 
 __all__ = ["Bag", "Batch", "packed", "places"]
 
+Views = NDArray[np.float32] | Tensor  # (view, channel, *axes)
 Bag = tuple[float, tuple[int, ...]]  # label, rows of the views; no bag is empty
 
 
@@ -51,9 +52,10 @@ def places(rows_at_once: int, *, views: int) -> int:
     return max(1, rows_at_once // views)
 
 
-def packed(views: NDArray[np.float32], *, bags: Sequence[Bag], rows_at_once: int) -> Iterator[Batch]:
+def packed(views: Views, *, bags: Sequence[Bag], rows_at_once: int) -> Iterator[Batch]:
     """Yield the micro-batches of all `bags`; each view of a patient has weight 1 / (number of the patient's views).
 
+    `views` are an array, or a tensor on any device: the micro-batches are where it is.
     No bags give no micro-batches. Raises ValueError on an empty bag.
     """
     shapes: defaultdict[int, list[Bag]] = defaultdict(list)
@@ -67,18 +69,23 @@ def packed(views: NDArray[np.float32], *, bags: Sequence[Bag], rows_at_once: int
             yield _batch(views, bags=group[first : first + room], size=size, room=room)
 
 
-def _batch(views: NDArray[np.float32], *, bags: Sequence[Bag], size: int, room: int) -> Batch:
-    shown = np.zeros((room * size, *views.shape[1:]), np.float32)
-    targets, weights = np.zeros(room * size, np.float32), np.zeros(room * size, np.float32)
+def _batch(views: Views, *, bags: Sequence[Bag], size: int, room: int) -> Batch:
+    targets, weights, index = np.zeros(room * size, np.float32), np.zeros(room * size, np.float32), list[int]()
     for place, (label, rows) in enumerate(bags):
         start = place * size
-        shown[start : start + size] = views[list(rows + rows[:1] * (size - len(rows)))]
+        index += rows + rows[:1] * (size - len(rows))
         targets[start : start + size] = label
         weights[start : start + len(rows)] = 1 / len(rows)
+    if isinstance(views, Tensor):
+        shown = views.new_zeros((room * size, *views.shape[1:]))
+        shown[: len(index)] = views[torch.tensor(index, device=views.device)]
+    else:
+        shown = torch.zeros((room * size, *views.shape[1:]))
+        shown.numpy()[: len(index)] = views[index]
     return Batch(
-        views=torch.from_numpy(shown),
-        targets=torch.from_numpy(targets),
-        weights=torch.from_numpy(weights),
+        views=shown,
+        targets=torch.from_numpy(targets).to(shown.device),
+        weights=torch.from_numpy(weights).to(shown.device),
         views_per_patient=size,
         present=len(bags),
     )

@@ -3,6 +3,7 @@
 The choice must not depend on who is sampled: it is part of the mechanism's public randomness.
 """
 
+import threading
 import time
 from functools import lru_cache
 
@@ -17,8 +18,9 @@ __all__ = ["fastest"]
 
 REPEATS = 3  # the least of three with warm caches: one timing mis-chose (reference 2.5)
 
+_one_at_a_time = threading.Lock()
 
-@lru_cache(maxsize=256)
+
 def fastest(
     geometry: Geometry,
     *,
@@ -31,8 +33,17 @@ def fastest(
 ) -> str:
     """Return the name of the fastest kernel for `rows` rows of shape `inputs` (channel, *axes) and `outputs`.
 
-    `threads` is the number of torch's threads: part of what a timing depends on.
+    `threads` is the number of torch's threads: part of what a timing depends on. Devices that compute at the same time take
+    turns here: each shape is timed once, and never while another is.
     """
+    with _one_at_a_time:
+        return _fastest(geometry, rows, views, inputs, outputs, device, threads)
+
+
+@lru_cache(maxsize=256)
+def _fastest(
+    geometry: Geometry, rows: int, views: int, inputs: tuple[int, ...], outputs: tuple[int, ...], device: str, threads: int
+) -> str:
     positions = views * int(torch.Size(outputs[1:]).numel())
     seen = views * int(torch.Size(inputs[1:]).numel())
     names = kernels.candidates(geometry, patients=rows // views, positions=positions, seen=seen)

@@ -20,7 +20,7 @@ from client.engine.tape import Tape
 from common.errors import InternalError
 from common.networks.standardised import StandardisedConv2d, StandardisedConv3d, project
 
-__all__ = ["LARGEST_NORM", "Loss", "clipped_sum", "recorded"]
+__all__ = ["LARGEST_NORM", "Loss", "clipped_sum", "full_precision", "recorded"]
 
 LARGEST_NORM = 1e30  # a gradient above it counts as not finite
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of rows to the loss of each row
@@ -61,7 +61,7 @@ def recorded(network: nn.Module, batch: Batch, *, loss: Loss) -> Tape:
     trained = {parameter for parameter in network.parameters() if parameter.requires_grad}
     for parameter in trained:
         parameter.grad = None
-    with _full_precision(batch.views), attached(network, tape):
+    with full_precision(on=batch.views.is_cuda), attached(network, tape):
         losses = loss(network(batch.views), batch.targets)
         if losses.shape != batch.weights.shape:
             raise InternalError("The loss is not one number per row.", action="Report this.")
@@ -87,9 +87,12 @@ def _contiguous(total: Tensor) -> Tensor:
 
 
 @contextmanager
-def _full_precision(views: Tensor) -> Iterator[None]:
-    """On a GPU: no TF32, no kernels whose bits or choice change from call to call."""
-    if not views.is_cuda:
+def full_precision(*, on: bool) -> Iterator[None]:
+    """On a GPU: no TF32, no kernels whose bits or choice change from call to call.
+
+    The switches are the process's: where several threads compute, one must hold this around all of them.
+    """
+    if not on:
         yield
         return
     products = torch.backends.cuda.matmul.allow_tf32

@@ -1,7 +1,8 @@
-"""Where the engine computes: on a GPU whose clipped sums were tried here and are right, else on the processor; and why."""
+"""Where the engine computes: on the GPUs whose clipped sums were tried here and are right, else on the processor; and why."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -12,10 +13,15 @@ from client.engine.batch import packed
 from client.engine.clipped import clipped_sum
 from common.networks.standardised import StandardisedConv2d
 
-__all__ = ["Device", "picked", "tried"]
+__all__ = ["FAILURES", "PROCESSOR", "Device", "among", "lost", "picked", "tried"]
+
+log = logging.getLogger("motet.vault")
 
 DIFFERENCE_MOST: Final = 3e-6  # relative; reference training.md 1.3, u: float32 with exact products, not TF32 or half precision
+FAILURES: Final = (RuntimeError, AssertionError, NotImplementedError)  # torch's words for a device that does not work
+PROCESSOR: Final = "cpu"
 _PATIENTS, _CLIP_NORM = 12, 0.3
+_in_use: list["Device"] = []  # of this process, once they were picked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +32,31 @@ class Device:
     said: str
 
 
-@lru_cache(maxsize=1)
-def picked() -> Device:
-    """Return the device on which this process trains; the same for its life."""
-    if not torch.cuda.is_available():
-        return Device(name="cpu", said="Training runs on the processor: torch sees no GPU.")
-    return tried("cuda")
+def picked() -> tuple[Device, ...]:
+    """Return the devices on which this process trains: the same for its life, but for those that were lost."""
+    if not _in_use:
+        names = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        _in_use.extend(among(names))
+    return tuple(_in_use)
+
+
+def among(names: Sequence[str]) -> tuple[Device, ...]:
+    """Return, in order, those of the named GPUs that pass the trial; where there are none the processor, and why."""
+    found = [tried(name) for name in names]
+    good = tuple(one for one in found if one.name != PROCESSOR)
+    for one in found if good else ():
+        if one.name == PROCESSOR:
+            log.warning("training-device-left-out", extra={"why": one.said})
+    nothing = Device(name=PROCESSOR, said="Training runs on the processor: torch sees no GPU.")
+    return good or tuple(found[:1]) or (nothing,)
+
+
+def lost(name: str, error: Exception) -> None:
+    """Train without device `name` from now on, and say so in the log; without any, on the processor."""
+    why = type(error).__name__
+    log.warning("training-device-lost", extra={"at": name, "why": why})
+    left = [one for one in _in_use if one.name != name]
+    _in_use[:] = left or [Device(name=PROCESSOR, said=f"Training runs on the processor: {name} failed ({why}).")]
 
 
 def tried(name: str) -> Device:
@@ -41,11 +66,11 @@ def tried(name: str) -> Device:
     """
     try:
         found = _difference(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's words for a device that does not work
-        return Device(name="cpu", said=f"Training runs on the processor: {name} failed a trial ({type(error).__name__}).")
+    except FAILURES as error:
+        return Device(name=PROCESSOR, said=f"Training runs on the processor: {name} failed a trial ({type(error).__name__}).")
     if not found <= DIFFERENCE_MOST:
-        return Device(name="cpu", said=f"Training runs on the processor: sums by {name} are {found:.1e} off.")
-    called = torch.cuda.get_device_name() if name == "cuda" else name
+        return Device(name=PROCESSOR, said=f"Training runs on the processor: sums by {name} are {found:.1e} off.")
+    called = f"{torch.cuda.get_device_name(name)} ({name})" if name.startswith("cuda") else name
     return Device(name=name, said=f"Training runs on {called}: its sums are right to {found:.1e}.")
 
 
