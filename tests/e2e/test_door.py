@@ -38,6 +38,7 @@ from server.lane import Lane
 from tests import federation, refusing
 from tests.federation import HOSPITALS
 from tests.refusing import announced
+from tests.written import refusals
 
 pytestmark = pytest.mark.e2e
 
@@ -177,7 +178,8 @@ def test_a_real_supernode_comes_in_and_leaves_by_the_door(opened, hospitals):
         return f'"POST /v1/fleet/{path} HTTP/1.1" 200' in (opened.home.folder / "superlink.log").read_text()
 
     try:
-        wait_until(lambda: answered("activate-node") or child.poll() is not None, timeout_s=40)
+        wait_until(lambda: answered("pull-messages") or child.poll() is not None, timeout_s=40)  # it knows that it is in
+        assert answered("activate-node")
         assert child.poll() is None
     finally:
         end(child)
@@ -401,7 +403,7 @@ def test_real_vaults_agree_on_keys_over_the_door_and_replays_are_refused_on_both
 
         assert asked(2, "hosp-a", part="newer") == ({"hosp-a"}, None)
         assert asked(1, "hosp-a", part="older") == (set(), "E-ROUND")  # as whoever recorded it would send it
-        assert [leaf["code"] for leaf in leaves(hospitals.vaults["hosp-a"]) if leaf["type"] == "refuse"] == ["E-ROUND"]
+        assert refusals(hospitals) == ["E-ROUND"]
         replaying["hosp-b"] = lambda _data: first["hosp-b"]
         assert asked(2, "hosp-b", part="old") == (set(), "E-ENVELOPE")
         replaying["hosp-c"] = lambda _data: wire.seal(
@@ -450,7 +452,3 @@ def test_only_the_lane_has_the_lanes_certificate_check(opened, hospitals):
         answer = opened.raw(request("/v1/fleet/get-run"), server_name=NAME)
     assert not answer.startswith(b"HTTP/1.1 2")
     assert b"403" not in answer[:20]
-
-
-def leaves(vault):
-    return [json.loads(line) for line in vault.ledger.entries()]
