@@ -56,7 +56,7 @@ def read(paths: Sequence[Path]) -> list[Attacked]:
             raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
         try:
             one = _parse(data)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise RecordDamaged(
                 f"{path.name} is no result of an attack, or contradicts itself.",
                 action="Give what `motet-audit attack` or `motet-hospital attack` printed with --json.",
@@ -90,6 +90,8 @@ def _checks(plain: Any) -> list[Found]:  # noqa: ANN401
 def _read_from(plain: dict[str, Any]) -> list[Found]:
     """Return the images that were read as checks: of what leaves, none may be nearer the scan than a blank guess."""
     blank = _number(plain["blank_db"])
+    if math.isinf(blank):  # a bound that nothing could pass
+        raise ValueError("no bound")
     found = []
     for one in plain["read"]:
         db, leaves = _number(one["psnr_db"]), one["leaves"]
