@@ -49,14 +49,16 @@ class Watch:
             stop.wait(every_s)
 
     def once(self, stop: threading.Event, *, every_s: float, clock: Callable[[], float]) -> None:
-        """Take what is there now, each file once it has settled; after six settling times the rest counts as NOT_SETTLED."""
+        """Take what is there now, each file once it has settled.
+
+        After six settling times, or where `stop` is set before, the rest counts as NOT_SETTLED.
+        """
         began = clock()
         self.look(now=began)
-        while self._seen and not stop.wait(every_s):
+        while self._seen and clock() - began <= PATIENCE * self.settled_s and not stop.wait(every_s):
             self.look(now=clock())
-            if clock() - began > PATIENCE * self.settled_s:
-                self.tally.add(NOT_SETTLED, times=len(self._seen))
-                return
+        if self._seen:
+            self.tally.add(NOT_SETTLED, times=len(self._seen))
 
     def _cannot_open(self, error: OSError) -> None:
         """Count a folder that cannot be listed; one that is gone is nothing to read."""

@@ -178,6 +178,10 @@ def test_once_takes_what_is_there_and_gives_up_what_never_settles(tmp_path: Path
     watch = Watch(source, inbox, settled_s=0)
     watch.once(threading.Event(), every_s=0, clock=lambda: 0.0)
     assert watch.tally.counts == {"AGAIN": 2, "STORED": 1}
+    stop, watch = threading.Event(), Watch(source, inbox, settled_s=1)
+    stop.set()  # Ctrl-C before anything has settled: what is left is not passed over in silence
+    watch.once(stop, every_s=0, clock=lambda: 0.0)
+    assert watch.tally.counts == {"NOT_SETTLED": 3}
 
 
 def body(*objects: bytes, boundary: bytes = b"mark", end: bytes = b"--\r\n") -> bytes:
