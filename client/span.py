@@ -1,5 +1,6 @@
 """What a sum of products shows: every direction in the span of its columns, and how much of one a few patients hold."""
 
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +12,8 @@ RANK_LEAST = 1e-11  # of the largest singular value; the sums are exact, so what
 WELL_LEAST = 1e-6  # of the largest eigenvalue of the products of columns: a basis made of them is orthonormal to 1e-10
 HEAD = 16  # times as many rows as a column may have values: a number shows there already that it has more
 TELLS_LEAST = 1 - 1e-6  # of an indicator's length in the span: it can be written in the columns
-CHOICES_MOST = 2000  # of several points together
+CHOICES_MOST = 5000  # of points; what would take more to know counts as told
+WEIGHT_LEAST = 1e-7  # of a point, squared, in vectors that are zero but for few points; of less nobody reads a value
 FAR_LEAST = 0.5  # of a pair of columns that a few patients may hold before it is looked at closely
 
 
@@ -81,24 +83,32 @@ def shown(flags: NDArray[np.bool_], *, rows: Float) -> Float:
 def concentrated(rows: Float, *, counts: NDArray[np.int64], few: int) -> bool:
     """Say whether some vector in the span of `rows` is zero but for points at which 1 to `few` patients stand together.
 
-    `rows` is an orthonormal basis over points, shape (points, rank); `counts` says how many patients stand at each. Of several
-    points together CHOICES_MOST are looked at, two before three.
+    `rows` is an orthonormal basis over points, shape (points, rank); `counts` says how many patients stand at each. True, too,
+    where that would take more than CHOICES_MOST choices of points to know.
     """
+    small = np.flatnonzero((counts > 0) & (counts <= few))
+    small = small[np.argsort(counts[small], kind="stable")]
+    squares, axes = np.linalg.eigh(rows[small].T @ rows[small])
+    weight = rows[small] @ axes[:, squares > TELLS_LEAST]  # of the vectors that are zero but for all of these points
+    small = small[(weight * weight).sum(axis=1) > WEIGHT_LEAST]
+    if weight.shape[1] <= 1:
+        return 0 < int(counts[small].sum()) <= few
     length = (rows * rows).sum(axis=1)
-    small = np.flatnonzero((counts > 0) & (counts <= few) & (length > RANK_LEAST))
-    small = small[np.argsort(-length[small], kind="stable")]
-    if bool(np.any(length[small] > TELLS_LEAST)):
-        return True
-    tried = 0
-    for size in range(2, min(few, len(small)) + 1):
-        for chosen in combinations(small.tolist(), size):
-            tried += 1
-            if tried > CHOICES_MOST:
-                return False
-            at = list(chosen)
-            if counts[at].sum() <= few and length[at].sum() > TELLS_LEAST and np.linalg.norm(rows[at], 2) ** 2 > TELLS_LEAST:
-                return True
+    for tried, chosen in enumerate(_choices(counts[small].tolist(), few=few)):
+        at = small[list(chosen)]
+        if tried >= CHOICES_MOST or (length[at].sum() > TELLS_LEAST and np.linalg.norm(rows[at], 2) ** 2 > TELLS_LEAST):
+            return True
     return False
+
+
+def _choices(counts: Sequence[int], *, few: int, start: int = 0) -> Iterator[tuple[int, ...]]:
+    """Yield the places, from `start`, of counts whose sum is at most `few`; `counts` rise."""
+    for at in range(start, len(counts)):
+        if counts[at] > few:
+            return
+        yield (at,)
+        for more in _choices(counts, few=few - counts[at], start=at + 1):
+            yield (at, *more)
 
 
 def apart(values: Float, *, few: int) -> float:

@@ -58,6 +58,16 @@ def test_two_small_parts_that_only_together_are_left_alone_are_few():
     assert frozenset() not in overlaps.alone([*sets[:2], many | more | {"a", "b"}], few=FEW)
 
 
+def test_many_small_parts_beside_three_that_are_left_alone_do_not_hide_them():
+    """70 patients who are in different ones of eight more sets: more choices of few than are looked at."""
+    random, lots = np.random.default_rng(3), [less(range(50)), less(range(50, 100)), frozenset(f"q{at}" for at in range(50))]
+    decoys = random.permutation(np.arange(1, 256))[:70].tolist()
+    beside = [frozenset({f"r{i}" for i in range(60)} | {f"d{i}" for i in decoys if i >> at & 1}) for at in range(8)]
+    three = [lot | {one} for lot, one in zip(lots, "abc", strict=True)]
+    assert list(overlaps.alone([*three, frozenset().union(*lots), *beside], few=FEW)) == [frozenset()]
+    assert list(overlaps.alone([*three, frozenset().union(*lots)], few=FEW)) == [frozenset()]
+
+
 def test_a_group_that_several_sets_leave_alone_is_judged_as_those_apart_in_two():
     patients = judge_of().cohort.patients
     gone = patients[:30], patients[25:60]
