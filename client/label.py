@@ -28,7 +28,7 @@ def labels(cohort: Cohort, *, study: Study) -> NDArray[np.float64]:
     return np.where(np.isnan(values), np.nan, passed.astype(np.float64))
 
 
-def labelled_rows(cohort: Cohort, study: Study) -> NDArray[np.int64]:
+def labelled_rows(cohort: Cohort, *, study: Study) -> NDArray[np.int64]:
     """Return the rows of the patients that have a label and at least one view, ascending."""
     viewed = np.fromiter((len(bag) > 0 for bag in cohort.bags), np.bool_, count=len(cohort.bags))
     return np.flatnonzero(viewed & ~np.isnan(labels(cohort, study=study))).astype(np.int64)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from client import most_patients
 from common import model as network
 from common.contribution import Contribution
 from common.crypto import noise, rng
-from common.errors import OutsidePolicy, TooManyPatients
+from common.errors import OutsidePolicy
 from common.mechanism import LocalSteps
 from common.study import Study
 
@@ -40,11 +41,7 @@ def contribution(blob: bytes, *, study: Study, patients: int, mechanism: LocalSt
         mechanism.dimension,
     ):
         raise OutsidePolicy("The local steps' mechanism is not the study's.", action="Announce the study's values.")
-    if patients > mechanism.patients_per_step_max:
-        raise TooManyPatients(
-            "This hospital has more training patients than the study allows in a step.",
-            action="Raise patients_per_step_max in a new version of the study.",
-        )
+    most_patients.check(patients, mechanism=mechanism)
     model = network.build(training, channels=channels, patch_voxels=study.recipe.patch_voxels)
     network.load(model, blob)
     names = network.trainable_names(model, training)

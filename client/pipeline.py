@@ -193,7 +193,7 @@ def blob_bytes_most(study: Study) -> int:
 
 def training_rows(cohort: Cohort, *, study: Study) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows for training and the rows held out; patients without a label are in neither."""
-    labelled = train.labelled_rows(cohort, study)
+    labelled = train.labelled_rows(cohort, study=study)
     out = score.held_out(cohort.patients, study_hash=study.hash(), fraction=study.training.held_out_fraction)
     return labelled[~out[labelled]], labelled[out[labelled]]
 

@@ -20,7 +20,7 @@ UNIT_BITS = 52  # a clipped row is a multiple of 2**-52
 BELOW = 1 - 2.0**-40  # rows are clipped to a little less, so that their rounding cannot pass the clipping norm
 
 
-def complete_rows(cohort: Cohort, study: Study) -> NDArray[np.int64]:
+def complete_rows(cohort: Cohort, *, study: Study) -> NDArray[np.int64]:
     """Return the patients who have a value in every column of the study's Gram, on its integer grid.
 
     Shape (patients, len(study.columns())), int64, in the cohort's order. No complete patient gives no rows. Columns of terms
@@ -39,7 +39,7 @@ def summarise(cohort: Cohort, *, study: Study) -> Contribution:
     policy decides whether it leaves.
     """
     return Contribution(
-        values=moments.gram(complete_rows(cohort, study)),
+        values=moments.gram(complete_rows(cohort, study=study)),
         mechanism=Exact(statistic=STATISTIC, ring_bits=RING_BITS),
     )
 

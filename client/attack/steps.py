@@ -49,7 +49,7 @@ def _batches(steps: int, progress: Progress) -> Check:
     """Check that the number of patients in a step is binomial: counted as the length of its sum."""
     held = synthetic.study("head", patients=PATIENTS)
     cohort, blob = synthetic.cohort(PATIENTS, views=1), synthetic.first_model(held)
-    rows, mechanism = train.labelled_rows(cohort, held), _mechanism(held)
+    rows, mechanism = train.labelled_rows(cohort, study=held), _mechanism(held)
     sizes = []
     for _ in range(steps):
         given = train.contribution(blob, study=held, cohort=cohort, training_rows=rows, mechanism=mechanism)

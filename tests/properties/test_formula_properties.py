@@ -54,7 +54,7 @@ def test_no_value_inside_the_declared_bounds_leaves_those_of_its_terms(pair: tup
     frame = tables.synthetic(40)
     frame["v"] = np.clip(low + (high - low) * np.random.default_rng(seed).random(40), low, high)
     frame.loc[:1, "v"] = [low, high]
-    z = summarise.complete_rows(tables.cohort(frame, held=held), held)
+    z = summarise.complete_rows(tables.cohort(frame, held=held), study=held)
     assert len(z) == 40
     assert int(np.abs(z).max()) <= 2**52 + 1
     assert len(moments.scales(held)) == len(held.design()) == len({column.name for column in held.design()})

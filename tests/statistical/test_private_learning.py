@@ -45,7 +45,7 @@ def shared_noise_run(cohorts, *, noisy=True):
     for _ in range(training.steps):
         total = np.zeros(mechanism.dimension, np.int64)
         for cohort, out in zip(cohorts, held, strict=True):
-            rows = train.labelled_rows(cohort, STUDY)
+            rows = train.labelled_rows(cohort, study=STUDY)
             given = train.contribution(
                 model.dump(network), study=STUDY, cohort=cohort, training_rows=rows[~out[rows]], mechanism=mechanism
             )

@@ -199,7 +199,7 @@ def named(patsys: str) -> str:
 
 def test_columns_on_the_grid_equal_patsys_design_of_the_rows() -> None:
     held, x = study(MODELS), rows(50)
-    z = summarise.complete_rows(cohort(held, x), held)
+    z = summarise.complete_rows(cohort(held, x), study=held)
     data = {variable.name: x[:, at] for at, variable in enumerate(held.variables)}
     data |= {"grade": np.array(["g1", "g2", "g3"])[x[:, 5].astype(int)], "sex": np.array(["f", "m"])[x[:, 6].astype(int)]}
     design = dmatrix(PATSY, data)
@@ -223,7 +223,7 @@ def test_columns_of_a_study_are_named_once_and_plain_ones_come_first() -> None:
 def test_patient_whose_level_is_missing_or_not_declared_is_left_out() -> None:
     held, x = study(["malignancy ~ grade"]), rows(30)
     x[3, 5], x[4, 5], x[5, 5], x[6, 6] = np.nan, 0.5, 3, np.nan  # sex is not in the Gram
-    assert len(summarise.complete_rows(cohort(held, x), held)) == 27
+    assert len(summarise.complete_rows(cohort(held, x), study=held)) == 27
 
 
 @pytest.mark.parametrize("bad", ["malignancy ~ nothing", "malignancy ~ __class__", "malignancy ~ sex:grade", "grade ~ sex"])

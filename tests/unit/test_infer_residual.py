@@ -124,7 +124,7 @@ def read(total: Sequence[int], study: Study) -> tuple[moments.Moments, int]:
 
 def absorbed(frame: pd.DataFrame, hospital: np.ndarray, study: Study) -> tuple[moments.Moments, int]:
     parts = [
-        within.within(summarise.complete_rows(tables.cohort(part, held=study), study))
+        within.within(summarise.complete_rows(tables.cohort(part, held=study), study=study))
         for _, part in frame.groupby(hospital, sort=True)
     ]
     return read(np.sum(parts, axis=0).tolist(), study)
@@ -164,7 +164,7 @@ def test_variable_that_varies_between_hospitals_only_is_named() -> None:
 def test_sum_that_is_no_scatter_is_refused() -> None:
     frame = tables.synthetic(40)
     study: Any = held()
-    vector = within.within(summarise.complete_rows(tables.cohort(frame, held=study), study)).tolist()
+    vector = within.within(summarise.complete_rows(tables.cohort(frame, held=study), study=study)).tolist()
     read(vector, study)
     for at, value in ((0, -1), (0, 2**23), (1, 41), (2, -1), (2, 2**120), (3, 2**110)):
         with pytest.raises(ProtocolError):

@@ -43,14 +43,14 @@ def some(rows: int) -> np.ndarray:
 
 def test_only_patients_complete_in_the_columns_of_the_gram_count() -> None:
     table = some(20)
-    assert summarise.complete_rows(cohort(table), STUDY).shape == (16, 3)
+    assert summarise.complete_rows(cohort(table), study=STUDY).shape == (16, 3)
     assert summarise.summarise(cohort(table), study=STUDY).values[0] == 16
 
 
 def test_columns_are_taken_by_name_in_the_order_of_the_study() -> None:
     table = some(20)
     turned = cohort(table[:, ::-1], NAMES[::-1])
-    assert np.array_equal(summarise.complete_rows(turned, STUDY), summarise.complete_rows(cohort(table), STUDY))
+    assert np.array_equal(summarise.complete_rows(turned, study=STUDY), summarise.complete_rows(cohort(table), study=STUDY))
 
 
 def test_contribution_is_exact_python_integers_for_the_128_bit_ring() -> None:

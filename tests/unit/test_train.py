@@ -166,14 +166,14 @@ def test_patients_without_label_or_views_contribute_nothing_and_are_not_training
     bags = (*cohort.bags[:4], (), *cohort.bags[5:])
     part = replace(cohort, table=table, bags=bags)
     blob = moved(study)
-    assert train.labelled_rows(part, study).tolist() == [0, 2, 3, 5]
+    assert train.labelled_rows(part, study=study).tolist() == [0, 2, 3, 5]
     assert np.allclose(total(blob, study, part), one_by_one(blob, study, cohort, [0, 2, 3, 5]), rtol=1e-5, atol=1e-7)
 
 
 def test_a_cohort_without_the_label_is_refused():
     cohort = replace(learning.cohort(3), columns=("length_mm", "other"))
     with pytest.raises(ClinicalTableWrong, match="malignancy"):
-        train.labelled_rows(cohort, learning.study())
+        train.labelled_rows(cohort, study=learning.study())
 
 
 def test_frozen_layers_other_than_the_approved_prior_are_refused():

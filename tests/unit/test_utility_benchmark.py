@@ -48,7 +48,7 @@ def test_the_clipped_sum_is_the_hospitals():
     network = learning.built(study)
     weights = np.random.default_rng(1).normal(size=13)
     model.with_flat(network, model.HEAD, weights)
-    rows = train.labelled_rows(cohort, study)
+    rows = train.labelled_rows(cohort, study=study)
     theirs = train.clipped_sum(
         model.dump(network), study=study, cohort=cohort, training_rows=rows, sampled=np.ones(len(rows), bool)
     )
