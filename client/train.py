@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client import augment, resident
+from client import augment, most_patients, resident
 from client.engine import independence, split
 from client.engine.batch import Bag, Batch, packed
 from client.inside import Cohort
@@ -20,7 +20,7 @@ from client.label import labelled_rows, labels
 from common import model as network
 from common.contribution import Contribution
 from common.crypto import rng
-from common.errors import InternalError, OutsidePolicy, TooManyPatients
+from common.errors import InternalError, OutsidePolicy
 from common.mechanism import SampledStep
 from common.networks import heads
 from common.networks.heads import Head
@@ -50,11 +50,7 @@ def contribution(
     size = network.trainable_size(study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels)
     if (mechanism.noise_multiplier, mechanism.clip_norm, mechanism.sampling_rate) != declared or mechanism.dimension != size:
         raise OutsidePolicy("The step's mechanism is not the study's.", action="Announce the round with the study's values.")
-    if len(training_rows) > mechanism.patients_per_step_max:
-        raise TooManyPatients(
-            "This hospital has more training patients than the study allows in a step.",
-            action="Raise patients_per_step_max in a new version of the study.",
-        )
+    most_patients.check(len(training_rows), mechanism=mechanism)
     sampled = rng.poisson_sample(len(training_rows), rate=mechanism.sampling_rate)
     total = clipped_sum(blob, study=study, cohort=cohort, training_rows=training_rows, sampled=sampled)
     return Contribution(values=total, mechanism=mechanism)
