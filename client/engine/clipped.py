@@ -26,12 +26,17 @@ LARGEST_NORM = 1e30  # a gradient above it counts as not finite
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs and targets of rows to the loss of each row
 
 
-def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, clip_norm: float) -> dict[str, Tensor]:
+def clipped_sum(
+    network: nn.Module, batches: Iterable[Batch], *, loss: Loss, clip_norm: float, products: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Return the sum over patients of their gradients, each clipped to L2 norm `clip_norm`: name to float64 tensor.
 
     A patient's gradient is that of the weighted sum of the losses of the own rows, with respect to all parameters that require
     a gradient. That of a standardised weight is clipped before its projection, which never lengthens and is applied to the sum
     (common/networks/standardised.py). No batches give zeros; a patient whose gradient is not finite contributes exactly zero.
+    `products` is mixed precision: convolutions and linear layers round to it before they multiply, forward and back to their
+    input; what is clipped and delivered is computed in full from there, so the bound holds as it does without. No study trains
+    so (CONTRIBUTING.md, decision 21).
     Raises ConfigError on a layer that the engine does not know, InternalError on a parameter used twice, not at all, or beside
     its layer.
     """
@@ -40,7 +45,7 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
     total: dict[nn.Parameter, Tensor] = {}
     contributed = False
     for batch in batches:
-        tape = recorded(network, batch, loss=loss)
+        tape = recorded(network, batch, loss=loss, products=products)
         with torch.no_grad():
             factors = _factors(tape.squares(), present=batch.present, clip_norm=clip_norm)
             tape.deliver(factors, into=total)
@@ -55,9 +60,9 @@ def clipped_sum(network: nn.Module, batches: Iterable[Batch], *, loss: Loss, cli
     return {name: total[parameter] for name, parameter in trained.items()}
 
 
-def recorded(network: nn.Module, batch: Batch, *, loss: Loss) -> Tape:
+def recorded(network: nn.Module, batch: Batch, *, loss: Loss, products: torch.dtype | None = None) -> Tape:
     """Return the tape of one forward and backward; the network must have been let pass by refuse_unknown."""
-    tape = Tape(patients=batch.places, views=batch.views_per_patient)
+    tape = Tape(patients=batch.places, views=batch.views_per_patient, products=products)
     trained = {parameter for parameter in network.parameters() if parameter.requires_grad}
     for parameter in trained:
         parameter.grad = None

@@ -1,6 +1,7 @@
 """The supported layers as autograd functions: the gradient of their input goes on, that of their weight goes onto the tape.
 
-The batch's weight gradient, which plain training computes here, is never formed.
+The batch's weight gradient, which plain training computes here, is never formed. Where the tape rounds (mixed precision), the
+products forward and back to the input are of rounded numbers; patients' weight gradients are full ones, of the rounded inputs.
 """
 
 from collections.abc import Callable
@@ -31,9 +32,11 @@ class _Convolve(torch.autograd.Function):
         used, scale = weight, None
         if isinstance(module, StandardisedConv2d | StandardisedConv3d):
             used, scale = module.standardised()
+        inputs, used = tape.rounded(inputs), tape.rounded(used)
         ctx.save_for_backward(inputs, used)
         ctx.scale, ctx.module, ctx.tape = scale, module, tape
-        return Geometry.of(module).forward(inputs, used, bias)
+        shift = None if bias is None else tape.rounded(bias)
+        return Geometry.of(module).forward(inputs, used, shift).to(weight.dtype)
 
     @staticmethod
     @override
@@ -43,10 +46,11 @@ class _Convolve(torch.autograd.Function):
         geometry = Geometry.of(module)
         onward = None
         if ctx.needs_input_grad[0]:  # the first layer's never is
-            onward = geometry.backward(inputs, outputs, used, mask=[True, False, False])
+            onward = geometry.backward(inputs, tape.rounded(outputs), used, mask=[True, False, False]).to(outputs.dtype)
         if module.bias is not None and module.bias.requires_grad:
             tape.put(module.bias, _per_patient(outputs.flatten(2).sum(2), tape))
         if module.weight.requires_grad:
+            inputs = inputs.to(outputs.dtype)
             weighted = outputs if ctx.scale is None else outputs * ctx.scale.view(-1, *[1] * len(geometry.kernel))
             name = fastest(
                 geometry,
@@ -66,21 +70,24 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, module: nn.Linear, tape: Tape) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
+        inputs, used = tape.rounded(inputs), tape.rounded(weight)
+        ctx.save_for_backward(inputs, used)
         ctx.module, ctx.tape = module, tape
-        return nn.functional.linear(inputs, weight, bias)
+        return nn.functional.linear(inputs, used, None if bias is None else tape.rounded(bias)).to(weight.dtype)
 
     @staticmethod
     @override
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, *Nothing]:
-        inputs, weight = ctx.saved_tensors
+        inputs, used = ctx.saved_tensors
         module, tape, outputs = ctx.module, ctx.tape, grad_outputs[0].contiguous()
         left = outputs.view(tape.patients, -1, outputs.shape[-1])  # positions of a sequence and views alike
         if module.bias is not None and module.bias.requires_grad:
             tape.put(module.bias, left.sum(1))
         if module.weight.requires_grad:
-            tape.put(module.weight, kernels.linear(left, inputs.reshape(tape.patients, -1, inputs.shape[-1])))
-        return (outputs @ weight if ctx.needs_input_grad[0] else None), None, None, None, None
+            right = inputs.to(outputs.dtype).reshape(tape.patients, -1, inputs.shape[-1])
+            tape.put(module.weight, kernels.linear(left, right))
+        onward = (tape.rounded(outputs) @ used).to(outputs.dtype) if ctx.needs_input_grad[0] else None
+        return onward, None, None, None, None
 
 
 class _GroupNorm(torch.autograd.Function):

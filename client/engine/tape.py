@@ -61,8 +61,9 @@ class Tape:
     Bits: everything that is kept for a patient was computed from the patient's own rows; rows mix in float64 sums only.
     """
 
-    def __init__(self, *, patients: int, views: int) -> None:
-        self.patients, self.views = patients, views
+    def __init__(self, *, patients: int, views: int, products: torch.dtype | None = None) -> None:
+        """Take the micro-batch's shape, and what layers round to before they multiply; None: not at all."""
+        self.patients, self.views, self._products = patients, views, products
         self._rows: list[tuple[Parameter, Tensor]] = []
         self._large: list[tuple[Parameter, PatientGradients]] = []
         self._seen: set[Parameter] = set()
@@ -81,6 +82,10 @@ class Tape:
             self._rows.append((parameter, gradients))
         else:
             self._large.append((parameter, gradients))
+
+    def rounded(self, numbers: Tensor) -> Tensor:
+        """Return what a layer multiplies on the way forward, and back to its input."""
+        return numbers if self._products is None else numbers.to(self._products)
 
     @property
     def recorded(self) -> set[Parameter]:

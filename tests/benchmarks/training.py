@@ -65,7 +65,7 @@ def network_of(name, *, plain_convolutions=False):
 
 
 def step_of(name, mode, *, device="cpu"):
-    """A function that makes one step; `mode` is plain16, plain (the whole batch), ours16, hooks ..., or plain-conv16."""
+    """A function that makes one step; `mode`: plain16, plain (the whole batch), ours16, mixed16, hooks ..., or plain-conv16."""
     _, shape, patients, _ = NETWORKS[name]
     kind = mode.rstrip("0123456789")
     at_once = int(mode[len(kind) :] or patients)
@@ -74,8 +74,9 @@ def step_of(name, mode, *, device="cpu"):
     targets = torch.from_numpy(np.arange(patients, dtype=np.float32) % 2).to(device)
     held = torch.from_numpy(images).to(device)
     adam = torch.optim.Adam(network.parameters(), 1e-4)
-    if kind == "ours":
-        return lambda: ours(network, images, held, adam, at_once=at_once, device=device)
+    if kind in {"ours", "mixed"}:
+        products = torch.bfloat16 if kind == "mixed" else None
+        return lambda: ours(network, images, held, adam, at_once=at_once, device=device, products=products)
     if kind in RIVALS:
         return rival(network, kind, held, targets, adam)
 
@@ -89,14 +90,14 @@ def step_of(name, mode, *, device="cpu"):
     return plain
 
 
-def ours(network, images, held, adam, *, at_once, device):
+def ours(network, images, held, adam, *, at_once, device, products):
     bags = [(float(at % 2), (at,)) for at in range(len(images))]
     if device == "cpu":
         batches = packed(images, bags=bags, rows_at_once=at_once)
     else:  # the views stay on the device between steps
         made = [one.to(device) for one in packed(np.zeros((len(images), 1), np.float32), bags=bags, rows_at_once=at_once)]
         batches = [replace(one, views=held[at * at_once : (at + 1) * at_once]) for at, one in enumerate(made)]
-    total = clipped_sum(network, batches, loss=engine.loss, clip_norm=1.0)
+    total = clipped_sum(network, batches, loss=engine.loss, clip_norm=1.0, products=products)
     for name, parameter in network.named_parameters():
         parameter.grad = total[name].div_(len(images)).to(parameter.dtype)
     adam.step()
@@ -136,10 +137,11 @@ def clock(device):
     return time.perf_counter()
 
 
-def modes_of(name, *, rivals):
+def modes_of(name, *, rivals, device="cpu"):
     _, _, patients, sizes = NETWORKS[name]
     plain = [f"plain{size}" for size in sizes if size < patients] + ["plain"]
-    own = [f"ours{size}" for size in sizes if size <= patients]
+    kinds = ("ours",) if device == "cpu" else ("ours", "mixed")
+    own = [f"{kind}{size}" for kind in kinds for size in sizes if size <= patients]
     standardised = any(isinstance(one, StandardisedConv2d) for one in network_of(name).modules())
     return [*plain, *own, *(["plain-conv"] if standardised and rivals else []), *rivals]
 
@@ -147,7 +149,7 @@ def modes_of(name, *, rivals):
 def times(name, *, rounds, rivals, device):
     """Seconds of every mode in every round, and why some did not run."""
     steps, refused = {}, {}
-    for mode in modes_of(name, rivals=rivals):
+    for mode in modes_of(name, rivals=rivals, device=device):
         try:
             steps[mode] = step_of(name, mode, device=device)
             steps[mode]()
