@@ -258,7 +258,7 @@ class Vault:
         if checked is not None:
             gate.save(checked)
         self._keep(state, str(announced.round), reply)
-        self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
+        self.ledger.release(receipt, sha256=wire.whole_hash(reply), size_bytes=len(reply))
         return reply
 
     def _inbox(self, request: Envelope, roster: Roster) -> dict[str, bytes]:
@@ -326,7 +326,7 @@ class Vault:
     def _sent_again(self, announced: Announcement, study: Study, site: Site) -> bytes:
         reply = self._sent(announced.run, str(announced.round))
         receipt = self._reserve(announced, study, site)
-        self.ledger.release(receipt, sha256=wire.head_hash(reply), size_bytes=len(reply))
+        self.ledger.release(receipt, sha256=wire.whole_hash(reply), size_bytes=len(reply))
         return reply
 
     def _refuse(self, request: Envelope, error: MotetError, *, cause: BaseException | None = None) -> bytes:

@@ -166,7 +166,7 @@ def _nowhere(_piece: memoryview) -> None:
     """Take nothing: no head was checked yet."""
 
 
-def head_hash(data: bytes) -> str:
+def whole_hash(data: bytes) -> str:
     """Return the SHA-256 of a whole envelope, as hex: what the ledger records of what left."""
     return hashlib.sha256(data).hexdigest()
 

@@ -88,7 +88,7 @@ class Coordinator:
             named = TOLD[label[0]]
             announced = Announcement(
                 run=self.run, study=STUDY.hash(), roster=one.roster.hash(), round=int(label[1]), hospitals=named, task="train",
-                index=1, dimension=13, blob_sha256=wire.head_hash(BLOB),
+                index=1, dimension=13, blob_sha256=wire.whole_hash(BLOB),
                 mechanism=announcements.mechanism_for(STUDY, task="train", hospitals=len(named), dimension=13),
             )  # fmt: skip
             body, blob = {"announcement": announced.plain(), "inbox": self.sealed.get(self.story, {}), "outcomes": {}}, BLOB
@@ -187,7 +187,7 @@ class Bench:
             self.left[upload.body["context"]].add(reply)
             assert len(self.left[liar.run, upload.body["round"]]) == len(self.left[upload.body["context"]]) == 1
             assert after.last_round >= upload.body["round"]
-            assert wire.head_hash(reply) in self.released(liar, upload.body["round"])
+            assert wire.whole_hash(reply) in self.released(liar, upload.body["round"])
             assert not {key.hex() for key in (before.pair_keys if before else {}).values()} & set(after.pair_keys.values())
         assert all(len(vectors) == 1 for vectors in self.under.values())
         if label == "close" and before is not None:

@@ -35,7 +35,7 @@ def opened(data, *, key=KEY, sender="aalen", recipient="hub"):
 
 def test_an_envelope_comes_out_as_it_went_in():
     assert opened(DATA) == wire.peek(DATA) == SENT
-    assert wire.head_hash(DATA) != wire.head_hash(DATA[:-1])
+    assert wire.whole_hash(DATA) != wire.whole_hash(DATA[:-1])
 
 
 @pytest.mark.parametrize("kind", sorted(wire.KINDS))
