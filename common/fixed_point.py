@@ -14,7 +14,7 @@ from common.errors import DataError
 
 FRACTION_BITS = 64
 ROW_LARGEST = 2.0**40
-ROWS_MOST = 2**22
+ROWS_MOST = 2**22  # of the whole federation, in every exact sum
 HOSPITAL_LARGEST = 2.0**56  # 64 hospitals at most
 DIGIT_BITS = 26  # four digits: 40 bits before the point and 64 behind it
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from common import moments
+from common import fixed_point, moments
 from common.errors import ProtocolError
 
 ENTRIES: Final = 2
@@ -40,7 +40,7 @@ def dimension(p: int) -> int:
 def split(total: Sequence[int]) -> tuple[Sequence[int], LeftOut]:
     """Return the opened Gram, and who is left out of it; raises ProtocolError on counts that are not possible."""
     patients, untold = (int(value) for value in total[-ENTRIES:])
-    if not (0 <= patients <= moments.ROWS_MOST and 0 <= untold <= moments.ROWS_MOST):
+    if not (0 <= patients <= fixed_point.ROWS_MOST and 0 <= untold <= fixed_point.ROWS_MOST):
         raise ProtocolError(
             "The opened sum tells an impossible number of patients.",
             action="Do not use it; ask each hospital which version it runs.",

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, DataError, ProtocolError
+from common.fixed_point import ROWS_MOST
+from common.query import triangle
 from common.study import Study
 
-BITS = 52  # of a column's half width
-ROWS_MOST = 2**22  # of the whole federation: 2 * (52 + small) + 22 bits and a sign stay inside 127
+BITS = 52  # of a column's half width: 2 * (52 + small), 22 of ROWS_MOST and a sign stay inside 127
 DIGIT_BITS = 14  # four balanced digits hold 55 bits; products of two digits, summed over 2**22 rows, stay below 2**53
 DIGITS = 4
 BLOCK_ROWS = 8192
@@ -75,7 +76,7 @@ def scales(study: Study) -> tuple[Scale, ...]:
 
 def size(p: int) -> int:
     """Return the length of the Gram vector of `p` columns: the upper triangle with the leading column of ones."""
-    return (p + 1) * (p + 2) // 2
+    return triangle(p + 1)
 
 
 def fixed_point(columns: NDArray[np.float64], *, study: Study) -> NDArray[np.int64]:

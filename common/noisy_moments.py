@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.canonical import decimal_text
 from common.errors import NoisyNotExact
 from common.mechanism import NoisyGram
+from common.query import triangle
 from common.study import Study
 
 Float = NDArray[np.float64]
@@ -95,7 +96,7 @@ def box(lower: float, upper: float) -> tuple[float, float]:
 
 def packed_size(p: int) -> int:
     """Return the length of the packed matrix of `p` columns and the intercept."""
-    return (p + 1) * (p + 2) // 2
+    return triangle(p + 1)
 
 
 def pack(matrix: Float) -> Float:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from common import canonical
 from common.errors import BadQuery
+from common.fixed_point import ROWS_MOST
 
 VARIABLES_MOST = 128
 BINS_MOST = 4096
@@ -39,7 +40,6 @@ DIMENSION_MOST = 1 << 17
 NUMBERS_MOST = 1 << 17
 COEFFICIENT_LARGEST = 2.0**20
 OTHER_LARGEST = 2.0**60
-ROWS_MOST = 2**22
 LARGE = frozenset({"inverse", "ratio", "tau", "variances", "weights", "scale", "centre", "mean", "basis", "slope", "outcome"})
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:()\[\]-]{0,255}")  # as common/terms.py spells columns
 BYTES_MOST = 1 << 23

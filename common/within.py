@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from common import moments
 from common.errors import DataError, ProtocolError
+from common.fixed_point import ROWS_MOST
 from common.moments import Moments, Scale
 
 
@@ -44,7 +45,7 @@ def from_total(total: Sequence[int], *, names: Sequence[str], grid: Sequence[Sca
     if len(total) != size(p):
         raise _wrong("it has the wrong length")
     n, hospitals, *upper = (int(value) for value in total)
-    if not 0 <= hospitals <= n <= moments.ROWS_MOST:
+    if not 0 <= hospitals <= n <= ROWS_MOST:
         raise _wrong("its counts are not possible")
     if n == 0:
         raise DataError("No patient has a value in every column.", action="Choose columns that are seldom missing.")

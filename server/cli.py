@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from common import commands, enrolment, files, findings, moments, parameters, roster
+from common import commands, enrolment, files, findings, fixed_point, parameters, roster
 from common import study as studies
 from common.errors import AlreadyExists, ConfigError
 from common.locks import held, hold
@@ -191,7 +191,7 @@ def propose(home: Folder, study_file: Annotated[Path, typer.Argument(help="study
 def plan(
     study_file: Annotated[Path, typer.Argument(help="study.toml")],
     patients: Annotated[
-        int | None, typer.Option(help="Patients complete in all columns, over all hospitals.", min=2, max=moments.ROWS_MOST)
+        int | None, typer.Option(help="Patients complete in all columns, over all hospitals.", min=2, max=fixed_point.ROWS_MOST)
     ] = None,
     hospitals: Annotated[int | None, typer.Option(help="Hospitals; hospitals_min where left out.", min=2, max=64)] = None,
     link_mbit_s: Annotated[float | None, typer.Option(help="Link of the slowest hospital, for the time of training.")] = None,

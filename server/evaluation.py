@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from common import moments, scores, wire
+from common import fixed_point, scores, wire
 from common.canonical import decimal_text
 from common.crypto import ring
 from common.errors import ProtocolError
@@ -99,7 +99,7 @@ def _values(words: ring.Words, *, spent: Mechanism, study: Study) -> Float:
         return np.asarray(decoded * spent.grid_step)
     unit = 2.0**-scores.UNIT_BITS if study.training.head == "regression" else 1.0
     values = np.asarray(decoded * unit)
-    if (values < 0).any() or (values > moments.ROWS_MOST).any():
+    if (values < 0).any() or (values > fixed_point.ROWS_MOST).any():
         raise ProtocolError("The opened tables hold a count that is none.", action="Ask each hospital which version it runs.")
     return values
 

@@ -3,14 +3,14 @@
 import math
 from typing import Any
 
-from common import analyses, left_out, moments, noisy_moments, query, scores
+from common import analyses, fixed_point, left_out, noisy_moments, query, scores
 from common.errors import ConfigError
 from common.study import Study
 from server import advice, plan_noise, plan_rules, spent
 from server.infer.private import typical
 from server.spent import INFINITE
 
-PATIENTS_MOST = moments.ROWS_MOST
+PATIENTS_MOST = fixed_point.ROWS_MOST
 
 
 def plan(study: Study, *, patients: int | None = None, hospitals: int | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given, settings
 
-from common import moments
+from common import fixed_point, moments
 from common.study import Study
 from common.variable import Variable
 from common.wanted import Regression, Statistics
@@ -74,18 +74,18 @@ def test_no_declared_bound_can_overflow_the_ring(bounds: tuple[float, float]) ->
     largest = max(abs(int(v)) for v in corners[:, 0])
     assert 2**50 < largest <= 2**52 + 1
     one_row = [abs(int(v)) for v in moments.gram(corners[corners[:, 0].argmax()][None])]
-    assert max(one_row) * moments.ROWS_MOST < 2**127
+    assert max(one_row) * fixed_point.ROWS_MOST < 2**127
 
 
 def test_largest_table_of_extremes_is_exact_and_inside_the_ring() -> None:
     z = np.full((2**14, 1), 2**52 + 1)
     block = moments.gram(z)
     assert block.tolist() == [2**14, 2**14 * (2**52 + 1), 2**14 * (2**52 + 1) ** 2]
-    whole = (block * (moments.ROWS_MOST // 2**14)).tolist()
-    assert whole[2] == moments.ROWS_MOST * (2**52 + 1) ** 2 < 2**127
+    whole = (block * (fixed_point.ROWS_MOST // 2**14)).tolist()
+    assert whole[2] == fixed_point.ROWS_MOST * (2**52 + 1) ** 2 < 2**127
 
 
 def test_digit_products_of_the_largest_table_stay_exact_in_float64() -> None:
     digit = 2 ** (moments.DIGIT_BITS - 1)
-    assert digit * digit * moments.ROWS_MOST <= 2**53
-    assert moments.DIGITS * digit * digit * moments.ROWS_MOST < 2**63
+    assert digit * digit * fixed_point.ROWS_MOST <= 2**53
+    assert moments.DIGITS * digit * digit * fixed_point.ROWS_MOST < 2**63

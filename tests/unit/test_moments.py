@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from common import moments
+from common import fixed_point, moments
 from common.errors import ConfigError, DataError, ProtocolError
 from common.study import Study
 
@@ -166,9 +166,9 @@ def test_integers_beyond_the_grid_are_refused() -> None:
 
 def test_more_rows_than_the_ring_holds_are_refused() -> None:
     with pytest.raises(DataError, match="rows"):
-        moments.gram(np.broadcast_to(np.int64(0), (moments.ROWS_MOST + 1, 1)))
+        moments.gram(np.broadcast_to(np.int64(0), (fixed_point.ROWS_MOST + 1, 1)))
     total = moments.gram(moments.fixed_point(table(4), study=STUDY)).tolist()
-    total[0] = moments.ROWS_MOST + 1
+    total[0] = fixed_point.ROWS_MOST + 1
     with pytest.raises(DataError, match="rows"):
         moments.from_total(total, study=STUDY)
 
