@@ -6,6 +6,7 @@ proof: fewer equations still bound a hospital's share, and sums of other studies
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations, combinations_with_replacement
 from typing import Final
 
@@ -14,6 +15,8 @@ from common.analyses import Declared
 from common.study import Study
 
 Told = tuple[Declared, tuple[str, ...]]
+
+KEPT: Final = 64  # answers that a process remembers
 
 KERNELS = frozenset({"absorbed", "within", "meta", "meta_random"})
 # Sums that a few hospitals' own aggregates solve: honest hospitals (those that do not work with the coordinator) needed.
@@ -26,7 +29,15 @@ HONEST_LEAST: Final = {
 
 
 def solvable(study: Study, *, honest: int) -> bool:
-    """Say whether, over some columns, the study's sums are at least as many as `honest` hospitals have unknowns."""
+    """Say whether, over some columns, the study's sums are at least as many as `honest` hospitals have unknowns.
+
+    A vault asks at every query: what was counted for an equal study is kept.
+    """
+    return _counted(study, honest)
+
+
+@lru_cache(maxsize=KEPT)
+def _counted(study: Study, honest: int) -> bool:
     told = [
         (one, (*form.responses, *form.predictors))
         for at, one in enumerate(study.statistics.analyses)

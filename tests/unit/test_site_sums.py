@@ -37,6 +37,16 @@ def test_sums_are_counted_against_unknowns(declared, honest, found):
     assert site_sums.solvable(cohorts.study(*declared, statistics=NARROW), honest=honest) is found
 
 
+def test_an_equal_study_is_counted_once():
+    declared = [meta("malignancy ~ x1 + x2"), {**ABSORBED, "formula": "malignancy ~ x1 + sex"}]
+    site_sums._counted.cache_clear()
+    for _ in range(3):
+        assert not site_sums.solvable(cohorts.study(*declared, statistics=NARROW), honest=5)
+    assert site_sums._counted.cache_info().misses == 1
+    assert site_sums.solvable(cohorts.study(*declared, statistics=NARROW), honest=1)  # of other hospitals: counted anew
+    assert site_sums._counted.cache_info().misses == 2
+
+
 def first(one, wanted, position, *, run):
     """Whether every hospital answers the first form of an analysis."""
     return answered(set_up(one, wanted, run), wanted.asked(position).forms[0].example(), position=position)
