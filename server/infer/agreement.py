@@ -1,19 +1,21 @@
 """Do readers agree: ICC(2,1), ICC(3,1), Bland-Altman limits and Lin's concordance, from the Gram of their columns."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from scipy import stats
 
-from common.errors import ConfigError, NotEstimable
-from common.query import Analysis, Column, ask
+from common.errors import ConfigError, NotEstimable, ProtocolError
+from common.query import Analysis, Column, ask, centre_half
 from server.infer import second_moments
 from server.infer.second_moments import SecondMoments
 
 CONFIDENCE = 0.95
 UPPER = (1 + CONFIDENCE) / 2
+ROUNDED = Fraction(1, 1 << 52)  # of n and a squared half width: rounding of products moves a scatter by less than half of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +83,14 @@ def fit(spec: Spec) -> Analysis[Agreement]:
     """Ask once for the Gram; mean squares are formed in exact rationals, so near-perfect agreement keeps its digits.
 
     Raises NotEstimable "too few rows" below 4 subjects, "constant" without spread between subjects, "perfect fit" without
-    error. Source: Shrout, Fleiss 1979; McGraw, Wong 1996; Bland, Altman 1986, 1999; Lin 1989, 2000.
+    error; ProtocolError on sums that no readings have.
+    Source: Shrout, Fleiss 1979; McGraw, Wong 1996; Bland, Altman 1986, 1999; Lin 1989, 2000.
     """
     names = tuple(column.name for column in spec.readers)
     held = second_moments.read((yield ask("gram", responses=names)), columns=spec.readers)
     if held is None or held.n < 4:
         raise NotEstimable("too few rows", term=names[0], action="Agreement needs at least 4 subjects.")
+    held = _read(held, readers=spec.readers)
     n, k = held.n, len(names)
     zero = Fraction(0)
     total = sum((sum(row, zero) for row in held.scatter), zero)
@@ -108,6 +112,23 @@ def fit(spec: Spec) -> Analysis[Agreement]:
         icc=(_icc2(ms_r, ms_c, ms_e, n=n, k=k), _icc3(ms_r, ms_e, n=n, k=k)),
         pairs=tuple(_pair(held, names, i, j) for i in range(k) for j in range(i + 1, k)),
     )
+
+
+def _read(held: SecondMoments, *, readers: Sequence[Column]) -> SecondMoments:
+    """Return the moments with a scatter of zero, exactly, for readers whose values are equal up to the rounding of the sums.
+
+    Raises ProtocolError where a reader's scatter is negative, or two readers' products are more than their scatters allow.
+    """
+    s, k = held.scatter, len(readers)
+    halves = [Fraction(centre_half(one.lower, one.upper)[1]) for one in readers]
+    slack = [held.n * ROUNDED * half**2 for half in halves]
+    if any(s[i][j] ** 2 > (s[i][i] + slack[i]) * (s[j][j] + slack[j]) for i in range(k) for j in range(i)) or any(
+        s[i][i] < -slack[i] for i in range(k)
+    ):
+        raise ProtocolError("The opened sum is not one of readings.", action="Do not use it; a hospital sent something else.")
+    varies = [s[i][i] > slack[i] for i in range(k)]
+    scatter = tuple(tuple(s[i][j] if varies[i] and varies[j] else Fraction(0) for j in range(k)) for i in range(k))
+    return replace(held, scatter=scatter)
 
 
 def _icc2(r: Fraction, c: Fraction, e: Fraction, *, n: int, k: int) -> Icc:

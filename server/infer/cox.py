@@ -137,6 +137,7 @@ def _pooled(spec: Spec, b: Vector, sums: Sequence[int], *, offset: float) -> Eva
         at_risk = [total + own for total, own in zip(at_risk, here[:risk], strict=True)]
         deaths = int(fixed_point.counts(here[2 * risk : 2 * risk + 1])[0])
         if deaths:
+            _check_dying(here[risk], at_risk=at_risk[0])
             parts.append(efron.share(fixed_point.read(at_risk), fixed_point.read(here[risk : 2 * risk]), deaths=deaths, p=p))
             died = fixed_point.read(here[2 * risk + 1 :])
             parts[-1][0] += float(died @ b) - deaths * offset
@@ -149,3 +150,11 @@ def _pooled(spec: Spec, b: Vector, sums: Sequence[int], *, offset: float) -> Eva
         score=totals[1 : 1 + p],
         information=symmetric(totals[1 + p :], size=p),
     )
+
+
+def _check_dying(dying: int, *, at_risk: int) -> None:
+    """Refuse hazards of a tie that no patients have: those who die are among those at risk, who have some."""
+    if not 0 <= dying <= at_risk or at_risk == 0:
+        raise ProtocolError(
+            "The opened sums hold hazards that no patients have.", action="Ask each hospital which version it runs."
+        )

@@ -7,7 +7,7 @@ from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from common.errors import ConfigError, NotEstimable
+from common.errors import ConfigError, NotEstimable, ProtocolError
 from server.infer import agreement
 from tests.pooling import columns, drive, rows_of, split
 
@@ -86,3 +86,30 @@ def test_readings_without_spread_or_error_are_named() -> None:
         assert caught.value.diagnosis == diagnosis
     with pytest.raises(ConfigError):
         agreement.Spec(readers=columns(rows_of(table), "a"))
+
+
+def test_a_reader_who_never_varies_agrees_with_nobody_by_chance() -> None:
+    table = readings() | {"b": np.full(60, 0.1), "c": np.full(60, 1 / 3)}
+    result = run(table, "a", "b", "c")
+    assert [(pair.concordance, pair.concordance_ci) for pair in result.pairs] == [(0.0, None)] * 3
+    assert [pair.sd == 0 for pair in result.pairs] == [False, False, True]
+
+
+ONE = 1 << 64
+
+
+@pytest.mark.parametrize(
+    "scatter",
+    [
+        (-ONE, 0, 9 * ONE),  # squares that add up to less than none
+        (-ONE, 0, -ONE),
+        (ONE, 5 * ONE, 9 * ONE),  # more shared than either has
+        (0, ONE >> 20, ONE),
+    ],
+)
+def test_sums_that_no_readings_have_are_named(scatter: tuple[int, int, int]) -> None:
+    rows = rows_of(readings())
+    asked = agreement.fit(agreement.Spec(readers=columns(rows, "a", "b")))
+    next(asked)
+    with pytest.raises(ProtocolError, match="not one of readings"):
+        asked.send([40 * ONE, 0, 0, *scatter])

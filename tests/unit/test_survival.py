@@ -5,7 +5,7 @@ import pytest
 from statsmodels.duration.hazard_regression import PHReg
 from statsmodels.duration.survfunc import SurvfuncRight, survdiff
 
-from common.errors import BadQuery, ConfigError, NotEstimable
+from common.errors import BadQuery, ConfigError, NotEstimable, ProtocolError
 from server.infer import cox, kaplan_meier
 from tests.pooling import columns, drive, rows_of, split
 
@@ -138,3 +138,15 @@ def test_one_curve_needs_no_group_and_no_events_is_named() -> None:
         with pytest.raises(NotEstimable) as caught:
             drive(kaplan_meier.fit(kaplan_meier.Spec(time="days", event="died", grid=GRID, **asked)), split(rows_of(changed)))
         assert caught.value.diagnosis == diagnosis
+
+
+@pytest.mark.parametrize(("at_risk", "dying"), [(0, 0), (5, 6), (-1, 0), (5, -1), (-2, -1)])
+def test_hazards_of_a_tie_that_no_patients_have_are_named(at_risk: int, dying: int) -> None:
+    rows, one, p = rows_of(cohort()), 1 << 64, 2
+    asked = cox.fit(spec(rows, grid=(0.5, DAYS + 0.5)))
+    next(asked)
+    asked.send([10 * one, 0, 0, 10 * one, one, 10 * one])
+    risk = 1 + p + p * (p + 1) // 2
+    hazards = [at_risk * one, *[0] * (risk - 1), dying * one, *[0] * (risk - 1)]
+    with pytest.raises(ProtocolError, match="no patients have"):
+        asked.send([10 * one, 0, *hazards, 6 * one, *[0] * p])
