@@ -81,4 +81,5 @@ def test_the_door_refused_nothing_that_a_study_needs(finished):
         "superlink-away",
         "superlink-slow",
         "superlink-said-no",
-    }  # while it starts; after the end of the run
+        "client-left",
+    }  # while it starts; after the end of the run; a SuperNode that was ended, or that gave up on a machine at its limit
