@@ -10,6 +10,7 @@ from client.inside import Float, Float32
 
 GAP_MOST = 1.9  # of the usual distance; two of them are a missing slice, which nobody can fill in
 GROWN_MOST = 2.0  # how many times a side of the picture may grow to hold all slices of a tilted stack
+VOXELS_MOST = 1 << 29  # 2 GiB as float32, as of a series that is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Way:
 
 
 def way(positions_mm: Float, *, row: Float, column: Float, spacing_mm: Float, shape: tuple[int, int]) -> Way | None:
-    """Return how a stack is resampled; None where slices are missing or tilt would make the picture twice as long.
+    """Return how a stack is resampled; None where slices are missing, or tilt would double a side or pass VOXELS_MOST.
 
     positions_mm (slice, 3), LPS, in the order along the normal, no two at one height; `row` and `column` are unit vectors,
     `spacing_mm` lies between rows and between columns, `shape` is that of a slice. Only positions count, no tag.
@@ -42,6 +43,8 @@ def way(positions_mm: Float, *, row: Float, column: Float, spacing_mm: Float, sh
         return None
     count = math.floor(round(float(heights[-1]) / usual, 6)) + 1
     rows, columns = (int(side) for side in sides)
+    if count * rows * columns > VOXELS_MOST:
+        return None
     return Way(heights_mm=heights, shifts=aside - start, shape=(count, rows, columns), step_mm=usual, start=start)
 
 

@@ -187,7 +187,14 @@ def _on_slices(scan: Scan, *, order: NDArray[np.int64]) -> Mask | None:
         if away_mm.min() > GRID_VOXELS * spacing_mm.min():
             raise GeometryRefused(Gate.REGION_OFF_GRID)
         region[away_mm.argmin()] |= plane
+    if _all_apart(np.flatnonzero(region.any(axis=(1, 2)))):
+        raise GeometryRefused(Gate.REGION_OFF_GRID)
     return region
+
+
+def _all_apart(heights: NDArray[np.int64]) -> bool:
+    """Tell whether no two of the slices that a region has are neighbours: it was drawn on a coarser stack."""
+    return len(heights) > 1 and int(np.diff(heights).min()) > 1
 
 
 def _patient_axes(affine: Float, *, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], Float]:
@@ -226,8 +233,7 @@ def _region(scan: Scan, *, affine: Float, shape: tuple[int, ...]) -> Mask | None
     exact = starts[plane] + np.outer(row, steps[:, 0]) + np.outer(column, steps[:, 1])
     index = np.rint(exact).astype(np.int64)
     across = int(np.argmin(np.abs(steps).max(axis=1)))  # the axis from plane to plane
-    heights = np.unique(index[:, across])
-    if np.abs(exact - index).max() > GRID_VOXELS or (len(heights) > 1 and np.diff(heights).min() > 1):
+    if np.abs(exact - index).max() > GRID_VOXELS or _all_apart(np.unique(index[:, across])):
         raise GeometryRefused(Gate.REGION_OFF_GRID)
     if (index < 0).any() or (index >= np.array(shape)).any():
         raise GeometryRefused(Gate.REGION_OUTSIDE)

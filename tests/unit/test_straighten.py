@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from client.imaging.lesion import locate
+from client.imaging.straighten import way
 from client.imaging.volume import Gate, assemble
 from client.inside import Float, Scan
 from client.measure import length, shape
@@ -96,6 +97,13 @@ def test_what_is_missing_is_not_filled_in() -> None:
         assemble(far, irregular="resample")
 
 
+def test_what_would_not_fit_into_memory_is_not_resampled() -> None:
+    at_mm = np.outer(np.arange(20), [0, 1.0, 1.0])
+    axes = {"row": np.array([1.0, 0, 0]), "column": np.array([0, 1.0, 0]), "spacing_mm": np.ones(2)}
+    assert way(at_mm, **axes, shape=(5000, 5000)) is not None
+    assert way(at_mm, **axes, shape=(5200, 5200)) is None
+
+
 def test_a_regular_stack_is_not_touched() -> None:
     made = stack(EVEN)
     one, other = assemble(made), assemble(made, irregular="resample")
@@ -114,6 +122,7 @@ def test_padding_and_regions_that_fit_no_slice_stay_refused() -> None:
         {"region_spacing_mm": np.full(2, 0.4)},
         {"region_orientation": np.array(ORIENTATIONS["tilted"])},
         {"region_planes": np.ones((30, 4, 4), np.bool_)},
+        {"region_planes": np.where(np.arange(30)[:, None, None] % 2, False, made.region_planes)},  # on every other slice
     ):
         with pytest.raises(GeometryRefused, match=Gate.REGION_OFF_GRID):
             assemble(replace(made, **changes), irregular="resample")
