@@ -33,6 +33,7 @@ MEANINGS: Final[dict[str, str]] = {
     "SEVERAL_SEGMENTATIONS": "several segmentations of one series; leave one",
     "SEGMENTATION_WITHOUT_SERIES": "its images are not here, or were set aside; export them too",
     "SEGMENTATION_ELSEWHERE": "the segmentation was drawn in another frame of reference; draw it on this series",
+    "SEVERAL_PHASES": "phases or echoes at the same positions, and the lesion is drawn on none or several; draw it on one",
     "SINGLE_SLICE": "one slice is no volume; export the whole series",
     "MIXED_FRAME_OF_REFERENCE": "slices of one series lie in several frames of reference; export them apart",
     "MIXED_ORIENTATION": "slices of one series are not parallel (a localiser?); export them apart",

@@ -17,11 +17,12 @@ def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels:
     """Return what the child says that a file holds; raises one of SENSELESS where that cannot be."""
     identity = Identity(**{name: _text(value) for name, value in head["identity"].items()})
     if head["kind"] == "contours":
-        return _contours(identity, of_series=_text(head["of_series"]), arrays=arrays if with_pixels else None)
+        return _contours(identity, head=head, arrays=arrays if with_pixels else None)
     if head["kind"] == "projection":
         return _projection(identity, head=head, pixels=arrays["pixels"] if with_pixels else None)
     if head["kind"] == "frames":
-        return _frames(identity, head=head, placed=arrays["placed"], pixels=arrays["pixels"] if with_pixels else None)
+        pixels = arrays["pixels"] if with_pixels else None
+        return _frames(identity, head=head, placed=arrays["placed"], phase=arrays["phase"], pixels=pixels)
     orientation, spacing_mm = _numbers(head["orientation"], 6), _numbers(head["spacing_mm"], 2)
     if head["kind"] == "seg":
         planes: Mask | None = None
@@ -45,6 +46,7 @@ def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels:
             spacing_mm=spacing_mm,
             planes=planes,
             positions_mm=positions_mm,
+            references=_texts(head["references"]),
         )
     rows, columns = (int(n) for n in head["shape"])
     pixels = arrays["pixels"] if with_pixels else None
@@ -60,6 +62,7 @@ def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels:
         spacing_mm=spacing_mm,
         pixels=pixels,
         modality=_text(head["modality"]),
+        phase=tuple(_or_nan(value) for value in head["phase"]),
     )
 
 
@@ -88,10 +91,12 @@ def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | N
     )
 
 
-def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, pixels: Float32 | None) -> Frames:
+def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, phase: Float, pixels: Float32 | None) -> Frames:
     count, rows, columns = (int(n) for n in head["shape"])
     if count < 1 or placed.shape != (count, 11) or not np.isfinite(placed).all():
         raise ValueError("placed")
+    if phase.ndim != 2 or len(phase) != count or np.isinf(phase).any():
+        raise ValueError("phase")
     if pixels is not None and (pixels.shape != (count, rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
     made = _acquisition(head["acquisition"])
@@ -107,27 +112,35 @@ def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, pixels: 
                 spacing_mm=placed[number, 9:],
                 pixels=None if pixels is None else pixels[number],
                 modality=_text(head["modality"]),
+                phase=tuple(phase[number].tolist()),
             )
             for number in range(count)
         )
     )
 
 
-def _contours(identity: Identity, *, of_series: str, arrays: dict[str, NDArray[Any]] | None) -> Contours:
+def _contours(identity: Identity, *, head: dict[str, Any], arrays: dict[str, NDArray[Any]] | None) -> Contours:
+    of_series, references = _text(head["of_series"]), _texts(head["references"])
     if arrays is None:
-        return Contours(identity=identity, of_series=of_series, points_mm=None, ends=None)
+        return Contours(identity=identity, of_series=of_series, points_mm=None, ends=None, references=references)
     points, ends = arrays["points_mm"], arrays["ends"]
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all() or ends.ndim != 2 or ends.shape[1] != 2:
         raise ValueError("contours")
     if not len(ends) or not np.isfinite(ends).all() or np.diff(ends[:, 0], prepend=0).min() < 3 or ends[-1, 0] != len(points):
         raise ValueError("ends")
-    return Contours(identity=identity, of_series=of_series, points_mm=points, ends=ends)
+    return Contours(identity=identity, of_series=of_series, points_mm=points, ends=ends, references=references)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > 256:
         raise ValueError("text")
     return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError("texts")
+    return tuple(_text(value) for value in values)
 
 
 def _or_nan(value: object) -> float:

@@ -54,6 +54,7 @@ def filled(contours: Contours, *, slices: Sequence[Slice]) -> Segmentation | Rea
         spacing_mm=first.spacing_mm,
         planes=united,
         positions_mm=np.stack([slices[at].position_mm for at in drawn]),
+        references=contours.references,
     )
 
 

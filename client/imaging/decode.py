@@ -41,6 +41,18 @@ _PLAIN_META = b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, 28)
 Answer = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
+def _nowhere() -> Dataset:
+    """Return the functional groups of what has no frame of reference."""
+    made, groups = [Dataset() for _ in range(3)], Dataset()
+    made[0].ImagePositionPatient, made[1].ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    made[2].PixelSpacing = [1, 1]
+    groups.PlanePositionSequence, groups.PlaneOrientationSequence, groups.PixelMeasuresSequence = ([one] for one in made)
+    return groups
+
+
+_NOWHERE = _nowhere()
+
+
 def main() -> None:
     """Answer one file after the other until the pipe closes or the processor time of this process is spent."""
     limits, scratch = Limits(**json.loads(sys.argv[1])), int(sys.argv[2])
@@ -160,10 +172,19 @@ def _seg(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
     if ds.file_meta.TransferSyntaxUID not in pixels.NATIVE:
         raise Refused(Reason.TRANSFER_SYNTAX)
     per_frame = ds.PerFrameFunctionalGroupsSequence
-    references = list(ds.get("ReferencedSeriesSequence") or [])
-    if len(per_frame) != frames or len(references) != 1:
-        raise Refused(Reason.NO_GEOMETRY if references else Reason.NO_IDENTITY)
+    series = list(ds.get("ReferencedSeriesSequence") or [])
+    if len(per_frame) != frames or len(series) != 1:
+        raise Refused(Reason.NO_GEOMETRY if series else Reason.NO_IDENTITY)
     shared = ds.SharedFunctionalGroupsSequence[0]
+    sources = [
+        source
+        for frame in per_frame
+        for derived in frame.get("DerivationImageSequence") or shared.get("DerivationImageSequence") or []
+        for source in derived.get("SourceImageSequence") or []
+    ]
+    references = values.references(sources or series[0].get("ReferencedInstanceSequence") or [], most=limits.frames)
+    if ds.get("FrameOfReferenceUID") is None and frames == len(references) == 1:  # of a radiograph, which lies nowhere
+        shared, per_frame = _NOWHERE, [Dataset()]
     laid_out = [
         (
             values.orientation(values.group(shared, frame, "PlaneOrientationSequence")),
@@ -173,11 +194,11 @@ def _seg(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
     ]
     if not laid_out or any(layout != laid_out[0] for layout in laid_out):
         raise Refused(Reason.NO_GEOMETRY)
-    of_series = references[0].get("SeriesInstanceUID")
     head = {
         "kind": "seg",
-        "identity": values.identity(ds),
-        "of_series": values.required(of_series),
+        "identity": values.identity(ds, framed=shared is not _NOWHERE),
+        "of_series": values.required(series[0].get("SeriesInstanceUID")),
+        "references": references,
         "orientation": laid_out[0][0],
         "spacing_mm": laid_out[0][1],
     }
@@ -200,11 +221,16 @@ def _seg(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
 
 
 def _contours(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
-    found = structure.target(ds, points_most=limits.contour_points)
+    found = structure.target(ds, points_most=limits.contour_points, images_most=limits.frames)
     if isinstance(found, Reason):
         raise Refused(found)
     ds.FrameOfReferenceUID = found.frame_of_reference  # a structure set has it a region of interest, not of its own
-    head = {"kind": "contours", "identity": values.identity(ds), "of_series": values.required(found.of_series)}
+    head = {
+        "kind": "contours",
+        "identity": values.identity(ds),
+        "of_series": values.required(found.of_series),
+        "references": found.references,
+    }
     return head, {"points_mm": found.points_mm, "ends": found.ends} if with_pixels else {}
 
 

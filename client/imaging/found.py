@@ -42,6 +42,7 @@ class Reason(StrEnum):
     SEVERAL_SEGMENTATIONS = "SEVERAL_SEGMENTATIONS"
     SEGMENTATION_WITHOUT_SERIES = "SEGMENTATION_WITHOUT_SERIES"
     SEGMENTATION_ELSEWHERE = "SEGMENTATION_ELSEWHERE"  # another frame of reference than its series
+    SEVERAL_PHASES = "SEVERAL_PHASES"  # phases or echoes at the same positions, and the region is on none or on several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class Slice:
     spacing_mm: Float  # (2,): between rows, between columns
     pixels: Float32 | None = field(repr=False)  # (row, column), HU; nan where the scanner padded
     modality: str = "CT"  # or MR: `pixels` are then in the scanner's own unit
+    phase: tuple[float, ...] = ()  # what may tell phases and echoes apart, in the order of images.PHASES; nan where absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,10 @@ class Projection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmentation:
-    """One binary, one-segment SEG, without its empty frames. `planes` is None where only the header was asked for."""
+    """One binary, one-segment SEG, without its empty frames. `planes` is None where only the header was asked for.
+
+    Of a radiograph it lies nowhere: position 0, the image's own axes, frame_of_reference "", and spacing that does not count.
+    """
 
     identity: Identity
     of_series: str = field(repr=False)
@@ -102,6 +107,7 @@ class Segmentation:
     spacing_mm: Float  # (2,)
     planes: Mask | None = field(repr=False)  # (plane, row, column)
     positions_mm: Float | None = field(repr=False)  # (plane, 3)
+    references: tuple[str, ...] = field(default=(), repr=False)  # the images that it was drawn on; of a frame `UID#number`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +118,7 @@ class Contours:
     of_series: str = field(repr=False)
     points_mm: Float | None = field(repr=False)  # (point, 3), LPS
     ends: Float | None = field(repr=False)  # (contour, 2): how many points up to its end, number of the region of interest
+    references: tuple[str, ...] = field(default=(), repr=False)  # as of a Segmentation
 
 
 Found = Slice | Frames | Projection | Segmentation | Contours

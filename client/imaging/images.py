@@ -1,5 +1,6 @@
 """Images in numbers that can be measured: CT in HU, MR and radiographs as the scanner scaled them; in the guard's child."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,16 @@ DX_SHOWN, DX_RAW = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1
 SLICES, FRAMES = {CT: "CT", MR: "MR"}, {ENHANCED_CT: "CT", ENHANCED_MR: "MR"}
 PROJECTIONS = {CR: "CR", DX_SHOWN: "DX", DX_RAW: "DX"}
 KINDS = frozenset({*SLICES, *FRAMES, *PROJECTIONS})
+PHASES = {  # what may tell slices at one position apart, and where an enhanced object has it for a frame (PS3.3 C.7.6.16)
+    0x00200100: ("FrameContentSequence", "TemporalPositionIndex"),  # Temporal Position Identifier
+    0x00181060: ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),  # Trigger Time
+    0x00180086: ("", ""),  # Echo Numbers
+    0x00180081: ("MREchoSequence", "EffectiveEchoTime"),  # Echo Time
+    0x00189087: ("MRDiffusionSequence", "DiffusionBValue"),
+    0x00200012: ("FrameContentSequence", "FrameAcquisitionNumber"),  # Acquisition Number
+    0x00080032: ("FrameContentSequence", "FrameAcquisitionDateTime"),  # Acquisition Time
+    0x00080033: ("", ""),  # Content Time
+}
 
 Answer = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
@@ -57,6 +68,7 @@ def _slice(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, scr
         "orientation": values.orientation(ds),
         "spacing_mm": values.spacing(ds),
         "acquisition": _acquisition(ds),
+        "phase": [values.number(ds[tag].value) if tag in ds else None for tag in PHASES],
     }
     if not with_pixels:
         return head, {}
@@ -72,7 +84,7 @@ def _frames(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, sc
     if count < 1 or len(own) != count or not common:
         raise Refused(Reason.NO_GEOMETRY)
     shared = common[0]
-    placed, scales = [], []
+    placed, scales, phase = [], [], []
     for frame in own:
         position = values.group(shared, frame, "PlanePositionSequence")
         placed.append(
@@ -82,6 +94,8 @@ def _frames(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, sc
                 *values.spacing(values.group(shared, frame, "PixelMeasuresSequence")),
             ]
         )
+        groups = [(frame.get(group) or shared.get(group) or [Dataset()])[0].get(name) for group, name in PHASES.values()]
+        phase.append([math.nan if (value := values.number(one)) is None else value for one in groups])
         transformed = frame.get("PixelValueTransformationSequence") or shared.get("PixelValueTransformationSequence")
         scales.append(_rescale(transformed[0] if transformed else Dataset(), modality=modality))
     head = {
@@ -91,7 +105,7 @@ def _frames(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, sc
         "shape": [count, rows, columns],
         "acquisition": _acquisition(ds),
     }
-    geometry = {"placed": np.asarray(placed, np.float64)}
+    geometry = {"placed": np.asarray(placed, np.float64), "phase": np.asarray(phase, np.float64)}
     if not with_pixels:
         return head, geometry
     stored = _stored(ds, shape=(count, rows, columns) if count > 1 else (rows, columns), scratch=scratch)

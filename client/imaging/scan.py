@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.imaging import contours
+from client.imaging import contours, phases
 from client.imaging.found import Contours, Expecting, Found, Frames, Identity, Projection, Reader, Reason, Segmentation, Slice
 from client.inside import Scan, SetAside, freeze
 from common.errors import ConfigError, NoScans
@@ -43,7 +43,8 @@ def read_scans(
 
     Files are taken in sorted order; links are not followed. A file that cannot be used costs itself; a series whose patient
     changes, whose slices differ in size, or that has several segmentations is set aside whole, under the name of its first
-    file. Each radiograph (CR, DX) is a series of its own.
+    file; of several phases or echoes the one that the region was drawn on is taken. Each radiograph (CR, DX) is a series of its
+    own.
     Memory: one series and 512 MiB, however large the folder; a larger folder is read twice.
     `pseudonym("patient", raw)` gets the PatientID, with `^^^` and its issuer appended where there is an issuer.
     Raises NoScans, at the end, when no scan was yielded.
@@ -83,10 +84,11 @@ def read_scans(
     scans = 0
     while groups:
         series = groups.pop(next(iter(groups)))  # let go of one series before the next is read
+        files = len({found.path for found in series.images}) + len(series.regions)
         for result in _assembled(series, pseudonym=named, reader=reader):
             scans += isinstance(result, Scan)
             yield result
-        step(len({found.path for found in series.images}) + len(series.regions))
+        step(files)
     if not scans:
         refuse_absent(folder)
         raise NoScans(
@@ -156,7 +158,7 @@ def _attached(
     step: Callable[[int], None],
 ) -> Iterator[SetAside]:
     for path, name, region in segmentations:
-        group = groups.get((region.identity.study, region.of_series))
+        group = groups.get(whole := (region.identity.study, region.of_series)) or groups.get((*whole, *region.references))
         if group is None:
             yield SetAside(name=name, reason=Reason.SEGMENTATION_WITHOUT_SERIES)
             step(1)
@@ -196,10 +198,11 @@ def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Reader) -> Iter
         yield from (SetAside(name=name, reason=Reason.SEGMENTATION_WITHOUT_SERIES) for _, name, _ in series.regions)
         return
     first = series.images[0]
-    refusal = _refusal(series)
-    if refusal is not None:
-        yield SetAside(name=first.name, reason=refusal)
+    chosen = _refusal(series) or _drawn_on(series)
+    if isinstance(chosen, Reason):
+        yield SetAside(name=first.name, reason=chosen)
         return
+    series.images = chosen
     kept: dict[str, int] = {}  # SOPInstanceUID -> row of `pixels`
     slices: list[Slice] = []
     pixels = np.empty((len(series.images), first.image.rows, first.image.columns), np.float32)
@@ -228,7 +231,7 @@ def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Reader) -> Iter
             yield SetAside(name=name, reason=answer if isinstance(answer, Reason) else Reason.UNREADABLE)
             yield SetAside(name=first.name, reason=Reason.UNREADABLE)
             return
-        region = answer
+        region = answer if slices[0].modality not in PLANAR else replace(answer, spacing_mm=slices[0].spacing_mm)
     yield _scan(slices, pixels=pixels[: len(slices)], region=region, pseudonym=pseudonym)
 
 
@@ -248,6 +251,18 @@ def _refusal(series: _Series) -> Reason | None:
     if any(region.identity.frame_of_reference not in frames for _, _, region in series.regions):
         return Reason.SEGMENTATION_ELSEWHERE
     return None
+
+
+def _drawn_on(series: _Series) -> list[_Found] | Reason:
+    """Return the files of the one phase or echo that the region lies on, all of them where there is but one."""
+    instances = {found.image.identity.instance: found.image for found in series.images}
+    slices = list(instances.values())
+    references = [one for _, _, region in series.regions for one in region.references]
+    rows = phases.of_region(slices, references=references)
+    if isinstance(rows, Reason):
+        return rows
+    wanted = {slices[at].identity.instance for at in rows}
+    return [found for found in series.images if found.image.identity.instance in wanted]
 
 
 def _again(found: _Found, *, reader: Reader, last: dict[Path, Found | Reason]) -> Slice | Reason:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 
+from client.imaging import values
 from client.imaging.found import Reason
 from client.inside import Float
 
@@ -21,9 +22,10 @@ class Structure:
     of_series: object
     points_mm: Float  # (point, 3), LPS
     ends: Float  # (contour, 2): how many points up to its end, number of the region of interest
+    references: list[str]  # the images that the contours name, or their series'
 
 
-def target(ds: Dataset, *, points_most: int) -> Structure | Reason:
+def target(ds: Dataset, *, points_most: int, images_most: int) -> Structure | Reason:
     """Return the contours of the regions of interest that are a tumour, or why there are none.
 
     A tumour's: interpreted type GTV, or a name that begins with GTV, IGTV, tumour, lesion or nodule, whatever the case; where
@@ -39,13 +41,14 @@ def target(ds: Dataset, *, points_most: int) -> Structure | Reason:
     if not chosen:
         return Reason.NO_TARGET
     frames = {regions[at].get("ReferencedFrameOfReferenceUID") for at in chosen}
-    series = [
-        one.get("SeriesInstanceUID")
+    referenced = [
+        one
         for frame in ds.get("ReferencedFrameOfReferenceSequence") or []
         if frame.get("FrameOfReferenceUID") in frames
         for study in frame.get("RTReferencedStudySequence") or []
         for one in study.get("RTReferencedSeriesSequence") or []
     ]
+    series = [one.get("SeriesInstanceUID") for one in referenced]
     if len(frames) != 1 or len(set(series)) != 1:
         return Reason.NO_IDENTITY
     found = _points([contour for at in chosen for contour in drawn[at].get("ContourSequence") or []], most=points_most)
@@ -53,7 +56,17 @@ def target(ds: Dataset, *, points_most: int) -> Structure | Reason:
         return found
     whose = [at for at in chosen for _ in drawn[at].get("ContourSequence") or []]
     ends = np.stack([np.cumsum([len(points) for points in found]), whose], axis=1).astype(np.float64)
-    return Structure(frame_of_reference=frames.pop(), of_series=series[0], points_mm=np.concatenate(found), ends=ends)
+    lines = [contour for at in chosen for contour in drawn[at].get("ContourSequence") or []]
+    images = [image for one in lines for image in one.get("ContourImageSequence") or []]
+    return Structure(
+        frame_of_reference=frames.pop(),
+        of_series=series[0],
+        points_mm=np.concatenate(found),
+        ends=ends,
+        references=values.references(
+            images or [image for one in referenced for image in one.get("ContourImageSequence") or []], most=images_most
+        ),
+    )
 
 
 def _points(drawn: Sequence[Dataset], *, most: int) -> list[Float] | Reason:

@@ -69,6 +69,20 @@ def required(value: object) -> str:
     return text
 
 
+def references(named: Iterable[Dataset], *, most: int) -> list[str]:
+    """Return the instances that items of a reference macro name, each once, `#` and a number from 0 behind that of a frame.
+
+    Nothing where there are more than `most`.
+    """
+    found = set()
+    for one in named:
+        instance, frames = one.get("ReferencedSOPInstanceUID"), one.get("ReferencedFrameNumber")
+        if isinstance(instance, str) and len(instance) <= 64:
+            numbers = frames if isinstance(frames, MultiValue) else [] if frames is None else [frames]
+            found.update([f"{instance}#{int(number) - 1}" for number in numbers] or [str(instance)])
+    return sorted(found) if len(found) <= most else []
+
+
 def label(value: object) -> str:
     """Return a text as it stands, at most 64 characters; "" where it is absent."""
     parts = value if isinstance(value, MultiValue) else [value]
