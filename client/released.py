@@ -113,7 +113,7 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
             judge.pair(earlier, now, apart)
     if now in record.sums:
         return record
-    _check_overlaps({**record.sets, name: tags}, beside, now, cell_min=cell_min, judge=judge)
+    _check_overlaps({**record.sets, name: tags}, record.sums, now, cell_min=cell_min, judge=judge)
     functions = frozenset(name for one in (*beside, now) for name in one.functions)
     if now.functions and functions > frozenset(now.functions):
         judge.span(now, functions)
@@ -121,12 +121,15 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
 
 
 def _check_overlaps(
-    sets: Mapping[str, frozenset[str]], beside: Sequence[Released], now: Released, *, cell_min: int, judge: Judge
+    sets: Mapping[str, frozenset[str]], sums: Sequence[Released], now: Released, *, cell_min: int, judge: Judge
 ) -> None:
-    """Refuse a sum that with two or more earlier ones of a variable leaves few patients alone, or too much of many."""
+    """Refuse a sum that with two or more earlier ones of a variable leaves few patients alone, or too much of many.
+
+    Of variables that determine one another (client/kin.py): few patients.
+    """
     found: dict[frozenset[str], tuple[frozenset[str], ...]] = {}  # most variables have the same sums
-    for variable in sorted(now.variables):
-        with_it = [one for one in beside if variable in one.variables]
+    for group in (*(frozenset({name}) for name in sorted(now.variables)), *kin.families(now.variables)):
+        with_it = [one for one in sums if not group.isdisjoint(one.variables)]
         names = frozenset(one.patients for one in (*with_it, now))
         if names not in found:
             found[names] = tuple(overlaps.alone([sets[name] for name in sorted(names)], few=cell_min - 1))
@@ -137,10 +140,11 @@ def _check_overlaps(
         for alone in found[names]:
             if not alone:
                 raise AlreadyAnswered(
-                    f"With earlier sums of {variable}, this one leaves few patients alone.",
+                    f"With earlier sums of {', '.join(sorted(group & now.variables))}, this one leaves few patients alone.",
                     action="Let a study share its patients (complete_cases), or leave out a variable that patients lack.",
                 )
-            judge.pair(common, now, alone)
+            if shared:
+                judge.pair(common, now, alone)
 
 
 def asked(record: Record, *, asking: Asking, queries_most: int) -> Record:

@@ -6,14 +6,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from client import cells, disclosure, entering, kin, overlaps, released, span
+from client import cells, disclosure, entering, overlaps, released, span
 from client.config import CELL_MIN
-from client.measure import burden, intensity, length, shape
 from client.released import Asking, Record
 from common import terms
 from common.errors import AlreadyAnswered, TooFewPatients
 from common.query import ask
-from tests import cohorts, phantoms
+from tests import cohorts
 from tests.unit.test_analyses import Asker, asker
 from tests.unit.test_disclosure_attacks import POLICY
 from tests.unit.test_sums_together import SECRET, judge_of, one_sum
@@ -263,41 +262,3 @@ def test_products_of_factors_count_once_where_they_are_one_number():
     columns |= {f"a[{i}]:b[{j}]": columns[f"a[{i}]"] & columns[f"b[{j}]"] for i in (1, 2, 3) for j in (1, 2, 3)}
     told, behind = cells.numbers(np.column_stack(list(columns.values()))[:50].astype(float), names=tuple(columns))
     assert (told, behind) == (17, 100)  # a number for each of 16 cells, and none
-
-
-def test_a_parameter_under_another_name_does_not_take_a_hospital_or_a_patient_out_of_a_sum():
-    """Mass is volume and integrated intensity: over one hospital less, or one patient, the difference is theirs."""
-    many = tuple(f"p{at}" for at in range(40))
-
-    def asking(*names: str, roster: tuple[str, ...] = ("a", "b", "c"), patients: tuple[str, ...] = many) -> Asking:
-        return Asking(label="l", variables=frozenset(names), roster=roster, patients=patients)
-
-    judge, record = judge_of(), Record(sets={}, sums=(), queries={})
-    record = released.check(record, asking=asking("mass_mg"), cell_min=CELL_MIN, secret=SECRET, judge=judge)
-    for other in ({"roster": ("a", "b", "c", "d")}, {"patients": many[1:]}):
-        released.check(record, asking=asking("elongation", **other), cell_min=CELL_MIN, secret=SECRET, judge=judge)
-        with pytest.raises(AlreadyAnswered):
-            released.check(
-                record, asking=asking("volume_mm3", "mean_hu", **other), cell_min=CELL_MIN, secret=SECRET, judge=judge
-            )
-    released.check(record, asking=asking("volume_mm3"), cell_min=CELL_MIN, secret=SECRET, judge=judge)
-
-
-def test_families_are_those_of_what_is_measured():
-    volume = phantoms.volume(
-        phantoms.Ellipsoid(semi_axes_mm=(7.0, 5.0, 4.0), centre_mm=(0.0, 0.0, 0.0)),
-        shape=(14, 20, 20),
-        spacing_mm=(1.0, 1.0, 1.0),
-        body_radius_mm=9.0,
-        body_hu=-50.0,
-        lesion_hu=40.0,
-    )
-    made = {name: value for family in (shape, intensity, burden, length) for name, value in family.measure(volume).items()}
-    mean, size = made["mean_hu"], made["volume_mm3"]
-    assert all(name in made for family in kin.FAMILIES for name in family)
-    assert np.isclose(made["mass_mg"], size + made["integrated_intensity_hu_mm3"] / 1000)
-    assert np.isclose(made["integrated_intensity_hu_mm3"], size * mean)
-    assert np.isclose(made["rms_hu"] ** 2, mean**2 + made["sd_hu"] ** 2)
-    assert np.isclose(made["surface_to_volume_per_mm"] * size, made["surface_mm2"])
-    assert np.isclose(made["elongation"] * made["major_axis_mm"], made["minor_axis_mm"])
-    assert np.isclose(made["flatness"] * made["major_axis_mm"], made["least_axis_mm"])
