@@ -22,6 +22,7 @@ from client.engine.clipped import clipped_sum
 SIDE: Final = 24
 HIDDEN: Final = 32
 TOGETHER: Final = 32  # patients in a sum
+KINDS: Final = 5  # of gradients that are read
 NOISE: Final = Decimal(1)
 CLIP_NORM: Final = 1.0
 

@@ -11,7 +11,7 @@ import pytest
 from client import cli
 from client.attack import canaries, inversion
 from client.attack import cli as attack
-from common.audit.attack import membership
+from common.audit.attack import given, membership
 from common.audit.attack.one_run import Plan, Seen
 from common.crypto import rng
 
@@ -68,13 +68,22 @@ def run(monkeypatch, *arguments):
     return ending.value.code
 
 
-def test_the_commands_say_what_was_seen_and_noise_left_out_ends_with_six(monkeypatch, capsys):
+def test_the_commands_say_what_was_seen_and_noise_left_out_ends_with_six(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(attack, "RUNS", (("everybody", Decimal(4), Decimal(1), 5),))
-    assert run(monkeypatch, "membership", "--canaries", "200", "--json") == 0
+    assert run(monkeypatch, "membership", "--canaries", "200", "--shadows", "0", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["false_alarm"] for one in told["found"]["everybody"]] == [0.01, 0.001]
+    assert "shadows" not in told
     assert run(monkeypatch, "inversion") == 0
-    assert "blank guess" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "a blank" in said
+    assert "Every check holds." in said
     monkeypatch.setattr(rng, "discrete_gaussian", lambda n, *, share_bits: np.zeros(n, np.int64))
     assert run(monkeypatch, "inversion", "--json") == 6
-    assert json.loads(capsys.readouterr().out)["holds"] is False
+    told = json.loads(capsys.readouterr().out)
+    assert told["holds"] is False
+    assert [check["holds"] for check in told["checks"]] == [
+        not one["leaves"] or one["psnr_db"] <= told["blank_db"] for one in told["read"]
+    ]
+    (tmp_path / "inversion.json").write_text(json.dumps(told))
+    assert not given.read([tmp_path / "inversion.json"])[0].plain()["holds"]
