@@ -1,5 +1,6 @@
 """The hospital's folder: site.toml, keys, approvals and state, and where each of them lies."""
 
+import contextlib
 import re
 import time
 import tomllib
@@ -12,7 +13,7 @@ import tomlkit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from client import relay
+from client import entry, relay
 from client.ledger import Ledger
 from client.origin import ledger_origin
 from common import canonical, files, roster, study
@@ -296,9 +297,10 @@ def approve_roster(home: Home, *, data: bytes, expected_hash: str) -> Roster:
         raise RosterNotApproved(
             "The roster's hash is not the one you gave.", action="Ask the coordinator for the hash again, by another way."
         )
-    mine = identity_key(home).public_key().public_bytes_raw().hex()
-    if site.name not in approved.names or approved.member(site.name).identity != mine:
-        raise RosterNotApproved("The roster does not hold this hospital's key.", action="Enrol again with the coordinator.")
+    before = None
+    with contextlib.suppress(RosterNotApproved, ConfigError):
+        before = approved_roster(home, site)
+    entry.check(approved, name=site.name, identity=identity_key(home), ledger=ledger_key(home), before=before)
     files.write(home.approved / "roster.json", data)
     _edit_policy(home, "approved_roster", expected_hash)
     return approved

@@ -36,10 +36,12 @@ def study(proposed: Study, *, policy: Policy) -> tuple[str, ...]:
 
 def roster(proposed: Roster) -> tuple[str, ...]:
     """Return the coordinator and the members, one a line, each with the identity to compare by telephone."""
+    once = ", ".join(one.name for one in proposed.members if not one.ledger_ml_dsa)
     return (
         f"Roster of {printable(proposed.federation)}, {len(proposed.members)} hospitals. Compare identities by telephone:",
         f"  {proposed.coordinator} (coordinator): {in_groups(proposed.coordinator_identity)}",
         *(f"  {one.name}: {in_groups(one.identity)}" for one in proposed.members),
+        *([f"Ledgers signed with Ed25519 alone, as these enrolled without a key of ML-DSA-44: {once}."] if once else []),
     )
 
 

@@ -11,8 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import config
 from client.config import Home
+from client.origin import ledger_origin
 from common import roster
 from common.errors import AlreadyExists, ConfigError, NotSetUp, RosterNotApproved, StudyNotApproved
+from common.ledger import note, post_quantum
 from common.roster import Member
 from server import config as server_config
 from server.config import Settings
@@ -41,9 +43,11 @@ def home(tmp_path):
     return create(tmp_path / "hosp")
 
 
-def make_roster(*, own, name="hosp-a"):
+def make_roster(home, *, own=None, name="hosp-a", **changed):
+    origin, key = ledger_origin(name), config.ledger_key(home)
+    keys = {"ledger_key": note.key_of(origin, key=key).vkey, "ledger_ml_dsa": post_quantum.key_of(origin, key=key).vkey}
     members = [
-        Member(name=name, identity=own, ledger_key="x", node_key="x", relay_certificate=""),
+        Member(name=name, identity=own or identity(home), node_key="x", relay_certificate="", **{**keys, **changed}),
         Member(
             name="hosp-b",
             identity=Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(),
@@ -212,7 +216,7 @@ def test_two_hospitals_have_no_key_in_common(tmp_path):
 
 
 def test_a_roster_is_approved_by_its_hash_and_read_back(home):
-    wanted = make_roster(own=identity(home))
+    wanted = make_roster(home)
     with pytest.raises(RosterNotApproved, match="No roster"):
         config.approved_roster(home, config.read_site(home))
     config.approve_roster(home, data=wanted.bytes(), expected_hash=wanted.hash())
@@ -222,7 +226,7 @@ def test_a_roster_is_approved_by_its_hash_and_read_back(home):
 
 @pytest.mark.parametrize("change", [lambda text: "0" * 64, lambda text: text.upper(), lambda text: text[:8], lambda text: ""])
 def test_a_wrong_hash_approves_nothing(change, home):
-    wanted = make_roster(own=identity(home))
+    wanted = make_roster(home)
     before = tree(home.folder)
     with pytest.raises(RosterNotApproved, match="not the one you gave"):
         config.approve_roster(home, data=wanted.bytes(), expected_hash=change(wanted.hash()))
@@ -234,15 +238,33 @@ def test_a_wrong_hash_approves_nothing(change, home):
 @pytest.mark.parametrize("name", ["hosp-a", "hosp-c"])
 def test_a_roster_without_this_hospitals_key_is_refused(name, home):
     stranger = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
-    wanted = make_roster(own=stranger if name == "hosp-a" else identity(home), name=name)
+    wanted = make_roster(home, own=stranger if name == "hosp-a" else None, name=name)
     before = tree(home.folder)
     with pytest.raises(RosterNotApproved, match="does not hold this hospital's key"):
         config.approve_roster(home, data=wanted.bytes(), expected_hash=wanted.hash())
     assert tree(home.folder) == before
 
 
+def test_a_roster_with_another_ledger_key_or_without_the_second_that_was_there_is_refused(home):
+    origin, stranger = ledger_origin("hosp-a"), Ed25519PrivateKey.generate()
+    bare = make_roster(home, ledger_ml_dsa="")  # as of a hospital that enrolled before there was a second key
+    config.approve_roster(home, data=bare.bytes(), expected_hash=bare.hash())
+    whole = make_roster(home)
+    config.approve_roster(home, data=whole.bytes(), expected_hash=whole.hash())
+    before = tree(home.folder)
+    for changed in (
+        {"ledger_key": note.key_of(origin, key=stranger).vkey},
+        {"ledger_ml_dsa": post_quantum.key_of(origin, key=stranger).vkey},
+        {"ledger_ml_dsa": ""},
+    ):
+        wanted = make_roster(home, **changed)
+        with pytest.raises(RosterNotApproved, match="does not hold"):
+            config.approve_roster(home, data=wanted.bytes(), expected_hash=wanted.hash())
+    assert tree(home.folder) == before
+
+
 def test_a_roster_that_was_swapped_on_disk_is_not_the_approved_one(home):
-    one, other = make_roster(own=identity(home)), make_roster(own=identity(home))
+    one, other = make_roster(home), make_roster(home)
     config.approve_roster(home, data=one.bytes(), expected_hash=one.hash())
     (home.approved / "roster.json").write_bytes(other.bytes())
     with pytest.raises(RosterNotApproved, match="not the approved one"):

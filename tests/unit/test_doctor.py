@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client import config as hospital
 from client import doctor as hospital_doctor
 from client import relay
+from client.origin import ledger_origin
 from client.relay import RelayHome
 from common import findings, locks, ports, roster
 from common.errors import ConfigError, NotSetUp
@@ -70,7 +71,7 @@ def approve(home, *, names=("hosp-a", "hosp-b", "hosp-c")):
             Member(
                 name=name,
                 identity=key.public_key().public_bytes_raw().hex(),
-                ledger_key=note.key_of(f"x/{name}", key=Ed25519PrivateKey.generate()).vkey,
+                ledger_key=note.key_of(ledger_origin(name), key=hospital.ledger_key(home)).vkey,
                 node_key=kept.node_public.read_text().strip() if mine else name,
                 relay_certificate=kept.certificate.read_text() if mine else "",
             )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -167,6 +168,10 @@ def test_a_roster_is_shown_with_every_identity(make_federation):
     shown = "\n".join(proposal.roster(one.roster))
     for identity in (one.roster.coordinator_identity, *(member.identity for member in one.roster.members)):
         assert identity in shown.replace(" ", "")
+    assert "Ed25519 alone" not in shown
+    (first, *others) = one.roster.members
+    shown = proposal.roster(replace(one.roster, members=(replace(first, ledger_ml_dsa=""), *others)))
+    assert shown[-1].endswith(f"without a key of ML-DSA-44: {first.name}.")
 
 
 def test_a_charged_evaluation_is_named_as_noisy_with_what_stands_apart():
