@@ -1,6 +1,7 @@
 """Welch, Games and Howell, Tukey and components from a noisy Gram: without noise the exact ones; noise has its stated size."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,3 +163,36 @@ def test_an_indefinite_matrix_has_intervals_within_what_a_share_can_be() -> None
     made = components.analyse(grams(0.003 * np.ones((3, 3)) + 1e-4 * np.eye(3), sigma=2.0), names=NAMES)
     assert all(0 <= row["ci_low"] <= row["ci_high"] <= 3 for row in made["rows"])
     json.dumps(made, allow_nan=False)
+
+
+def test_an_interval_of_an_eigenvalue_that_noise_made_negative_begins_at_zero() -> None:
+    turned = np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]])  # eigenvalues 1.9, 1.9 and -0.8
+    made = components.analyse(grams(0.1 * turned, sigma=2.0), names=NAMES)
+    last = made["rows"][-1]
+    assert (last["component"], last["ci_low"]) == ("3", 0.0)
+    assert last["eigenvalue"] < -0.7
+    assert 0.0 < last["ci_high"] < 0.2
+
+
+def test_eigenvalues_that_are_all_alike_have_a_known_sum_and_no_width() -> None:
+    made = components.analyse(grams(0.05 * np.eye(3), sigma=2.0), names=NAMES)
+    (row,) = made["rows"]
+    assert row["component"] == "1 to 3"
+    assert [row["eigenvalue"], row["ci_low"], row["ci_high"]] == [3.0] * 3
+    assert row["width_ratio"] is None
+    assert made["loadings"] == []
+
+
+NUMBERS = ("difference", "p", "p_tukey", "tukey_low", "p_games_howell", "ci_low", "ci_high")
+
+
+def test_the_last_digits_of_least_squares_do_not_change_what_is_simulated() -> None:
+    one = sums(0.02)
+    other = replace(one, sums=one.sums * (1 + 4e-16))
+    assert one.sums.tobytes() != other.sums.tobytes()
+    for by in (one_way.compare, welch.compare):
+        here, there = by(one, draws=199), by(other, draws=199)
+        assert here["rows"][0]["p"] == there["rows"][0]["p"]
+        assert [here["rows"][0]["p"]] == [there["rows"][0]["p"]]
+        for first, second in zip(here["pairs"], there["pairs"], strict=True):
+            assert all(second[key] == pytest.approx(first[key], rel=1e-9) for key in NUMBERS if key in first)

@@ -7,8 +7,10 @@ and cover less: the bias is already small wherever eigenvalues are apart (tests/
 
 Eigenvalues which are not apart repel one another, the more the noise, and their vectors turn freely among themselves: no
 interval of theirs holds. So neighbours less than APART standard errors apart are one row, the sum of their eigenvalues, which
-does not suffer from it; loadings are of components that stand alone. For two equal eigenvalues the distance exceeds APART
-in about exp(-APART**2 / 4) = 0.6 % of releases. Source: Anderson 1963; Davison and Hinkley 1997, section 4.2.
+does not suffer from it; loadings are of components that stand alone. For two equal eigenvalues the distance exceeds APART in
+about exp(-APART**2 / 4) = 0.6 % of releases. Where noise makes the matrix indefinite intervals hold less often: of 20 columns,
+n 3000, epsilon 1, in 0.92 to 0.95 of releases, the sum of the 17 least in 0.87.
+Source: Anderson 1963; Davison and Hinkley 1997, section 4.2.
 """
 
 import math
@@ -37,8 +39,9 @@ def analyse(noisy: NoisyMoments, *, names: Sequence[str], draws: int = DRAWS) ->
 
     Keys: names, too_noisy (columns whose variance does not stand out of the noise: they are left out), n (noisy, rounded), of
     ("correlation"), rows, loadings. A row: component ("1", or "2 to 4" for those that cannot be told apart), eigenvalue (of
-    several, their sum), ci_low, ci_high, share of the total, share_low, share_high, width_ratio. A loading: component, name,
-    loading, ci_low, ci_high; the largest of a component is positive. Equal sums give equal results.
+    several, their sum), ci_low, ci_high, share of the total, share_low, share_high, width_ratio (None of all together, whose
+    sum is known). Noise can make an eigenvalue negative, its interval never. A loading: component, name, loading, ci_low,
+    ci_high; the largest of a component is positive. Equal sums give equal results.
     Raises NotEstimable "too noisy" where fewer than two columns are left, or no more patients than columns; ConfigError on a
     name.
     """
@@ -58,9 +61,12 @@ def analyse(noisy: NoisyMoments, *, names: Sequence[str], draws: int = DRAWS) ->
     table = []
     for one in clusters:
         value, error, alone = (float(made) for made in (values[one].sum(), _spread(both, one), _spread(bare, one)))
-        low, high = max(0.0, value - quantile * error), min(float(p), value + quantile * error)
+        ratio: float | None = error / alone if len(clusters) > 1 else None
+        if len(clusters) == 1:  # all of them: their sum is the number of columns, whatever the sums
+            value, error = float(p), 0.0
+        low, high = min(float(p), max(0.0, value - quantile * error)), min(float(p), max(0.0, value) + quantile * error)
         made = {"component": _label(one), "eigenvalue": value, "ci_low": low, "ci_high": high}
-        table.append(made | {"share": value / p, "share_low": low / p, "share_high": high / p, "width_ratio": error / alone})
+        table.append(made | {"share": value / p, "share_low": low / p, "share_high": high / p, "width_ratio": ratio})
     return {
         "names": kept,
         "too_noisy": [name for name in names if name not in kept],
@@ -82,7 +88,8 @@ def _correlation(matrix: Float) -> Float:
     scatter = matrix[..., 1:, 1:] - total[..., :, None] * total[..., None, :] / n[..., None, None]
     square = np.diagonal(scatter, axis1=-2, axis2=-1)
     size = np.sqrt(np.maximum(square, np.finfo(np.float64).tiny))
-    return np.asarray(np.clip(scatter / size[..., :, None] / size[..., None, :], -1.0, 1.0))
+    with np.errstate(over="ignore"):  # of a variance that noise took away: 1 or -1
+        return np.asarray(np.clip(scatter / size[..., :, None] / size[..., None, :], -1.0, 1.0))
 
 
 def _decomposed(matrix: Float) -> tuple[Float, Float]:

@@ -27,7 +27,8 @@ Float = NDArray[np.float64]
 class GroupSums:
     """`sums` (groups, 3): n, sum of t, sum of t**2; their noise is `root` (3 * groups, 3 * groups) times standard normals.
 
-    t = (outcome - centre) / half.
+    t = (outcome - centre) / half. `key` is the release's bytes, of which simulations are seeded: `sums` have been through least
+    squares, whose last digits are a machine's own.
     """
 
     outcome: str
@@ -37,6 +38,7 @@ class GroupSums:
     root: Float
     centre: float
     half: float
+    key: bytes
 
     @property
     def noise(self) -> Float:
@@ -74,4 +76,5 @@ def read(noisy: NoisyMoments, *, outcome: str, factor: str, levels: Sequence[str
         root=noisy.sigma * inverted,
         centre=float(centre[0]),
         half=float(half[0]),
+        key=noisy.matrix.tobytes(),
     )

@@ -28,7 +28,7 @@ def compare(sums: GroupSums, *, draws: int = bootstrap.DRAWS) -> dict[str, Any]:
     results.
     """
     held = group_means.told(sums, pooled=True)
-    random = generator(sums.sums.tobytes(), f"one variance\n{sums.outcome}\n{sums.factor}".encode())
+    random = generator(sums.key, f"one variance\n{sums.outcome}\n{sums.factor}".encode())
     f, p = group_means.f_test(held, sums=sums, over=_nothing, draws=draws, random=random)
     pairs = group_means.all_pairs(held, sums=sums, draws=draws, random=random)
     k, size = len(sums.levels), float(held.n.sum())

@@ -30,7 +30,7 @@ def compare(sums: GroupSums, *, draws: int = bootstrap.DRAWS) -> dict[str, Any]:
     Equal sums give equal results.
     """
     held = group_means.told(sums, pooled=False)
-    random = generator(sums.sums.tobytes(), f"own variances\n{sums.outcome}\n{sums.factor}".encode())
+    random = generator(sums.key, f"own variances\n{sums.outcome}\n{sums.factor}".encode())
     f, p = group_means.f_test(held, sums=sums, over=_factor, draws=draws, random=random)
     pairs, half = group_means.all_pairs(held, sums=sums, draws=draws, random=random), sums.half
     omega = _omega_squared(held)
