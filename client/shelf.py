@@ -24,14 +24,25 @@ from common import canonical, files
 from common.errors import ClinicalTableWrong, NoScans, RecordDamaged
 from common.study import Study
 
-STEPS = (  # of this package, what makes a cohort
-    *("cohort.py", "embedding.py", "fhir.py", "pipeline.py", "points.py"),
-    *("imaging/**/*.py", "measure/**/*.py"),
+STEPS = (  # what makes a cohort, beside the study itself, whose values are hashed on their own
+    *(
+        "client/cohort.py",
+        "client/embedding.py",
+        "client/fhir.py",
+        "client/inside.py",
+        "client/pipeline.py",
+        "client/points.py",
+    ),
+    *("client/imaging/**/*.py", "client/measure/**/*.py"),
+    *("common/embedding.py", "common/modality.py", "common/model.py", "common/recipe.py", "common/variable.py"),
+    "common/networks/*.py",
 )
 LIBRARIES = (  # whose numbers are in it
     *("numpy", "scipy", "scikit-image", "SimpleITK", "pydicom", "torch"),
     *("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
 )
+
+_INSTALLED = Path(__file__).parents[1]  # the folder of the packages client and common
 
 log = logging.getLogger("motet.vault")
 
@@ -60,7 +71,7 @@ def cohort(
             progress=progress,
             points=points.read(site.points, pseudonym=pseudonym) if site.points and study.recipe.points else None,
             kept=Kept(folder=home.cohorts / "series", asked=_asked(study)),
-            reading=quarantine.begin(root=site.scans, recipe=recipe, code=_code(Path(__file__).parent), pseudonym=pseudonym),
+            reading=quarantine.begin(root=site.scans, recipe=recipe, code=_code(_INSTALLED), pseudonym=pseudonym),
         )
     save(path, fresh, provenance=_provenance(study))
     return fresh
@@ -119,7 +130,7 @@ def _provenance(study: Study) -> dict[str, Any]:
     return {
         "study": study.hash(),
         "recipe": canonical.digest(study.recipe.model_dump(mode="python")),
-        "code": _code(Path(__file__).parent),
+        "code": _code(_INSTALLED),
         "version": metadata.version("motet"),
         "levels": {one.name: list(one.levels) for one in study.variables if one.levels},
     }
@@ -133,7 +144,7 @@ def _asked(study: Study) -> bytes:
         "variables": [[name, list(levels)] for name, levels in variables],
         "network": _network(study),
     }
-    return canonical.encode(wanted) + _code(Path(__file__).parent).encode()
+    return canonical.encode(wanted) + _code(_INSTALLED).encode()
 
 
 def _network(study: Study) -> list[str]:
@@ -152,12 +163,12 @@ def _fingerprint(site: Site, study: Study) -> str:
     views = {"training": {"views_per_patient_max"}}
     wanted = canonical.encode(study.model_dump(mode="python", include={"variables": True, "recipe": True, **views}))
     wanted += canonical.encode({"network": _network(study)})
-    return hashlib.sha256(listing.encode() + wanted + _code(Path(__file__).parent).encode()).hexdigest()[:32]
+    return hashlib.sha256(listing.encode() + wanted + _code(_INSTALLED).encode()).hexdigest()[:32]
 
 
 @functools.cache
 def _code(folder: Path) -> str:
-    """Return a hash of what measures, as installed in `folder`: another version may give other values of the same scans."""
+    """Return a hash of what measures, as `folder` has it in client and common: another version may give other values."""
     digest = hashlib.sha256(" ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES).encode())
     for path in sorted(path for step in STEPS for path in folder.glob(step)):
         digest.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
