@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from client.imaging.found import Expecting, Found, Frames, Projection, Reader, Reason, Slice
+from client.imaging.found import Expecting, Found, Frames, Projection, Reader, Reason, Slice, series_of
 from client.inside import SetAside
 from common.errors import ConfigError, InternalError, RecordUnwritable
 
@@ -139,8 +139,8 @@ class Reading:
             self._mine[name] = answer
             self._put(ANY_RECIPE, name=name, kind="file", reason=answer, stamp=stamp)
         elif isinstance(answer, Slice | Frames | Projection):
-            who = answer.slices[0].identity if isinstance(answer, Frames) else answer.identity
-            self._series.setdefault(self._pseudonym("series", f"{who.study}/{who.series}"), name)
+            one = answer.slices[0] if isinstance(answer, Frames) else answer
+            self._series.setdefault(self._pseudonym("series", series_of(one.identity, modality=one.modality)), name)
         return answer
 
     def _remembered(self, path: Path) -> Reason | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from client.inside import Acquisition, Float, Float32, Mask
+from common.modality import PLANAR
 
 
 class Reason(StrEnum):
@@ -55,6 +56,11 @@ class Identity:
     series: str = field(repr=False)
     instance: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
+
+
+def series_of(who: Identity, *, modality: str) -> str:
+    """Return the raw name of a series, of which its pseudonym is made: each radiograph is a series of its own."""
+    return "/".join((who.study, who.series, *([who.instance] if modality in PLANAR else [])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

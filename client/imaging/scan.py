@@ -9,7 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from client.imaging import contours, phases
-from client.imaging.found import Contours, Expecting, Found, Frames, Identity, Projection, Reader, Reason, Segmentation, Slice
+from client.imaging.found import (
+    Contours,
+    Expecting,
+    Found,
+    Frames,
+    Identity,
+    Projection,
+    Reader,
+    Reason,
+    Segmentation,
+    Slice,
+    series_of,
+)
 from client.inside import Scan, SetAside, freeze
 from common.errors import ConfigError, NoScans
 from common.modality import PLANAR
@@ -295,7 +307,7 @@ def _scan(slices: list[Slice], *, pixels: np.ndarray, region: Segmentation | Non
         freeze(region.planes, region.positions_mm, region.orientation, region.spacing_mm)
     return Scan(
         patient=pseudonym("patient", _raw_patient(who)),
-        series=pseudonym("series", f"{who.study}/{who.series}"),
+        series=pseudonym("series", series_of(who, modality=slices[0].modality)),
         modality=slices[0].modality,
         frame_of_reference=tuple(pseudonym("frame", image.identity.frame_of_reference) for image in slices),
         pixels=pixels,

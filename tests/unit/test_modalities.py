@@ -4,6 +4,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 from pydicom.uid import ComputedRadiographyImageStorage, MRImageStorage
 
-from client import pipeline
+from client import pipeline, pseudonym, quarantine
 from client.imaging.found import Reason
 from client.imaging.guard import Guard
 from client.imaging.normalise import normalise
@@ -26,6 +27,7 @@ from client.imaging.volume import assemble
 from client.inside import Cohort, Scan, SetAside, Volume
 from client.measure import relative
 from client.measure.texture import levels
+from client.quarantine import Quarantine
 from common import parameters
 from common.errors import ConfigError, GeometryRefused, NoScans
 from common.recipe import Filters, Points
@@ -230,13 +232,33 @@ def test_a_series_of_radiographs_of_two_patients_is_set_aside(tmp_path: Path) ->
     assert kept.pixels.shape == (1, 8, 16)
 
 
+def test_each_radiograph_of_a_series_is_listed_by_itself_and_counts_as_one_series(tmp_path: Path) -> None:
+    image = phantoms.volume(phantoms.Box(), shape=(3, 16, 16), body_radius_mm=6)
+    for path in phantoms.write_series(tmp_path / "in", patient_id="P-1", voxels_hu=image.voxels, spacing_mm=image.spacing_mm):
+        as_cr(path, slope=1)
+    secret = pseudonym.under(b"a key")
+    with Guard() as guard, closing(Quarantine(tmp_path / "q.sqlite", clock=lambda: 1)) as store:
+        reading = store.begin(root=tmp_path / "in", recipe="r", code="1", pseudonym=secret)
+        found = list(read_scans(tmp_path / "in", pseudonym=secret, reader=reading.through(guard), modality="CR"))
+        for scan in found:
+            reading.note(SetAside(name=scan.series, reason="NO_CONTRAST"))
+        reading.end(usable=0)
+    assert len({scan.series for scan in found}) == 3
+    listed, _ = quarantine.look(tmp_path / "q.sqlite")
+    assert [one.reason for one in listed] == ["NO_CONTRAST"] * 3
+    assert sorted(path for _, _, path in quarantine.paths(tmp_path / "q.sqlite")) == sorted(
+        one.name for one in (tmp_path / "in").iterdir()
+    )
+
+
 @pytest.mark.parametrize("modality", ["MR", "CR"])
 def test_what_needs_hu_is_absent_by_name(modality: str) -> None:
     assert not parameters.check(study(modality))
     wrong = study(modality).model_copy(update={"variables": federation.study().variables})
     with pytest.raises(ConfigError, match=rf"modality {modality} .* have no .*mean_hu, depth_min_mm") as caught:
         parameters.check(wrong)
-    assert ("in place of mean_hu there is mean_z" in caught.value.action) == (modality == "MR")
+    assert "in place of mean_hu there is mean_z" in caught.value.action
+    assert "depth" not in caught.value.action
     with pytest.raises(ConfigError, match=r"modality CT .in HU. have no mean_z"):
         parameters.check(study("MR", modality="CT"))
 
