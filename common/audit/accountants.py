@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 from common.audit import prv, recompute
 from common.audit.bundle import Bundle
+from common.audit.neighbours import NOTHING, Neighbours, epsilons
 from common.audit.verify import Verdict
 from common.ledger import accounting, events
 from common.ledger.accounting import Tally
@@ -33,14 +34,26 @@ class Costs:
     prv: Decimal | None
     closed_form: Decimal | None
     by_study: tuple[tuple[str, Decimal], ...]  # what each study added, by RDP: epsilon of all less epsilon without it
+    neighbours: Neighbours  # by RDP, at the number of colluders that each study plans for
 
 
-def costs(bundle: Bundle, verdict: Verdict) -> Costs:
-    """Return the costs of a verified bundle; raises AccountantsDisagree where PRV contradicts PLD."""
+def costs(bundle: Bundle, verdict: Verdict, *, with_prv: bool = True) -> Costs:
+    """Return the costs of a verified bundle; raises AccountantsDisagree where PRV contradicts PLD.
+
+    `with_prv` False leaves the slowest accountant out.
+    """
     if verdict.delta is None:
         zero = Decimal(0)
         return Costs(
-            delta=None, rdp=zero, pld=zero, pld_independent=zero, pld_withheld=None, prv=zero, closed_form=zero, by_study=()
+            delta=None,
+            rdp=zero,
+            pld=zero,
+            pld_independent=zero,
+            pld_withheld=None,
+            prv=zero,
+            closed_form=zero,
+            by_study=(),
+            neighbours=NOTHING,
         )
     state, delta = replayed(bundle), verdict.delta
     return Costs(
@@ -49,9 +62,12 @@ def costs(bundle: Bundle, verdict: Verdict) -> Costs:
         pld=verdict.epsilon_pld,
         pld_independent=verdict.epsilon_pld_independent,
         pld_withheld=verdict.pld_withheld,
-        prv=_prv(state.tally, delta, verdict),
+        prv=_prv(state.tally, delta, verdict) if with_prv else None,
         closed_form=_closed_form(state.tally, delta),
         by_study=tuple(_by_study(state, delta)),
+        neighbours=epsilons(
+            (one.mechanism for one in state.private() if isinstance(one.mechanism, GaussianShare)), delta=delta
+        ),
     )
 
 

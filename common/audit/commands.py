@@ -6,7 +6,7 @@ from collections.abc import Callable  # noqa: TC003
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import click
 import typer
@@ -29,6 +29,17 @@ from common.ledger import note
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RosterHash = Annotated[str | None, typer.Option(help="The approved roster's hash, 64 hex digits.")]
+COLUMNS: Final = {  # of recompute: by accountant, the fields of Costs and their titles
+    "pld": {"pld": "PLD", "pld_independent": "PLD, second", "pld_withheld": ""},
+    "prv": {"prv": "PRV, at most"},
+    "rdp": {"rdp": "RDP", "neighbours": "", "by_study": ""},
+}
+NEIGHBOURS: Final = {
+    "add_or_remove_one": "added or removed",
+    "zero_out": "set to zero",
+    "replace_one": "replaced",
+    "two_hospitals": "in two hospitals of every round",
+}
 Bundles = Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles that hospitals exported.")]
 
 
@@ -93,26 +104,44 @@ def verify_proof(
         Console(highlight=False).print(escape(printable(says)), soft_wrap=True)
 
 
-def recompute_command(paths: Bundles, *, roster_hash: RosterHash = None, as_json: AsJson = False) -> None:
-    """Recompute epsilon from the entries alone, by every accountant."""
+def recompute_command(
+    paths: Bundles,
+    *,
+    accountants_wanted: Annotated[
+        str, typer.Option("--accountants", metavar="NAMES", help="Of pld, prv, rdp, those to print, by comma.")
+    ] = ",".join(COLUMNS),
+    roster_hash: RosterHash = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute epsilon from the entries alone, by every accountant, and for other notions of neighbours."""
+    wanted = accountants_wanted.split(",")
+    if not set(wanted) <= set(COLUMNS):
+        raise click.UsageError(f"--accountants takes {', '.join(COLUMNS)}, by comma")
     verified = _verified(paths, roster_hash)
     try:
-        found = {name: accountants.costs(*both) for name, both in verified.items()}
+        found = {name: accountants.costs(*both, with_prv="prv" in wanted) for name, both in verified.items()}
     except MotetError as error:
         fail(error)
+    left_out = {key for name in set(COLUMNS) - set(wanted) for key in COLUMNS[name]}
     if as_json:
-        tell([{"hospital": name, **asdict(one), "by_study": dict(one.by_study)} for name, one in found.items()])
+        told = [{"hospital": name, **asdict(one), "by_study": dict(one.by_study)} for name, one in found.items()]
+        tell([{key: value for key, value in one.items() if key not in left_out} for one in told])
         return
-    table = Table("hospital", "delta", "PLD", "PLD, second", "PRV, at most", "RDP", "closed form", box=box.SIMPLE)
+    columns = {key: title for name in COLUMNS if name in wanted for key, title in COLUMNS[name].items() if title}
+    table = Table("hospital", "delta", *columns.values(), "closed form", box=box.SIMPLE)
     for name, one in found.items():
-        numbers = (one.delta, one.pld, one.pld_independent, one.prv, one.rdp, one.closed_form)
-        table.add_row(name, *("-" if number is None else f"{number:f}" for number in numbers))
+        table.add_row(name, *(_number(getattr(one, key)) for key in ("delta", *columns, "closed_form")))
     console = Console(highlight=False)
     console.print(table)
+    if "rdp" in wanted:
+        other = Table("hospital", *NEIGHBOURS.values(), box=box.SIMPLE, title="RDP, of neighbours that differ by one patient")
+        for name, one in found.items():
+            other.add_row(name, *(_number(getattr(one.neighbours, key)) for key in NEIGHBOURS))
+        console.print(other)
     for name, one in found.items():
         if one.pld_withheld:
             console.print(f"{name}: PLD and PRV are withheld because {one.pld_withheld}.", soft_wrap=True)
-        elif one.prv is None:
+        elif one.prv is None and "prv" in wanted:
             console.print(
                 f"{name}: PRV cannot say it: too many releases, too little noise, or delta too small.", soft_wrap=True
             )
@@ -224,6 +253,10 @@ def _verified(paths: list[Path], roster_hash: str | None) -> dict[str, tuple[Bun
     if roster_hash is None:
         Console(stderr=True, highlight=False).print(NOT_PINNED, soft_wrap=True)
     return found
+
+
+def _number(value: Decimal | None) -> str:
+    return "-" if value is None else f"{value:f}"
 
 
 def _decimal(value: object) -> str:

@@ -14,6 +14,7 @@ from common.audit.figure import Figure
 from common.audit.report import Facts
 
 LANGUAGES: Final = ("en", "zh")
+NEIGHBOURS: Final = ("add-or-remove-one", "zero-out", "replace-one", "two-hospitals")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +159,18 @@ def _burn(say: _Say, values: dict[str, Any]) -> list[Block]:
 
 
 def _collusion(say: _Say, values: dict[str, Any]) -> list[Block]:
-    rows = values["collusion"]
+    rows = values["neighbours"]
     if not rows:
         return [Paragraph(text=say("odds_none"))]
-    told = Table(titles=(say("collusion_count"), say("epsilon")), rows=tuple((str(one), str(two)) for one, two in rows))
-    return [Paragraph(text=say("collusion_text", planned=values["colluders_planned"])), told]
+    told = Table(
+        titles=tuple(say.list("collusion_list")),
+        rows=tuple(tuple(str(row[name]) for name in ("colluders", *NEIGHBOURS)) for row in rows),
+    )
+    return [
+        Paragraph(text=say("collusion_text", planned=values["colluders_planned"])),
+        told,
+        Paragraph(text=say("collusion_neighbours")),
+    ]
 
 
 def _ledger(say: _Say, values: dict[str, Any]) -> list[str]:

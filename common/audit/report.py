@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -12,6 +12,7 @@ from common import canonical
 from common.audit import accountants, recompute
 from common.audit.attack.given import Attacked
 from common.audit.bundle import Bundle
+from common.audit.neighbours import NOTHING, epsilons
 from common.audit.verify import Verdict
 from common.ledger import accounting
 from common.ledger.accounting import Tally
@@ -38,6 +39,7 @@ def facts(bundle: Bundle, verdict: Verdict, *, attacks: Sequence[Attacked] = ())
     state = accountants.replayed(bundle)
     costs = accountants.costs(bundle, verdict)
     right, found = _odds(state.tally)
+    neighbours = _neighbours(state, costs.delta)
     return Facts(
         hospital=verdict.hospital,
         values={
@@ -69,7 +71,8 @@ def facts(bundle: Bundle, verdict: Verdict, *, attacks: Sequence[Attacked] = ())
             "found_of_100": found,
             "exact": _exact(verdict),
             "burn_down": [list(point) for point in _burn_down(state, costs.delta)],
-            "collusion": [list(row) for row in _collusion(state, costs.delta)],
+            "collusion": [[row["colluders"], row["add-or-remove-one"]] for row in neighbours],
+            "neighbours": neighbours,
             "colluders_planned": max((one.colluders for one in _private(state)), default=0),
             "attacks": [one.plain() for one in attacks],
         },
@@ -112,16 +115,18 @@ def _burn_down(state: State, delta: Decimal | None) -> list[tuple[int, str]]:
     return points
 
 
-def _collusion(state: State, delta: Decimal | None) -> list[tuple[int, str]]:
-    """Return epsilon (RDP) for each number of colluding hospitals that leaves at least one honest in every round."""
+def _neighbours(state: State, delta: Decimal | None) -> list[dict[str, Any]]:
+    """Return epsilons (RDP) for each number of colluding hospitals that leaves at least one honest in every round.
+
+    One for each notion of neighbours (neighbours.py).
+    """
     spent = _private(state)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for colluders in range(min((one.hospitals for one in spent), default=0)):
-        tally = Tally()
-        for one, count in Counter(spent).items():
-            tally.add(_against(one, colluders), times=count)
-        epsilon = Decimal(0) if delta is None else accounting.round_up(tally.epsilon_rdp(delta=delta))
-        rows.append((colluders, _finite(epsilon) or "infinite"))
+        against = [_against(one, colluders) for one in spent]
+        found = NOTHING if delta is None else epsilons(against, delta=delta)
+        told = {name.replace("_", "-"): _finite(value) or "infinite" for name, value in asdict(found).items()}
+        rows.append({"colluders": colluders, **told})
     return rows
 
 

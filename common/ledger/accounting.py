@@ -21,7 +21,10 @@ FRACTIONS_FROM = 0.3  # below this noise multiplier the quadrature is long and e
 NOISE_STEP = Decimal("1e-9")  # effective noise multipliers are rounded down to this, so that equal steps group
 EPSILON_STEP = Decimal("1e-6")  # epsilons are rounded up to this
 GRID = 1e-4  # of the privacy loss, in the report
-GRID_COARSE = 1e-3  # where many different mechanisms are composed
+GRID_COARSE = 1e-3  # where many different mechanisms are composed, or epsilon is so large that it is exact to 1e-5 of itself
+GRID_ROUGH = 0.1  # to see how large epsilon is: time and memory grow with epsilon over the grid
+EPSILON_FINE_MOST = 32.0
+EPSILON_PLD_MOST = 512.0  # no privacy, and an auditor resolves no more (common/audit/recompute.py)
 FINE_GROUPS_MOST = 8
 
 
@@ -90,9 +93,9 @@ class Tally:
         for group in self.groups:
             one = one_step_rdp(float(group.noise_multiplier), float(group.sampling_rate))
             integer, fractional = integer + group.count * one[0], fractional + group.count * one[1]
-        exact = _convert(INTEGER_ORDERS, integer, target)
+        exact = convert(INTEGER_ORDERS, integer, target)
         left = target - self.delta_added(epsilon=exact)
-        return exact if left <= 0 else min(exact, _convert(FRACTIONAL_ORDERS, fractional, left))
+        return exact if left <= 0 else min(exact, convert(FRACTIONAL_ORDERS, fractional, left))
 
     def epsilon_pld(self, *, delta: Decimal) -> float:
         """Return epsilon by dp-accounting's privacy-loss distribution (an upper bound), infinite where it cannot be had.
@@ -131,7 +134,8 @@ def epsilon_rdp(releases: Sequence[GaussianShare], *, delta: Decimal) -> float:
 def epsilon_pld(releases: Sequence[GaussianShare], *, delta: Decimal) -> float:
     """Return epsilon at `delta` by dp-accounting's connect-the-dots PLD: the report's number, for pre-registered runs only.
 
-    Grid 1e-4, or 1e-3 where more than 8 different mechanisms are composed. Raises as `epsilon_rdp`.
+    Grid 1e-4, or 1e-3 where more than 8 different mechanisms are composed or epsilon is above 32; infinite above 512.
+    Raises as `epsilon_rdp`.
     Source: Doroshenko et al. 2022.
     """
     return Tally(releases).epsilon_pld(delta=delta)
@@ -160,7 +164,7 @@ def noise_multiplier_for(*, epsilon: Decimal, delta: Decimal, sampling_rate: Dec
             one_step_rdp(ticks / 1e4 - float(NOISE_STEP), float(sampling_rate)),
             strict=True,
         )
-        return min(_convert(orders, steps * divergence, target) for orders, divergence in parts)
+        return min(convert(orders, steps * divergence, target) for orders, divergence in parts)
 
     low, high = 0, 1 << 13
     while round_up(spent(high)) > epsilon:
@@ -249,7 +253,8 @@ def _fractional_orders(sigma: float, rate: float) -> Float:
     return np.maximum(np.asarray(moments) / (FRACTIONAL_ORDERS - 1), 0.0)
 
 
-def _convert(orders: Float, divergence: Float, delta: float) -> float:
+def convert(orders: Float, divergence: Float, delta: float) -> float:
+    """Return epsilon at `delta` from Renyi divergences at `orders`, the smallest over them."""
     if np.any(delta * delta + np.expm1(-divergence) > 0):  # the divergence alone bounds delta already
         return 0.0
     return max(0.0, float(np.min(divergence + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1))))
@@ -257,16 +262,26 @@ def _convert(orders: Float, divergence: Float, delta: float) -> float:
 
 @lru_cache(maxsize=256)  # hospitals of one run ask for the same composition
 def _pld(groups: tuple[Group, ...], delta: float) -> float:
+    mean = sum(group.count / float(group.noise_multiplier) ** 2 / 2 for group in groups if group.sampling_rate == 1)
+    if mean > EPSILON_PLD_MOST:  # of the loss: epsilon is above it
+        return math.inf
+
     import dp_accounting  # noqa: PLC0415  (takes seconds)
     from dp_accounting import pld  # noqa: PLC0415
 
-    accountant = pld.PLDAccountant(value_discretization_interval=GRID if len(groups) <= FINE_GROUPS_MOST else GRID_COARSE)
-    for group in groups:
-        event = dp_accounting.GaussianDpEvent(float(group.noise_multiplier))
-        if group.sampling_rate < 1:
-            event = dp_accounting.PoissonSampledDpEvent(float(group.sampling_rate), event)
-        accountant.compose(event, group.count)
-    return float(accountant.get_epsilon(delta))
+    def found(grid: float) -> float:
+        accountant = pld.PLDAccountant(value_discretization_interval=grid)
+        for group in groups:
+            event = dp_accounting.GaussianDpEvent(float(group.noise_multiplier))
+            if group.sampling_rate < 1:
+                event = dp_accounting.PoissonSampledDpEvent(float(group.sampling_rate), event)
+            accountant.compose(event, group.count)
+        return float(accountant.get_epsilon(delta))
+
+    about = found(GRID_ROUGH)
+    if about > EPSILON_FINE_MOST:
+        return found(GRID_COARSE) if about < EPSILON_PLD_MOST else math.inf
+    return found(GRID if len(groups) <= FINE_GROUPS_MOST else GRID_COARSE)
 
 
 @lru_cache(maxsize=4096)
