@@ -237,6 +237,25 @@ def test_edges_of_the_accountants():
         recompute.epsilon([], delta=0.0, grid=1e-3)
 
 
+def test_a_large_epsilon_is_had_on_a_coarser_grid_and_never_below_what_it_is():
+    found = accounting.epsilon_pld([share(noise="1", rate="1", bits=60, dimension=1)] * 50, delta=Decimal("1e-5"))
+    with mp.workdps(30):
+        mu = mp.sqrt(50)
+        exact = mp.findroot(
+            lambda e: mp.ncdf(mu / 2 - e / mu) - mp.exp(e) * mp.ncdf(-mu / 2 - e / mu) - mp.mpf("1e-5"),
+            (54, 55),
+            solver="anderson",
+        )
+    assert exact <= found <= exact * (1 + mp.mpf("1e-5"))
+
+
+@pytest.mark.parametrize("groups", [[("0.4", "1", 200)], [("0.01", "1", 1000)], [("0.45", "0.99", 200)]])
+def test_an_epsilon_that_is_no_privacy_is_not_computed_for_minutes(groups):
+    delta = Decimal("1e-5")
+    assert accounting.epsilon_pld(releases(*groups), delta=delta) == math.inf
+    assert accounting.epsilon_rdp(releases(*groups), delta=delta) > 512
+
+
 def test_recompute_shares_no_code_with_dp_accounting():
     import subprocess
     import sys
