@@ -93,9 +93,9 @@ class Tally:
         for group in self.groups:
             one = one_step_rdp(float(group.noise_multiplier), float(group.sampling_rate))
             integer, fractional = integer + group.count * one[0], fractional + group.count * one[1]
-        exact = _convert(INTEGER_ORDERS, integer, target)
+        exact = convert(INTEGER_ORDERS, integer, target)
         left = target - self.delta_added(epsilon=exact)
-        return exact if left <= 0 else min(exact, _convert(FRACTIONAL_ORDERS, fractional, left))
+        return exact if left <= 0 else min(exact, convert(FRACTIONAL_ORDERS, fractional, left))
 
     def epsilon_pld(self, *, delta: Decimal) -> float:
         """Return epsilon by dp-accounting's privacy-loss distribution (an upper bound), infinite where it cannot be had.
@@ -164,7 +164,7 @@ def noise_multiplier_for(*, epsilon: Decimal, delta: Decimal, sampling_rate: Dec
             one_step_rdp(ticks / 1e4 - float(NOISE_STEP), float(sampling_rate)),
             strict=True,
         )
-        return min(_convert(orders, steps * divergence, target) for orders, divergence in parts)
+        return min(convert(orders, steps * divergence, target) for orders, divergence in parts)
 
     low, high = 0, 1 << 13
     while round_up(spent(high)) > epsilon:
@@ -253,7 +253,8 @@ def _fractional_orders(sigma: float, rate: float) -> Float:
     return np.maximum(np.asarray(moments) / (FRACTIONAL_ORDERS - 1), 0.0)
 
 
-def _convert(orders: Float, divergence: Float, delta: float) -> float:
+def convert(orders: Float, divergence: Float, delta: float) -> float:
+    """Return epsilon at `delta` from Renyi divergences at `orders`, the smallest over them."""
     if np.any(delta * delta + np.expm1(-divergence) > 0):  # the divergence alone bounds delta already
         return 0.0
     return max(0.0, float(np.min(divergence + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1))))
