@@ -112,7 +112,8 @@ def _levels(one: analyses.Declared, study: Study) -> dict[str, list[str]]:
 def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, Opened], *, coefficients: bytes) -> Any:  # noqa: ANN401
     """Run an analysis to its result; a query that it repeats is answered from what was opened before.
 
-    An analysis may go on without a sum that was refused: HospitalMissing is raised where it asks.
+    An analysis may go on without a sum that was refused, or that its study does not allow: HospitalMissing or NotEstimable is
+    raised where it asks.
     """
     one = study.statistics.analyses[position]
     running = declared.start(study, position=position)
@@ -121,7 +122,9 @@ def _drive(rounds: Rounds, study: Study, position: int, opened: dict[bytes, Open
         while True:
             blob = asked.bytes()
             if blob not in opened and len(opened) >= analyses.queries_most(one):
-                raise NotEstimable(CAP, term=one.kind, action="Propose a study with a larger queries_max.")
+                more = NotEstimable(CAP, term=one.kind, action="Propose a study with a larger queries_max.")
+                asked = running.throw(more)
+                continue
             try:
                 if blob not in opened:
                     opened[blob] = _open(rounds, study, position, asked, number=len(opened) + 1, coefficients=coefficients)

@@ -163,6 +163,8 @@ def _regression(found: Mapping[str, Any], declared: Mapping[str, Any], key: str)
         note += " The classes are separated: Firth's penalty was used, p-values are its profile likelihood ratio's."
     if "icc" in found:
         reach = f" (95 % interval {interval(found.get('icc_low'), found.get('icc_high'))})" if "icc_low" in found else ""
+        if why := found.get("icc_diagnosis"):
+            reach = f" (no interval: {why})"
         note = f"Share of the hospitals' variance {cell(found['icc'])}{reach}, {found['hospitals']} hospitals."
     return tables, drawn, note
 

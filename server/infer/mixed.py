@@ -60,7 +60,8 @@ class Mixed:
     """A fit: variances of hospitals and of patients, their share `icc`, and the restricted log-likelihood.
 
     `boundary` says that the hospitals' variance is estimated as zero. `icc_low` and `icc_high` are the 95 % interval of the
-    profiled restricted likelihood's ratio (chi-square, 1 degree); with few hospitals it is an approximation.
+    profiled restricted likelihood's ratio (chi-square, 1 degree); with few hospitals it is an approximation. Both are None
+    where the sums for them were not to be had; `icc_diagnosis` says why.
     """
 
     outcome: str
@@ -70,8 +71,9 @@ class Mixed:
     variance_hospitals: float
     variance_patients: float
     icc: float
-    icc_low: float
-    icc_high: float
+    icc_low: float | None
+    icc_high: float | None
+    icc_diagnosis: str
     log_likelihood: float
     boundary: bool
     queries: int
@@ -124,9 +126,18 @@ def fit(spec: Spec) -> Analysis[Mixed]:
         if low.ratio > 0:
             best, more = yield from _root(spec, low, high, left=QUERIES_MOST - asked)
             asked += more
-    reach_low, more = (0.0, 0) if _away(zero, best=best) <= QUANTILE else (yield from _end(spec, best, factor=1 / 4))
-    reach_high, again = yield from _end(spec, best, factor=4)
-    return _result(spec, best, ends=(reach_low, reach_high), queries=asked + more + again)
+    ends, asked, why = yield from _ends(spec, best, zero=zero, asked=asked)
+    return _result(spec, best, ends=ends, queries=asked, why=why)
+
+
+def _ends(spec: Spec, best: _Profile, *, zero: _Profile, asked: int) -> Analysis[tuple[tuple[float, float], int, str]]:
+    """Return the ratios at the ends of the profile interval, how many sums were asked by then, and why there are no ends."""
+    try:
+        low, more = (0.0, 0) if _away(zero, best=best) <= QUANTILE else (yield from _end(spec, best, factor=1 / 4))
+        high, again = yield from _end(spec, best, factor=4)
+    except NotEstimable as error:  # the study allows no more sums: the estimate stands
+        return (math.nan, math.nan), asked, error.diagnosis
+    return (low, high), asked + more + again, ""
 
 
 def _away(one: _Profile, *, best: _Profile) -> float:
@@ -228,7 +239,7 @@ def _read(spec: Spec, sums: Sequence[int], *, ratio: float) -> _Profile:
     )
 
 
-def _result(spec: Spec, best: _Profile, *, ends: tuple[float, float], queries: int) -> Mixed:
+def _result(spec: Spec, best: _Profile, *, ends: tuple[float, float], queries: int, why: str) -> Mixed:
     centre, half = centre_half(spec.outcome.lower, spec.outcome.upper)
     transform = newton.unscaled(spec.predictors, intercept=True)
     estimates = transform @ best.coefficients * half
@@ -259,8 +270,9 @@ def _result(spec: Spec, best: _Profile, *, ends: tuple[float, float], queries: i
         variance_hospitals=best.ratio * best.variance * half**2,
         variance_patients=best.variance * half**2,
         icc=best.ratio / (1 + best.ratio),
-        icc_low=ends[0] / (1 + ends[0]),
-        icc_high=1.0 if math.isinf(ends[1]) else ends[1] / (1 + ends[1]),
+        icc_low=None if why else ends[0] / (1 + ends[0]),
+        icc_high=None if why else 1.0 if math.isinf(ends[1]) else ends[1] / (1 + ends[1]),
+        icc_diagnosis=why,
         log_likelihood=likelihood,
         boundary=best.ratio <= RATIO_SMALLEST,
         queries=queries,

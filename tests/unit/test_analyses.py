@@ -386,8 +386,13 @@ def test_a_hospitals_own_aggregates_need_its_permission(make_federation):
     shy = asker(make_federation, mixed).one
     wanted = study(mixed)
     assert shy.run(wanted)["analyses"][0]["diagnosis"] == "refused"
-    made = asker(make_federation, mixed, policy={"site_aggregates": True})
-    assert made.one.run(made.wanted)["analyses"][0]["result"]["hospitals"] == 4
+    few = {**mixed, "formula": "malignancy ~ x2", "queries_max": 4}
+    made = asker(make_federation, mixed, few, policy={"site_aggregates": True})
+    whole, cut = (one["result"] for one in made.one.run(made.wanted)["analyses"])
+    assert whole["hospitals"] == 4
+    assert whole["icc_low"] <= whole["icc"] <= whole["icc_high"]
+    assert (cut["icc_low"], cut["icc_diagnosis"]) == (None, "more sums than the study allows")  # the estimate stands
+    assert cut["icc"] >= 0
 
 
 def lloyd(cut):
