@@ -27,6 +27,7 @@ from client.kernels.rows import Answer, Rows, Seat
 from client.measure import (
     acquisition,
     angle,
+    area,
     burden,
     depth,
     edges,
@@ -50,7 +51,7 @@ from common.recipe import Recipe
 from common.study import Study
 
 FAMILIES: tuple[ModuleType, ...] = (
-    *(length, angle, shape, intensity, relative, histogram, burden, depth, position, wall, acquisition, edges),
+    *(length, angle, shape, area, intensity, relative, histogram, burden, depth, position, wall, acquisition, edges),
     *(glcm, glrlm, glszm, gldzm, ngtdm, ngldm),
 )
 UNSEEN_TOGETHER = 2  # honest hospitals of which the sum is no hospital's own
@@ -139,8 +140,10 @@ def _kept_or_measured(scan: Scan, *, study: Study, point: Point | None, kept: Ke
 
 def _measure_and_see(scan: Scan, *, study: Study, point: Point | None) -> tuple[Measured, View]:
     recipe = study.recipe
-    volume = _with_region(assemble(scan, irregular=recipe.irregular), point=point, recipe=recipe)
-    lesion = locate(prepare(volume, recipe=recipe))
+    names = [one.name for one in study.variables if one.source == "image"]
+    whole = modality.whole(names, modality=recipe.modality)
+    volume = _with_region(assemble(scan, irregular=recipe.irregular, whole=whole), point=point, recipe=recipe)
+    lesion = locate(prepare(volume, recipe=recipe), whole=whole)
     values = {
         name: value
         for family in families(study)

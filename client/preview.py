@@ -13,10 +13,9 @@ from rich.console import Console
 from client import points
 from client import pseudonym as pseudonyms
 from client.config import Home, pseudonym_key, read_site
-from common import files
+from common import files, modality
 from common import study as studies
 from common.errors import GeometryRefused, NoScans
-from common.modality import PLANAR
 
 if TYPE_CHECKING:
     from client.imaging.segment import Quality
@@ -45,7 +44,9 @@ def preview(
 
     made = Home(home)
     site = read_site(made)
-    recipe = studies.parse(files.read(study)).recipe
+    asked = studies.parse(files.read(study))
+    recipe = asked.recipe
+    whole = modality.whole([one.name for one in asked.variables if one.source == "image"], modality=recipe.modality)
     pseudonym = pseudonyms.under(pseudonym_key(made))
     marked = points.read(site.points, pseudonym=pseudonym) if site.points and recipe.points else {}
     os.umask(0o077)
@@ -63,7 +64,8 @@ def preview(
             ):
                 if isinstance(item, SetAside):
                     continue
-                shown.append(_one(item, recipe=recipe, point=marked.get(item.series), folder=folder, number=len(shown) + 1))
+                point, number = marked.get(item.series), len(shown) + 1
+                shown.append(_one(item, recipe=recipe, whole=whole, point=point, folder=folder, number=number))
                 if len(shown) == series:
                     break
         except NoScans:
@@ -87,21 +89,21 @@ def _make_empty(folder: Path) -> None:
         raise typer.BadParameter("the folder of the pictures is not empty", param_hint="FOLDER")
 
 
-def _one(scan: "Scan", *, recipe: "Recipe", point: "Point | None", folder: Path, number: int) -> dict[str, Any]:
+def _one(scan: "Scan", *, recipe: "Recipe", whole: bool, point: "Point | None", folder: Path, number: int) -> dict[str, Any]:
     """Write the pictures of one series and say which; a series that would be set aside says why."""
     from client.imaging.volume import assemble  # noqa: PLC0415
 
     shown: dict[str, Any] = {"number": number, "pictures": [], "from_point": None, "reason": None}
     names = shown["pictures"]
     try:
-        volume, quality = _with_region(assemble(scan, irregular=recipe.irregular), point=point, recipe=recipe)
+        volume, quality = _with_region(assemble(scan, irregular=recipe.irregular, whole=whole), point=point, recipe=recipe)
         if quality is not None:
             shown["from_point"] = {
                 "agreement": quality.agreement,
                 "contrast_to_noise": quality.contrast_to_noise,
                 "leaked": quality.leaked,
             }
-        for what, data in _pictures(volume, recipe=recipe):
+        for what, data in _pictures(volume, recipe=recipe, whole=whole):
             name = f"{number:03d}-{what}.png"
             files.write_new(folder / name, data, private=True)
             names.append(name)
@@ -128,7 +130,7 @@ def _of_the_scanner(volume: "Volume") -> tuple[float, float]:
     return low, max(high, low + 1.0)
 
 
-def _pictures(before: "Volume", *, recipe: "Recipe") -> Iterator[tuple[str, bytes]]:
+def _pictures(before: "Volume", *, recipe: "Recipe", whole: bool) -> Iterator[tuple[str, bytes]]:
     from client import picture  # noqa: PLC0415
     from client.imaging.lesion import locate  # noqa: PLC0415
     from client.imaging.prepare import prepare  # noqa: PLC0415
@@ -139,9 +141,9 @@ def _pictures(before: "Volume", *, recipe: "Recipe") -> Iterator[tuple[str, byte
     there = before.region is not None and bool(before.region.any())
     middle = int(before.region.sum(axis=(1, 2)).argmax()) if there and before.region is not None else len(before.voxels) // 2
     seen = window if before.modality == "CT" else _of_the_scanner(before)
-    whole = before.modality in PLANAR  # nothing is drawn, and what is all of the picture needs no outline
+    # what is all of the picture needs no outline
     yield "before", picture.of_slice(replace(before, region=None) if whole else before, z=middle, window=seen)
-    after = locate(prepare(before, recipe=recipe))
+    after = locate(prepare(before, recipe=recipe), whole=whole)
     if whole:
         yield "after", picture.of_slice(replace(after, region=None), z=0, window=window)
     elif (chord := region.longest_chord(after)) is not None:

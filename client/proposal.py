@@ -6,15 +6,13 @@ from typing import Final
 
 from client.config import Policy
 from client.policy import HONEST_LEAST
-from common import analyses, announcement, noisy_moments, parameters, permissions, scores
+from common import analyses, announcement, modality, noisy_moments, parameters, permissions, scores
 from common.analyses import Declared
 from common.audit.show import printable
 from common.canonical import decimal_text
 from common.errors import ConfigError
 from common.ledger import accounting
 from common.mechanism import GaussianShare
-from common.modality import PLANAR
-from common.recipe import Recipe
 from common.roster import Roster, in_groups
 from common.study import Study
 from common.training import Training
@@ -50,7 +48,7 @@ def _lines(study: Study, policy: Policy) -> Iterator[str]:
     for source, shown in (("image", "the scans"), ("clinical", "the clinical table")):
         names = [one.name for one in study.variables if one.source == source]
         yield f"Variables from {shown}: {', '.join(names) or 'none'}."
-    yield _recipe(study.recipe)
+    yield _recipe(study)
     yield "Leaves exactly (no noise, epsilon infinite; each number is a sum over all hospitals of the round):"
     yield from (f"  {line}" for line in _exact(study))
     noisy = (study.statistics.privacy, study.evaluation.privacy)
@@ -116,8 +114,10 @@ def _permitted(study: Study, policy: Policy) -> Iterator[str]:
             yield f"Closed here ({one.key} is false): {where}{one.statistic} is {one.without}{ends}: {one.why}."
 
 
-def _recipe(recipe: Recipe) -> str:
+def _recipe(study: Study) -> str:
     """Say what every scan goes through, and which lesions are measured; `motet-hospital preview` shows it."""
+    recipe = study.recipe
+    whole = modality.whole([one.name for one in study.variables if one.source == "image"], modality=recipe.modality)
     steps = ["the bias field is taken out by n4"] if recipe.filters and recipe.filters.bias_field == "n4" else []
     if recipe.irregular == "resample":
         steps.append("tilted or uneven stacks are resampled through their slices' true positions")
@@ -129,7 +129,7 @@ def _recipe(recipe: Recipe) -> str:
     if recipe.edge_channel:
         steps.append(f"the network also sees edges ({recipe.filters.edges if recipe.filters else 'gradient'})")
     found = recipe.points
-    lesions = "the whole picture" if recipe.modality in PLANAR else "lesions that were drawn"
+    lesions = "the whole picture" if whole else "lesions that were drawn"
     if found is not None:
         lesions += (
             f", or are found from a point or box that you mark ({found.method}, agreement {decimal_text(found.agreement_min)})"

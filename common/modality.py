@@ -1,10 +1,12 @@
 """The modalities of which a study can be made: what the numbers in their images are, and which parameters they therefore have.
 
 CT is in HU, at every hospital. What a magnet or a detector stores has no unit: those images are normalised (client/imaging/
-normalise.py), and every parameter whose definition needs HU is absent by name. A radiograph is one picture without slices,
-without patient coordinates and without a drawn lesion: all of it is looked at.
+normalise.py), and every parameter whose definition needs HU is absent by name. A radiograph is one picture without slices and
+without patient coordinates: all of it is looked at, or the lesion that was drawn on it where the study names a parameter that
+only such a lesion has.
 """
 
+from collections.abc import Iterable
 from typing import Final, Literal, get_args
 
 Modality = Literal["CT", "MR", "CR", "DX"]
@@ -22,6 +24,13 @@ NEED_HU: Final = frozenset(
     ]
 )
 _OF_A_RADIOGRAPH: Final = frozenset({"median_z", "p10_z", "p90_z", "skewness", "kurtosis", "kvp", "manufacturer"})
+_DRAWN: Final = frozenset(
+    {
+        *("area_mm2", "longest_diameter_mm", "short_axis_mm", "major_axis_mm", "minor_axis_mm"),
+        *("mean_z", "sd_z", "intensity_entropy_bits"),
+    }
+)
+_TEXTURE_DRAWN: Final = ("glcm_", "glrlm_", "glszm_", "ngtdm_", "ngldm_")  # a zone's depth (gldzm) is that of a volume
 
 
 def unit(modality: str) -> str:
@@ -32,7 +41,16 @@ def unit(modality: str) -> str:
 def has(name: str, *, modality: str) -> bool:
     """Say whether images of a modality have an image parameter or factor that exists at all (common/parameters.py)."""
     if modality in PLANAR:
-        return name in _OF_A_RADIOGRAPH
+        return name in _OF_A_RADIOGRAPH or _drawn(name)
     if modality == "MR":
         return name not in NEED_HU | {"kvp", "kernel"}
     return name not in NORMALISED
+
+
+def whole(names: Iterable[str], *, modality: str) -> bool:
+    """Say whether a study of these image variables looks at all of an image: at a radiograph, if none needs a drawn lesion."""
+    return modality in PLANAR and not any(_drawn(name) for name in names)
+
+
+def _drawn(name: str) -> bool:
+    return name in _DRAWN or name.startswith(_TEXTURE_DRAWN)

@@ -13,7 +13,7 @@ NEAR: Final = 3  # names that a message offers in place of a wrong one
 _LISTED: Final = """
 longest_diameter_mm short_axis_mm diameter_3d_mm major_axis_mm minor_axis_mm least_axis_mm
 in_plane_angle_cos2 in_plane_angle_sin2 major_polar_deg major_azimuth_cos2 major_azimuth_sin2
-volume_mm3 surface_mm2 sphericity elongation flatness solidity surface_to_volume_per_mm
+volume_mm3 surface_mm2 sphericity elongation flatness solidity surface_to_volume_per_mm area_mm2
 mean_hu sd_hu median_hu p10_hu p90_hu skewness kurtosis rms_hu mean_z sd_z median_z p10_z p90_z
 intensity_entropy_bits integrated_intensity_hu_mm3 mass_mg
 depth_min_mm depth_centroid_mm centroid_left centroid_posterior centroid_superior wall_distance_mm

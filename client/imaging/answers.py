@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from client.imaging.found import Contours, Found, Frames, Identity, Projection, Segmentation, Slice
 from client.inside import Acquisition, Float, Float32, Mask, freeze
 
-SENSELESS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what the answer of a lying child may raise
+SENSELESS = (  # what the answer of a lying child may raise
+    *(AttributeError, KeyError, OverflowError, RecursionError),
+    *(TypeError, ValueError),
+)
 
 
 def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Found:
@@ -28,7 +31,7 @@ def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels:
         planes: Mask | None = None
         positions_mm: Float | None = None
         if with_pixels:
-            count, rows, columns = (int(n) for n in head["shape"])
+            count, rows, columns = _sizes(head["shape"], least=0)
             bits, positions_mm = arrays["bits"], arrays["positions_mm"]
             if (
                 positions_mm.shape != (count, 3)
@@ -48,7 +51,7 @@ def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels:
             positions_mm=positions_mm,
             references=_texts(head["references"]),
         )
-    rows, columns = (int(n) for n in head["shape"])
+    rows, columns = _sizes(head["shape"])
     pixels = arrays["pixels"] if with_pixels else None
     if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
@@ -76,7 +79,7 @@ def _acquisition(made: dict[str, Any]) -> Acquisition:
 
 
 def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | None) -> Projection:
-    rows, columns = (int(n) for n in head["shape"])
+    rows, columns = _sizes(head["shape"])
     if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
     return Projection(
@@ -92,7 +95,7 @@ def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | N
 
 
 def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, phase: Float, pixels: Float32 | None) -> Frames:
-    count, rows, columns = (int(n) for n in head["shape"])
+    count, rows, columns = _sizes(head["shape"])
     if count < 1 or placed.shape != (count, 11) or not np.isfinite(placed).all():
         raise ValueError("placed")
     if phase.ndim != 2 or len(phase) != count or np.isinf(phase).any():
@@ -129,6 +132,13 @@ def _contours(identity: Identity, *, head: dict[str, Any], arrays: dict[str, NDA
     if not len(ends) or not np.isfinite(ends).all() or np.diff(ends[:, 0], prepend=0).min() < 3 or ends[-1, 0] != len(points):
         raise ValueError("ends")
     return Contours(identity=identity, of_series=of_series, points_mm=points, ends=ends, references=references)
+
+
+def _sizes(values: Any, *, least: int = 1) -> tuple[int, ...]:  # noqa: ANN401
+    sizes = tuple(int(size) for size in values)
+    if min(sizes, default=0) < least:
+        raise ValueError("shape")
+    return sizes
 
 
 def _text(value: object) -> str:

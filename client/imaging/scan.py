@@ -231,6 +231,7 @@ def _assembled(series: _Series, *, pseudonym: Pseudonym, reader: Reader) -> Iter
             continue
         pixels[len(slices)] = image.pixels
         slices.append(replace(image, pixels=None))
+        found.image = slices[-1]  # its pixels are in memory once
     if not slices:
         yield from (SetAside(name=name, reason=Reason.SEGMENTATION_WITHOUT_SERIES) for _, name, _ in series.regions)
         return

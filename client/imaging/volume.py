@@ -39,26 +39,27 @@ class Gate(StrEnum):
     REGION_IN_PADDING = "REGION_IN_PADDING"  # the scanner measured nothing there
 
 
-def assemble(scan: Scan, *, irregular: Irregular = "refuse") -> Volume:
+def assemble(scan: Scan, *, irregular: Irregular = "refuse", whole: bool = True) -> Volume:
     """Return the volume of `scan`, axes (z, y, x) along patient S, P and L as nearly as the grid allows.
 
     The order of the slices in `scan` does not matter. Padding (nan) becomes air, of another modality than CT the least that was
     measured; `padding` says where, and no region may touch it. The region is carried over by patient coordinates. A radiograph
-    passes no gate: it becomes one slice in its own coordinates, and its region is what was measured.
+    passes no gate: it becomes one slice in its own coordinates, and its region is what was measured, or where not all of it is
+    looked at (`whole`) what was drawn on it, pixel on pixel.
     `irregular` says what becomes of a tilted or unevenly spaced stack: it is refused, or resampled through the true position of
     each slice (straighten.py) unless slices are missing.
     Raises GeometryRefused with one of `Gate`.
     Source: PS3.3 C.7.6.2; Volume and gate after imaging.md section 3 of the house's reference, oracle highdicom.
     """
     if scan.modality in PLANAR:
-        return _planar(scan)
+        return _planar(scan, whole=whole)
     order = _order(scan)
     flaw = _irregularity(scan, order=order)
     row, column = scan.orientations[0, :3], scan.orientations[0, 3:]
     in_plane = np.stack([column * scan.spacings_mm[0, 0], row * scan.spacings_mm[0, 1]], axis=1)
     affine, drawn = np.eye(4), None
     if flaw is None:
-        voxels = scan.pixels[order]
+        voxels = _in_order(scan.pixels, order=order)
         step_mm = (scan.positions_mm[order[-1]] - scan.positions_mm[order[0]]) / (len(order) - 1)
         affine[:3, 3] = scan.positions_mm[order[0]]
     else:
@@ -78,7 +79,7 @@ def assemble(scan: Scan, *, irregular: Irregular = "refuse") -> Volume:
         region = _region(scan, affine=affine, shape=voxels.shape)
     else:
         region = np.ascontiguousarray(np.flip(drawn.transpose(axes), flips))
-    padding = _filled(voxels, modality=scan.modality)
+    voxels, padding = _filled(voxels, modality=scan.modality)
     if region is not None:
         if padding is not None and (region & padding).any():
             raise GeometryRefused(Gate.REGION_IN_PADDING)
@@ -97,12 +98,13 @@ def assemble(scan: Scan, *, irregular: Irregular = "refuse") -> Volume:
     )
 
 
-def _planar(scan: Scan) -> Volume:
+def _planar(scan: Scan, *, whole: bool) -> Volume:
     (pixels,) = scan.pixels
-    voxels = pixels[np.newaxis].copy()
-    padding = _filled(voxels, modality=scan.modality)
-    region: Mask = np.ones(voxels.shape, np.bool_) if padding is None else ~padding
-    freeze(region)
+    voxels, padding = _filled(pixels[np.newaxis], modality=scan.modality)
+    measured: Mask = np.ones(voxels.shape, np.bool_) if padding is None else ~padding
+    region = measured if whole else _drawn(scan, measured=measured)
+    if region is not None:
+        freeze(region)
     between_rows, between_columns = scan.spacings_mm[0].tolist()
     return Volume(
         patient=scan.patient,
@@ -117,15 +119,33 @@ def _planar(scan: Scan) -> Volume:
     )
 
 
-def _filled(voxels: Float32, *, modality: str) -> Mask | None:
-    """Write what stands for no measurement where there was none, in place, and return where; None where nothing is padded."""
+def _drawn(scan: Scan, *, measured: Mask) -> Mask | None:
+    """Return what was drawn on a radiograph, (1, row, column)."""
+    if scan.region_planes is None:
+        return None
+    region: Mask = np.logical_or.reduce(scan.region_planes, axis=0, keepdims=True)
+    if region.shape != measured.shape:
+        raise GeometryRefused(Gate.REGION_OFF_GRID)
+    if (region & ~measured).any():
+        raise GeometryRefused(Gate.REGION_IN_PADDING)
+    return region
+
+
+def _in_order(stack: Float32, *, order: NDArray[np.int64]) -> Float32:
+    """Return the slices in `order`: those of `stack` itself where they lie so, one way or the other, and else a copy."""
+    if (np.diff(order) == 1).all():
+        return stack
+    return stack[::-1] if (np.diff(order) == -1).all() else stack[order]
+
+
+def _filled(voxels: Float32, *, modality: str) -> tuple[Float32, Mask | None]:
+    """Return the voxels with what stands for no measurement where there was none, and where; as they are and None without."""
     padding: Mask = np.isnan(voxels)
     if not padding.any():
-        return None
+        return voxels, None
     nothing = np.nanmin(voxels) if modality != "CT" and not padding.all() else AIR_HU
-    voxels[padding] = nothing
     freeze(padding)
-    return padding
+    return np.where(padding, np.float32(nothing), voxels), padding
 
 
 def _order(scan: Scan) -> NDArray[np.int64]:

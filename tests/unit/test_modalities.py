@@ -258,7 +258,7 @@ def test_what_needs_hu_is_absent_by_name(modality: str) -> None:
     with pytest.raises(ConfigError, match=rf"modality {modality} .* have no .*mean_hu, depth_min_mm") as caught:
         parameters.check(wrong)
     assert "in place of mean_hu there is mean_z" in caught.value.action
-    assert "depth" not in caught.value.action
+    assert "in place of depth_min_mm" not in caught.value.action
     with pytest.raises(ConfigError, match=r"modality CT .in HU. have no mean_z"):
         parameters.check(study("MR", modality="CT"))
 

@@ -12,6 +12,7 @@ from skimage.measure import label
 
 from client.inside import Mask, Volume, freeze
 from client.measure import region
+from common.modality import PLANAR
 
 Whole = NDArray[np.int64]
 
@@ -25,7 +26,8 @@ class Levels:
     """The box around a lesion, at least one voxel wider on every side: a level from 1 up where it has one, 0 elsewhere.
 
     Not every voxel of the region need have a level. `inside` are the positions of those that do in the flattened grid, `here`
-    their levels, `steps` the 13 ways from a voxel to a neighbour, opposite ways counted once, in the flattened grid.
+    their levels, `steps` the 13 ways from a voxel to a neighbour (4 in a radiograph), opposite ways counted once, in the
+    flattened grid.
     """
 
     grid: Whole  # (z, y, x)
@@ -70,7 +72,7 @@ def of(volume: Volume) -> Levels | None:
     grid = np.zeros(values.shape, np.int64)
     level = np.floor((inside - low) / width).astype(np.int64) + 1
     grid[in_range] = level if volume.modality == "CT" else np.minimum(level, BINS)
-    return _on(np.pad(grid, 1), region=np.pad(mask, 1))
+    return _on(np.pad(grid, 1), region=np.pad(mask, 1), planar=volume.modality in PLANAR)
 
 
 def missing(names: tuple[str, ...]) -> dict[str, float]:
@@ -83,11 +85,11 @@ def ratio(above: Any, below: Any) -> float:  # noqa: ANN401
     return float(above) / float(below) if below > 0 else math.nan
 
 
-def _on(grid: Whole, *, region: Mask) -> Levels:
+def _on(grid: Whole, *, region: Mask, planar: bool) -> Levels:
     inside = np.flatnonzero(grid)
     freeze(grid, region, inside)
     strides = (grid.shape[1] * grid.shape[2], grid.shape[2], 1)
-    ways = [way for way in itertools.product((-1, 0, 1), repeat=3) if way > (0, 0, 0)]
+    ways = [way for way in itertools.product((-1, 0, 1), repeat=3) if way > (0, 0, 0) and not (planar and way[0])]
     return Levels(
         grid=grid,
         region=region,
