@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import click
 import typer
@@ -13,6 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common.audit.attack.check import Check
 from common.audit.attack.cli import AsJson, tell
+
+if TYPE_CHECKING:
+    from client.attack.shadows import Pictures
 
 CANARIES_LEAST: Final = 200
 CANARIES_MOST: Final = 10_000
@@ -108,17 +111,22 @@ def membership(
             found += judging.checks(seen, members, name=name)
             told[name] = [asdict(one) for one in members]
         if shadows:
-            more, facts["shadows"] = _by_shadows(shadows, step)
+            from client.attack.shadows import random_pictures  # noqa: PLC0415
+
+            more, facts["shadows"] = by_shadows(random_pictures(), models=shadows, step=step)
             found += more
     tell(found, as_json=as_json, facts=facts, remark=REMARK_MEMBERSHIP)
 
 
-def _by_shadows(models: int, step: Callable[[], None]) -> tuple[list[Check], dict[str, Any]]:
-    """Attack heads that were trained with the product's noise, and the same without clipping and noise."""
+def by_shadows(pictures: "Pictures", *, models: int, step: Callable[[], None]) -> tuple[list[Check], dict[str, Any]]:
+    """Attack heads trained on `pictures` with the product's noise, and without clipping and noise; return checks and facts.
+
+    `models` is the number of shadows and that of targets; `step` is called after each.
+    """
     from client.attack import shadows as training  # noqa: PLC0415
     from common.audit.attack import shadow  # noqa: PLC0415
 
-    plan, pictures = training.plan(), training.random_pictures()
+    plan = training.plan()
     results, guesses, outside = {}, 0, 0
     for noised in (True, False):
         known, targets = training.trained(pictures, models=models, noised=noised, progress=step)

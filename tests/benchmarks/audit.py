@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from client.attack import cli as attack_cli
+from client.attack import shadows
 from common.audit import bundle, verify
 from common.errors import MotetError
 from common.ledger import events, merkle, note
@@ -30,6 +32,8 @@ from tests import ledgers
 from tests.ledgers import DELTA, GRAM, Ask, share
 
 ROOT = Path(__file__).resolve().parents[2]
+GIVEN = Path(os.environ.get("MOTET_TEST_DATA", ROOT.parent / "shared" / "data"))
+SHADOWS = 64
 OUT = ROOT / "out" / "bench" / "audit.json"
 ENTRIES = 100_000
 STATEMENTS = 62  # of a start and some rounds: every crash point is killed at, again and again
@@ -39,6 +43,8 @@ WHAT = {
     "undercounted": "payloads that were sent and are not in the ledger with their hash, over all kills; must be 0",
     "mutations": "wrong builds: tests named ..._found of tests/unit/test_conformance.py and test_one_run.py",
     "one_run_lower_bound": "epsilon proven by canaries in one run, 95 %; it must not pass claimed_epsilon, and proves no more",
+    "membership": "heads on the frozen prior, attacked with shadow models: the best attack on each training, and the ceiling",
+    "membership_xrays": "the same on public chest X-rays, where pneumonia28 is at hand",
     "tamper_cases": "flipped, inserted, deleted, cut bytes of the zip; entries changed, moved, left out under right checksums",
 }
 
@@ -48,7 +54,9 @@ def main():
     options.add_argument("--json", action="store_true", help="print the JSON and nothing else")
     options.add_argument("--kills", type=int, default=500)
     options.add_argument("--tampers", type=int, default=500)
-    options.add_argument("--only", default="verify,kills,tamper,mutations,one-run", help="parts to measure, by comma")
+    options.add_argument(
+        "--only", default="verify,kills,tamper,mutations,one-run,membership,inversion", help="parts to measure, by comma"
+    )
     given = options.parse_args()
     began, found = time.perf_counter(), {}
     with tempfile.TemporaryDirectory() as place:
@@ -59,6 +67,8 @@ def main():
             "tamper": lambda: tampering(folder, number=given.tampers),
             "mutations": lambda: mutations(folder),
             "one-run": one_run,
+            "membership": membership,
+            "inversion": inversion,
         }
         for name in given.only.split(","):
             found |= parts[name]()
@@ -224,12 +234,49 @@ def mutations(folder):
 
 
 def one_run():
-    command = [sys.executable, "-m", "client.cli", "attack", "one-run", "--json"]
-    code = "import sys; from client.cli import main; sys.argv = ['motet-hospital', 'attack', 'one-run', '--json']; main()"
-    done = subprocess.run([command[0], "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    guesses = json.loads(done.stdout)["guesses"]
+    guesses = attacked("one-run")["guesses"]
     name, best = max(guesses.items(), key=lambda item: item[1]["epsilon_least"])
     return {"one_run_lower_bound": best["epsilon_least"], "claimed_epsilon": best["epsilon_claimed"], "one_run": name}
+
+
+def membership():
+    """Shadow models on pictures of random processes, by the command; on public X-rays, where they are."""
+    told = attacked("membership")
+    found = {"membership": {**strongest(told["shadows"]), "holds": told["holds"]}}
+    path = GIVEN / "pneumonia28.npz"
+    if not path.is_file():
+        return {**found, "membership_xrays": f"{path.name} is not there; set MOTET_TEST_DATA to the folder that holds it"}
+    with np.load(path, allow_pickle=False) as held:
+        drawn = np.random.default_rng(8).permutation(len(held["train_images"]))[: shadows.PATIENTS + shadows.STRANGERS]
+        views = held["train_images"][drawn][:, None].astype(np.float32) / 255
+        pictures = shadows.Pictures(views=views, labels=held["train_labels"][drawn].ravel().astype(np.int64))
+    _, facts = attack_cli.by_shadows(pictures, models=SHADOWS, step=lambda: None)
+    return {**found, "membership_xrays": strongest(facts)}
+
+
+def strongest(told):
+    """Return of each training the attack with the largest AUROC, and of all the largest bound of epsilon."""
+    found = {}
+    for kind in ("with_noise", "without_clipping_and_noise"):
+        best = max(told[kind], key=lambda one: one["auroc"])
+        rates = {f"found_at_{one['false_alarm']:g}": [one["rate"], one["least"], one["most"]] for one in best["found"]}
+        bound = max(one["epsilon_least"] for one in told[kind])
+        found[kind] = {"attack": best["attack"], "auroc": best["auroc"], **rates, "epsilon_least": bound}
+    first = told["with_noise"][0]
+    ceilings = {f"{one['false_alarm']:g}": one["ceiling"] for one in first["found"]}
+    return {**found, "ceilings": ceilings, "epsilon_claimed": first["epsilon_claimed"], "models": told["models"]}
+
+
+def inversion():
+    told = attacked("inversion")
+    return {"inversion_db": {one["name"]: one["psnr_db"] for one in told["read"]}, "inversion_blank_db": told["blank_db"]}
+
+
+def attacked(name):
+    """Return what `motet-hospital attack NAME --json` prints."""
+    code = f"import sys; from client.cli import main; sys.argv = ['motet-hospital', 'attack', '{name}', '--json']; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":
