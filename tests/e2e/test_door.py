@@ -170,15 +170,19 @@ def test_the_door_says_where_it_opens(opened):
     assert "Ctrl-C closes it" in opened.door_said
 
 
-def test_a_real_supernode_comes_in_and_leaves_by_the_door(opened, hospitals):
-    home = RelayHome(hospitals.homes["hosp-a"].relay)
-    child = supernode._start(home, superlink=opened.settings.address, lane=opened.settings.address, ca=opened.ca)
+def test_a_real_supernode_comes_in_and_leaves_by_the_door(opened, hospitals, tmp_path):
+    home, told = RelayHome(hospitals.homes["hosp-a"].relay), tmp_path / "supernode.log"
+    with told.open("wb") as errors:
+        address = opened.settings.address
+        child = supernode._start(home, superlink=address, lane=address, ca=opened.ca, errors=errors.fileno())
 
     def answered(path):
         return f'"POST /v1/fleet/{path} HTTP/1.1" 200' in (opened.home.folder / "superlink.log").read_text()
 
     try:
-        wait_until(lambda: answered("pull-messages") or child.poll() is not None, timeout_s=40)  # it knows that it is in
+        wait_until(
+            lambda: "SuperNode ID" in told.read_text() or child.poll() is not None, timeout_s=40
+        )  # it knows that it is in
         assert answered("activate-node")
         assert child.poll() is None
     finally:
