@@ -8,7 +8,10 @@ NAMES: tuple[str, ...] = ("area_mm2",)
 
 
 def measure(volume: Volume) -> dict[str, float]:
-    """Return the area of `volume.region` in that slice, voxels times their area, mm2; nan without a region."""
+    """Return the area of `volume.region` in that slice, voxels times their area, mm2; nan without a region.
+
+    Of a radiograph without `PixelSpacing` these are mm2 of the detector.
+    """
     if volume.region is None or not volume.region.any():
         return dict.fromkeys(NAMES, math.nan)
     _, between_rows, between_columns = volume.spacing_mm
