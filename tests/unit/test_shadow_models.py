@@ -84,11 +84,12 @@ def test_what_cannot_be_judged_is_refused():
 
 def test_heads_of_the_product_give_nobody_away_and_without_clipping_and_noise_they_do(monkeypatch):
     monkeypatch.setattr(training, "STEPS", 30)
+    monkeypatch.setattr(training, "STRANGERS", 64)
     plan, pictures = training.plan(), training.random_pictures()
     shadows, targets = training.trained(pictures, models=2, noised=True)
     right = shadow.attack(shadows=shadows, targets=targets, plan=plan)
     assert alarms(right, targets) == set()
-    shadows, targets = training.trained(pictures, models=8, noised=False)
+    shadows, targets = training.trained(pictures, models=6, noised=False)
     assert max(one.auroc for one in shadow.attack(shadows=shadows, targets=targets, plan=plan)) > 0.6
     assert (shadows.inside[::2] ^ shadows.inside[1::2]).all()  # pairs share nobody and hold all
 
@@ -109,6 +110,7 @@ def test_the_command_tells_both_trainings_and_the_page_takes_what_it_printed(mon
     monkeypatch.setattr(attack, "RUNS", (("everybody", Decimal(4), Decimal(1), 3),))
     monkeypatch.setattr(attack, "SHADOWS_LEAST", 2)
     monkeypatch.setattr(training, "STEPS", 3)
+    monkeypatch.setattr(training, "STRANGERS", 64)
     code = run(monkeypatch, "--canaries", "200", "--shadows", "2", "--json")
     told = json.loads(capsys.readouterr().out)
     assert code == (0 if told["holds"] else 6)
