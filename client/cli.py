@@ -26,6 +26,7 @@ from client import scans as scans_command
 from client.attack import cli as attack
 from client.config import Home, Site
 from client.ledger import Ledger, Spent
+from client.options import AsJson, Folder
 from client.origin import ledger_origin
 from client.relay import RelayHome
 from client.sources import cli as sources
@@ -76,8 +77,6 @@ class _Exact(click.ParamType[Decimal]):
         return number
 
 
-Folder = Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 HashText = Annotated[str | None, typer.Option("--hash", help="The hash that the coordinator told you by another way.")]
 
 

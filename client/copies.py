@@ -11,15 +11,16 @@ from rich.console import Console
 
 from client import pseudonym as pseudonyms
 from client.config import Home, pseudonym_key, read_site
+from client.options import AsJson, Folder
 from common import files
 
 out = Console(highlight=False)
 
 
 def deidentify(
-    home: Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")],
+    home: Folder,
     folder: Annotated[Path, typer.Argument(help="New folder for the copies: PATIENT/INSTANCE.dcm, pseudonyms, 0600.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,  # noqa: FBT002  (a flag)
+    as_json: AsJson = False,  # noqa: FBT002  (a flag)
 ) -> None:
     """Write a pseudonymised copy of every image and binary segmentation in `scans`, as far as an allow-list of attributes goes.
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.config import Home, read_site
+from client.options import AsJson, Folder
 from common import files
 from common.codes import PARAMETERS
 from common.errors import NotSetUp
@@ -24,12 +25,12 @@ out = Console(highlight=False)
 
 
 def parameters(
-    home: Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")],
+    home: Folder,
     table_to: Annotated[
         Path | None,
         typer.Option("--table-to", help="Also write the newest table, one row a patient, to this new CSV file, 0600."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,  # noqa: FBT002  (a flag)
+    as_json: AsJson = False,  # noqa: FBT002  (a flag)
 ) -> None:
     """Show the distribution of each measured column: no row, no patient's value, no cell below the policy's minimum.
 

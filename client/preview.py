@@ -13,6 +13,7 @@ from rich.console import Console
 from client import points
 from client import pseudonym as pseudonyms
 from client.config import Home, pseudonym_key, read_site
+from client.options import AsJson, Folder
 from common import files, modality
 from common import study as studies
 from common.errors import GeometryRefused, NoScans
@@ -27,11 +28,11 @@ out = Console(highlight=False)
 
 
 def preview(
-    home: Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")],
+    home: Folder,
     study: Annotated[Path, typer.Option(help="The coordinator's study file; it need not be approved.")],
     folder: Annotated[Path, typer.Argument(help="New folder for the pictures. They are a patient's: 0600, keep them inside.")],
     series: Annotated[int, typer.Option(min=1, max=100, help="How many series to show.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,  # noqa: FBT002  (a flag)
+    as_json: AsJson = False,  # noqa: FBT002  (a flag)
 ) -> None:
     """Write PNGs of some series: before the recipe, after it with the lesion's outline and measured lines, and the edges.
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.config import Home, read_site
+from client.options import AsJson, Folder
 from client.reasons import meaning
 from common import files
 
@@ -23,12 +24,12 @@ out = Console(highlight=False)
 
 
 def scans(
-    home: Annotated[Path, typer.Option("--home", help="The hospital's folder.", envvar="MOTET_HOSPITAL_HOME")],
+    home: Folder,
     paths_to: Annotated[
         Path | None,
         typer.Option("--paths-to", help="Also write id, reason and path to this new file, 0600: a path may hold a name."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,  # noqa: FBT002  (a flag)
+    as_json: AsJson = False,  # noqa: FBT002  (a flag)
 ) -> None:
     """Show which files and series were set aside, and why. No path, no name and no value is shown.
 

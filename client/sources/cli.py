@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from client.options import AsJson
 from client.sources.inbox import Inbox, Tally
 from client.sources.wanted import MODALITIES, Wanted, wanted
 from common import files, findings
@@ -48,7 +49,6 @@ Certificate = Annotated[Path | None, typer.Option("--certificate", help="Our TLS
 Key = Annotated[Path | None, typer.Option("--key", help="Its private key, PEM.")]
 Ca = Annotated[Path | None, typer.Option("--ca", help="The authority that signed the other side's certificate, PEM.")]
 Plain = Annotated[bool, typer.Option("--plain", help="No TLS: only on a network that is yours.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 CHOSEN: Final = list(MODALITIES)
 LOST: Final = ("FAILED_SERIES", "NOT_SENT", "NOT_WRITTEN", "DISK_FULL", "TOO_LARGE", "NOT_DICOM")
 LOST_OF_A_FOLDER: Final = (
