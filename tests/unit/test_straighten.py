@@ -104,6 +104,14 @@ def test_what_would_not_fit_into_memory_is_not_resampled() -> None:
     assert way(at_mm, **axes, shape=(5200, 5200)) is None
 
 
+def test_an_oblique_stack_that_is_only_uneven_loses_nothing_at_its_rim() -> None:
+    a, b = 0.3, 0.2
+    turned = (math.cos(a), math.sin(a), 0, -math.sin(a) * math.cos(b), math.cos(a) * math.cos(b), math.sin(b))
+    found = assemble(stack(UNEVEN, orientation=turned), irregular="resample")
+    assert found.padding is None
+    assert found.voxels.shape[1:] == (SIDE, SIDE)
+
+
 def test_a_regular_stack_is_not_touched() -> None:
     made = stack(EVEN)
     one, other = assemble(made), assemble(made, irregular="resample")
