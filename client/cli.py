@@ -113,7 +113,11 @@ def init(
 
 
 @app.command()
-def enrol(home: Folder, request: Annotated[Path, typer.Argument(help="File to write and send to the coordinator.")]) -> None:
+def enrol(
+    home: Folder,
+    request: Annotated[Path, typer.Argument(help="File to write and send to the coordinator.")],
+    as_json: AsJson = False,
+) -> None:
     """Write this hospital's public keys, signed, for the coordinator."""
     made = Home(home)
     site = config.read_site(made)
@@ -128,6 +132,9 @@ def enrol(home: Folder, request: Annotated[Path, typer.Argument(help="File to wr
         relay_certificate=relay_certificate,
     )
     files.write_new(request, enrolment.request(member, key=key))
+    if as_json:
+        out.print_json(json.dumps({"request": str(request), "hospital": member.name, "identity": member.identity}))
+        return
     identity = rosters.in_groups(member.identity)
     out.print(
         f"Wrote {request}. Send it to the coordinator, and read this identity to it by telephone:\n  {identity}", soft_wrap=True

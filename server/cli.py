@@ -31,7 +31,7 @@ from server import (
     superlink,
 )
 from server.config import Home, Settings
-from server.options import AsJson, Folder, out
+from server.options import AsJson, Folder, beside, out
 
 app = typer.Typer(
     cls=commands.Group,
@@ -207,8 +207,9 @@ def plan(
     from server import plan_shown  # noqa: PLC0415
 
     study, link = studies.read_toml(study_file), plan_rhythms.Link(mbit_per_s=link_mbit_s, round_s=round_s, step_s=step_s)
-    made = plans.plan(study, patients=patients, hospitals=hospitals)
-    made["training"] |= plan_rhythms.compare(study, hospitals=made["hospitals"], link=link, local_steps=local_steps)
+    with plan_shown.waiting(beside):
+        made = plans.plan(study, patients=patients, hospitals=hospitals)
+        made["training"] |= plan_rhythms.compare(study, hospitals=made["hospitals"], link=link, local_steps=local_steps)
     if as_json:
         out.print_json(json.dumps(made, allow_nan=False))
         return

@@ -1,4 +1,4 @@
-"""What the coordinator's commands share: the option for the folder, the one for JSON, and where they print."""
+"""What the coordinator's commands share: the option for the folder, the one for JSON, where they print."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,3 +9,4 @@ from rich.console import Console
 Folder = Annotated[Path, typer.Option("--home", help="The coordinator's folder.", envvar="MOTET_COORDINATOR_HOME")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 out = Console(highlight=False)
+beside = Console(highlight=False, stderr=True)  # what is told while stdout is kept for JSON

@@ -3,12 +3,21 @@
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from server.infer.private import typical
 
 PAIRS_SHOWN = 5
 DASH = "\N{EN DASH}"
+
+
+def waiting(console: Console) -> Progress:
+    """Return what shows on a terminal, and nowhere else, that a plan is computed, since when, and how long it may take."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    shown.add_task("Computing what the releases cost together: some seconds, up to a minute where the noise is small")
+    return shown
 
 
 def show(plan: dict[str, Any], *, console: Console) -> None:

@@ -33,7 +33,7 @@ from server import (
 )
 from server.config import Home
 from server.glance import Glance
-from server.options import AsJson, Folder, out
+from server.options import AsJson, Folder, beside, out
 
 
 def add(app: typer.Typer) -> None:
@@ -49,9 +49,14 @@ def add(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash that `propose` printed.")]) -> None:
+def run(
+    home: Folder,
+    study_hash: Annotated[str, typer.Argument(help="The hash that `propose` printed.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
     """Run a proposed study with `flwr run` and follow it to its result. Ctrl-C stops it for good."""
-    made = Home(home)
+    made, said = Home(home), beside if as_json else out
     study, signed = _proposed(made, study_hash), config.read_roster(made)
     training, needed = set(signed.names) - set(study.evaluation.unseen), exchange.fewest(study)
     if len(training) < needed:
@@ -85,16 +90,20 @@ def run(home: Folder, study_hash: Annotated[str, typer.Argument(help="The hash t
             stopping.stop(folder, lock=made.run_lock(name), end=lambda: superlink.stop(made, run_id=flower_run))
 
         try:
-            follow.follow(folder, alive=alive, console=out)
+            follow.follow(folder, alive=alive, console=said)
         except KeyboardInterrupt:
-            out.print("Stopping: the round under way ends, no other begins.")
+            said.print("Stopping: the round under way ends, no other begins.")
             stop()
-            out.print(stopping.told(folder), soft_wrap=True)
+            said.print(stopping.told(folder), soft_wrap=True)
             raise
         except BaseException:
             stop()
             raise
-    out.print(f"Result: {folder / 'result.json'}\nReport: {folder / 'report.html'}", soft_wrap=True)
+    result, report = str(folder / "result.json"), str(folder / "report.html")
+    if as_json:
+        out.print_json(json.dumps({"run": name, "result": result, "report": report}))
+        return
+    out.print(f"Result: {result}\nReport: {report}", soft_wrap=True)
 
 
 def stop_command(
@@ -102,6 +111,8 @@ def stop_command(
     run_name: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="A run's name; the one under way where it is left out.")
     ] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Stop a run for good, also one that `serve` goes on with and nobody follows: its round ends, no other begins."""
     made = Home(home)
@@ -112,8 +123,12 @@ def stop_command(
         raise NotSetUp(
             f"Run {folder.name} has not begun, or has ended.", action="See `motet-coordinator watch`; Ctrl-C stops `run`."
         )
-    out.print(f"Stopping {folder.name}: the round under way ends, no other begins.", soft_wrap=True)
+    said = beside if as_json else out
+    said.print(f"Stopping {folder.name}: the round under way ends, no other begins.", soft_wrap=True)
     stopping.stop(folder, lock=made.run_lock(folder.name), end=lambda: None)
+    if as_json:
+        out.print_json(json.dumps({"run": folder.name, "charged": stopping.charged(folder), "words": stopping.told(folder)}))
+        return
     out.print(stopping.told(folder), soft_wrap=True)
 
 

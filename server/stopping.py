@@ -59,19 +59,24 @@ def stop(folder: Path, *, lock: Path, end: Callable[[], None]) -> None:
         journal.write({"type": "stopped", "time": round(time.time(), 3)})
 
 
+def charged(folder: Path) -> dict[str, int]:
+    """Return how many sums of ended rounds hospitals were charged for: `training`, `exact`, and `other`, with noise."""
+    paid = [event for event in Journal(folder / "journal.jsonl").rounds().values() if event["uploaded"]]
+    exact = sum(event["mechanism"]["name"] == "none" for event in paid)
+    steps = sum(event["task"] == "train" for event in paid)
+    return {"training": steps, "exact": exact, "other": len(paid) - steps - exact}
+
+
 def told(folder: Path) -> str:
     """Return in a few sentences where a stopped run stands and what hospitals were charged."""
     journal = Journal(folder / "journal.jsonl")
-    rounds = journal.rounds()
-    paid = [event for event in rounds.values() if event["uploaded"]]
-    exact = sum(event["mechanism"]["name"] == "none" for event in paid)
-    steps = sum(event["task"] == "train" for event in paid)
+    rounds, paid = journal.rounds(), charged(folder)
     announced = [event["announcement"]["round"] for event in journal.events() if event["type"] == "announced"]
     opened = sum(event["state"] == "opened" for event in rounds.values())
     parts = [
         f"Stopped at round {max([0, *announced, *rounds])}: {_count(opened, 'round')} opened.",
-        f"Charged at the hospitals: {_count(steps, 'step')} of training, {_count(exact, 'exact sum')}"
-        + (f", {_count(len(paid) - steps - exact, 'other sum')} with noise." if len(paid) > steps + exact else "."),
+        f"Charged at the hospitals: {_count(paid['training'], 'step')} of training, {_count(paid['exact'], 'exact sum')}"
+        + (f", {_count(paid['other'], 'other sum')} with noise." if paid["other"] else "."),
     ]
     if under_way := sorted(set(announced) - set(rounds)):
         parts.append(f"Round {under_way[-1]} was under way: who had answered it was charged for it too.")

@@ -33,9 +33,9 @@ OPTIONS = {
     "revoke": {"--home", "--json", "HOSPITAL"},
     "serve": {"--home"},
     "propose": {"--home", "--json", "STUDY_FILE"},
-    "run": {"--home", "STUDY_HASH"},
+    "run": {"--home", "--json", "STUDY_HASH"},
     "status": {"--home", "--json"},
-    "stop": {"--home", "[RUN]"},
+    "stop": {"--home", "--json", "[RUN]"},
     "watch": {"--home", "--json", "--page", "[RUN]"},
     "report": {"--home", "--json", "RUN_NAME"},
 }
@@ -309,8 +309,9 @@ def test_a_run_that_nobody_follows_is_stopped_by_the_command(home):
         for kind in kinds:
             Journal(home / "runs" / name / "journal.jsonl").write({"type": kind, "time": 1.0})
     assert motet("stop", "--home", home, "4567")[0] == 12  # it has ended
-    code, said = motet("stop", "--home", home)
-    assert (code, "Stopped at round 0" in said) == (0, True), said
+    told = json.loads(CliRunner().invoke(cli.app, ["stop", "--home", str(home), "--json"]).stdout)
+    assert (told["run"], told["charged"]) == ("0123", {"training": 0, "exact": 0, "other": 0})
+    assert "Stopped at round 0" in told["words"]
     journal = Journal(home / "runs" / "0123" / "journal.jsonl")
     assert ([event["type"] for event in journal.events()], (home / "runs" / "0123" / "stop").exists()) == (
         ["start", "stopped"],
@@ -333,6 +334,31 @@ def test_a_run_that_flower_does_not_take_is_stopped_for_good(home, tmp_path, mon
     (run,) = (home / "runs").iterdir()
     assert (run / "stop").exists()  # should Flower begin it later, it asks nothing of anybody
     assert json.loads(ask("status", "--home", home, "--json"))["run"]["phase"] == "stopped"
+
+
+FLOWER = """#!/bin/sh
+name=$(echo "$*" | sed 's/.*run="\\([0-9a-f]*\\)".*/\\1/')
+echo '{"type": "start", "time": 1.0}\n{"type": "done", "time": 2.0}' > "HOME/runs/$name/journal.jsonl"
+echo '{"run-id": 1}'
+"""
+
+
+def test_a_run_that_ends_says_in_json_where_its_result_is_and_nothing_else_on_stdout(home, tmp_path, monkeypatch):
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
+    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "flwr").write_text(FLOWER.replace("HOME", str(home)))
+    (tmp_path / "bin" / "flwr").chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    with locks.hold(home / "serve.lock", busy=""):
+        ended = CliRunner().invoke(cli.app, ["run", "--home", str(home), proposed["hash"], "--json"])
+    (run,) = (home / "runs").iterdir()
+    assert (ended.exit_code, ended.exception) == (0, None)
+    assert json.loads(ended.stdout) == {
+        "run": run.name,
+        "result": str(run / "result.json"),
+        "report": str(run / "report.html"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ CHOICES = (
 )
 OPTIONS = {
     "init": {*CHOICES[::2], "--home"},
-    "enrol": {"--home", "REQUEST"},
+    "enrol": {"--home", "--json", "REQUEST"},
     "approve": {"--home", "--roster", "--study", "--hash", "--json"},
     "vault": {"--home"},
     "relay": {"--folder", "--superlink", "--ca", "--lane"},
@@ -91,6 +91,12 @@ def test_enrol_says_the_identity_in_the_groups_that_the_coordinator_sees(home, t
     said = ask("enrol", "--home", home, tmp_path / "request.json")
     identity = enrolment.parse((tmp_path / "request.json").read_bytes()).identity
     assert roster.in_groups(identity) in said
+    again = tmp_path / "again.json"
+    assert json.loads(ask("enrol", "--home", home, again, "--json")) == {
+        "request": str(again),
+        "hospital": enrolment.parse(again.read_bytes()).name,
+        "identity": identity,
+    }
 
 
 def make_roster(home, tmp_path):

@@ -1,11 +1,13 @@
 """motet-coordinator plan: what it says before is what a run charges and does; wrong input is an error that names it."""
 
+import io
 import json
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from client import config
 from common import announcement, noisy_moments, query
@@ -13,7 +15,7 @@ from common.errors import ConfigError, NotEstimable
 from common.ledger import accounting
 from common.noisy_moments import NoisyMoments
 from server import plan as plans
-from server import plan_rules
+from server import plan_rules, plan_shown
 from server.infer.private import least_squares, typical
 from tests import cohorts, federation, tables
 from tests.tables import FACTORS, NUMBERS
@@ -222,6 +224,15 @@ def test_command_prints_a_table_or_json_and_needs_no_folder() -> None:
     assert code == 0
     assert "500 patients in 3 hospitals" in said
     assert "Advice:" in said
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_told_that_a_plan_is_computed_and_a_file_is_not(terminal: bool) -> None:
+    written = io.StringIO()
+    with plan_shown.waiting(Console(file=written, force_terminal=terminal, force_interactive=terminal, width=200)) as shown:
+        shown.refresh()
+    assert ("Computing" in written.getvalue()) is terminal
+    assert bool(written.getvalue()) is terminal
 
 
 def test_command_shows_what_a_noisy_gram_would_give(tmp_path: Any) -> None:
