@@ -11,7 +11,7 @@ a bit about the data, and after one no other question of its form is taken.
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -128,8 +128,8 @@ def _check_overlaps(
     Of variables that determine one another (client/kin.py): few patients.
     """
     found: dict[frozenset[str], tuple[frozenset[str], ...]] = {}  # most variables have the same sums
-    for group in (*(frozenset({name}) for name in sorted(now.variables)), *kin.families(now.variables)):
-        with_it = [one for one in sums if not group.isdisjoint(one.variables)]
+    judged: set[tuple[Released, frozenset[str]]] = set()
+    for group, with_it in _together(sums, now):
         names = frozenset(one.patients for one in (*with_it, now))
         if names not in found:
             found[names] = tuple(overlaps.alone([sets[name] for name in sorted(names)], few=cell_min - 1))
@@ -143,8 +143,19 @@ def _check_overlaps(
                     f"With earlier sums of {', '.join(sorted(group & now.variables))}, this one leaves few patients alone.",
                     action="Let a study share its patients (complete_cases), or leave out a variable that patients lack.",
                 )
-            if shared:
+            if shared and (common, alone) not in judged:
                 judge.pair(common, now, alone)
+                judged.add((common, alone))
+
+
+def _together(sums: Sequence[Released], now: Released) -> Iterator[tuple[frozenset[str], list[Released]]]:
+    """Yield each variable and family of `now` with the earlier sums of it: all, and those that do not only count."""
+    for group in (*(frozenset({name}) for name in sorted(now.variables)), *kin.families(now.variables)):
+        with_it = [one for one in sums if not group.isdisjoint(one.variables)]
+        summed = [one for one in with_it if one.functions] if now.functions else with_it
+        yield group, with_it
+        if len(summed) < len(with_it):
+            yield group, summed
 
 
 def asked(record: Record, *, asking: Asking, queries_most: int) -> Record:
