@@ -36,9 +36,8 @@ def way(positions_mm: Float, *, row: Float, column: Float, spacing_mm: Float, sh
     usual = float(np.median(gaps))
     if gaps.max() > GAP_MOST * usual:
         return None
-    aside = np.round(
-        np.stack([moved @ column, moved @ row], axis=1) / spacing_mm, 6
-    )  # 1e-15 voxels would cost the outermost row
+    aside = np.stack([moved @ column, moved @ row], axis=1) / spacing_mm
+    aside = aside.round(6)  # 1e-15 voxels would cost the outermost row
     start = np.floor(aside.min(axis=0))
     sides = np.array(shape) + np.ceil(aside.max(axis=0)) - start
     if (sides > GROWN_MOST * np.array(shape)).any():
