@@ -180,12 +180,6 @@ class Ledger:
         """Write down that the round was void; the charge stays. Nothing to do where nothing was released."""
         self._move(reservation, Kind.VOID, enough=ENDED)
 
-    def abort(self, reservation: str, *, reason: str) -> None:
-        """Give a charge back; from reserved only, and for a reason in `events.ABORT_REASONS`."""
-        if reason not in events.ABORT_REASONS:
-            raise OutsidePolicy("This is no reason to give budget back.", action="Let the reservation be forfeited.")
-        self._move(reservation, Kind.ABORT, reason=reason)
-
     def refuse(self, *, code: str, study: str | None, round_number: int | None) -> None:
         """Write a refusal down; what is not a study hash or a round number is left out, so that no foreign text enters."""
         with self._transaction():

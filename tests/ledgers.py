@@ -10,6 +10,7 @@ from client.ledger import Ledger
 from common import roster as rosters
 from common.audit import bundle
 from common.ledger import note
+from common.ledger.events import Kind
 from common.mechanism import Exact, Mechanism, SampledStep
 from common.roster import Member, Roster
 from common.study import Study
@@ -24,6 +25,11 @@ def key(number: int) -> Ed25519PrivateKey:
 
 
 LEDGER_KEY = key(1)
+
+
+def give_back(ledger: Ledger, reservation: str, *, reason: str = "hospital-missing") -> None:
+    """Write the entry `abort`, which the format knows and Motet's own vault never writes."""
+    ledger._move(reservation, Kind.ABORT, reason=reason)
 
 
 def clock() -> int:

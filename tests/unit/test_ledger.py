@@ -126,15 +126,15 @@ def test_delta_above_the_cap_is_refused_and_recorded(ledger):
     assert kinds(ledger)[-1] == Kind.REFUSE
 
 
-def test_a_void_round_stays_charged_and_an_aborted_one_is_given_back(ledger):
+def test_a_void_round_stays_charged_and_an_aborted_one_is_given_back_in_ledgers_of_this_format(ledger):
     voided, aborted = asked(ledger), asked(ledger, number=2)
     ledger.release(voided, sha256=SHA, size_bytes=5)
     ledger.void(voided.reservation)
     with pytest.raises(ReservationConflict):
         ledger.commit(voided.reservation)
     with pytest.raises(OutsidePolicy):
-        ledger.abort(aborted.reservation, reason="the loss was NaN")
-    ledger.abort(aborted.reservation, reason="hospital-missing")
+        ledgers.give_back(ledger, aborted.reservation, reason="the loss was NaN")
+    ledgers.give_back(ledger, aborted.reservation)
     ledger.void(aborted.reservation)
     assert ledger.spent(delta=DELTA).releases_private == 1
     assert ledger.spent(delta=DELTA).epsilon_rdp == accounting.round_up(accounting.epsilon_rdp([share()], delta=DELTA))
@@ -143,7 +143,7 @@ def test_a_void_round_stays_charged_and_an_aborted_one_is_given_back(ledger):
     with pytest.raises(ReservationConflict):
         asked(ledger, number=2)
     with pytest.raises(ReservationConflict):
-        ledger.abort(voided.reservation, reason="hospital-missing")
+        ledgers.give_back(ledger, voided.reservation)
 
 
 def test_what_was_left_reserved_is_forfeited_at_the_next_start(path):
