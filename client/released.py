@@ -149,13 +149,16 @@ def _check_overlaps(
 
 
 def _together(sums: Sequence[Released], now: Released) -> Iterator[tuple[frozenset[str], list[Released]]]:
-    """Yield each variable and family of `now` with the earlier sums of it: all, and those that do not only count."""
+    """Yield which earlier sums are looked at with `now`, and what they share: a variable or family, or functions.
+
+    Of sums that only count, or hold fewer functions, the others together may show more.
+    """
     for group in (*(frozenset({name}) for name in sorted(now.variables)), *kin.families(now.variables)):
-        with_it = [one for one in sums if not group.isdisjoint(one.variables)]
-        summed = [one for one in with_it if one.functions] if now.functions else with_it
-        yield group, with_it
-        if len(summed) < len(with_it):
-            yield group, summed
+        yield group, [one for one in sums if not group.isdisjoint(one.variables)]
+    shared = {frozenset(now.functions).intersection(one.functions) for one in sums}
+    for functions in sorted({one & other for one in shared for other in shared} - {frozenset()}, key=sorted):
+        with_it = [one for one in sums if functions <= frozenset(one.functions)]
+        yield now.variables.intersection(*(one.variables for one in with_it)), with_it
 
 
 def asked(record: Record, *, asking: Asking, queries_most: int) -> Record:

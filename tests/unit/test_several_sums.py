@@ -67,8 +67,8 @@ def test_many_small_parts_beside_three_that_are_left_alone_do_not_hide_them():
     assert list(overlaps.alone([*three, frozenset().union(*lots)], few=FEW)) == [frozenset()]
 
 
-@pytest.mark.parametrize("counted", [False, True])
-def test_a_group_that_several_sets_leave_alone_is_judged_as_those_apart_in_two(counted):
+@pytest.mark.parametrize("before", ["", "table"])
+def test_a_group_that_several_sets_leave_alone_is_judged_as_those_apart_in_two(before):
     """Also where, before, variables of everybody were only counted."""
     patients = judge_of().cohort.patients
     gone = patients[:30], patients[25:60]
@@ -80,8 +80,8 @@ def test_a_group_that_several_sets_leave_alone_is_judged_as_those_apart_in_two(c
 
     table = cohorts.table()
     judge, record = judge_of(table), Record(sets={}, sums=(), queries={})
-    if counted:
-        first = replace(asking(), kernel="table", functions=())
+    if before:
+        first = replace(asking(), kernel=before, functions=())
         record = released.check(record, asking=first, cell_min=CELL_MIN, secret=SECRET, judge=judge)
     for at, lack in enumerate(((), gone[:1], gone[1:])):
         asked = replace(asking(*lack), label=str(at))
@@ -93,6 +93,28 @@ def test_a_group_that_several_sets_leave_alone_is_judged_as_those_apart_in_two(c
     record = released.check(record, asking=asking(*smaller[1:]), cell_min=CELL_MIN, secret=SECRET, judge=judge)
     with pytest.raises(AlreadyAnswered, match="alone"):
         released.check(record, asking=asking(*smaller), cell_min=CELL_MIN, secret=SECRET, judge=judge)
+
+
+@pytest.mark.parametrize("before", [(), ("y", "dead")], ids=["", "one by one"])
+def test_two_factors_of_a_group_left_alone_are_judged_together_whatever_was_summed_of_each_before(before):
+    """Of 20 patients who lack two values two are dead of ten with y and ten dead."""
+    table, patients = cohorts.table(), judge_of().cohort.patients
+    gone = patients[:40], patients[20:60]
+    for even in (slice(20), slice(40, 60)):
+        table[even, 3], table[even, 5] = np.repeat([1, 0], 10), np.tile([1, 0], 10)
+    table[20:40, 3], table[20:40, 5] = np.repeat([1, 0], 10), np.r_[np.repeat([1, 0], [2, 8]), np.repeat([1, 0], [8, 2])]
+    judge, record = judge_of(table), Record(sets={}, sums=(), queries={})
+
+    def asking(*names: str, lack: tuple[tuple[str, ...], ...] = ()) -> Asking:
+        held = tuple(patient for patient in patients if not any(patient in one for one in lack))
+        label = f"{names} {len(held)} {lack == gone[1:]}"
+        return Asking(label=label, variables=frozenset(names), roster=("a",), patients=held, functions=names)
+
+    sums = [*(asking(name) for name in before), *(asking("dead", "y", lack=lack) for lack in ((), gone[:1], gone[1:]))]
+    for one in sums:
+        record = released.check(record, asking=one, cell_min=CELL_MIN, secret=SECRET, judge=judge)
+    with pytest.raises(TooFewPatients):
+        released.check(record, asking=asking("dead", "y", lack=gone), cell_min=CELL_MIN, secret=SECRET, judge=judge)
 
 
 WITHOUT_X1 = {"correlation": ["score", "time"], "regression": {"outcome": "score", "predictors": ["time"]}}
