@@ -13,7 +13,7 @@ MEANINGS: Final[dict[str, str]] = {
     "TRUNCATED": "the file ends early; export it again",
     "UNREADABLE": "the file contradicts the standard or itself; export it again",
     "LOSSY": "compressed with loss, now or before: no longer what the scanner measured; export the original",
-    "BURNED_IN": "the file says that text is in its pixels (to copy a radiograph: not that none is); export it without",
+    "BURNED_IN": "text in the pixels: says the file, or (copies) was found, or a radiograph does not deny; export without",
     "SECONDARY": "a reformatted or captured image, which may have text burned in; export the original series",
     "CHARACTER_SET": "PatientID or its issuer is not in the character set that the file names; export it again, in UTF-8 say",
     "MODALITY": "another modality than the study's; nothing to do",

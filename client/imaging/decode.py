@@ -29,9 +29,9 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from client.imaging import allowed, images, pixels, structure, values
+from client.imaging import allowed, images, lettering, pixels, structure, values
 from client.imaging.found import Reason
-from client.imaging.guard import ANSWER, DTYPES, HEADER, IDENTIFIERS, PIXELS, REQUEST, Limits
+from client.imaging.guard import ANSWER, DTYPES, HEADER, IDENTIFIERS, PIXELS, REQUEST, REWRITE, Limits
 from client.imaging.values import Refused
 
 _CPU_TOTAL_S = 3600
@@ -94,6 +94,8 @@ def answered(data: bytes, *, kind: int, beside: bytes, limits: Limits, scratch: 
             images.examine(ds, with_pixels=False, limits=limits, scratch=None)  # text burned in, lossy, colour
             if ds.SOPClassUID in images.PROJECTIONS and ds.get("BurnedInAnnotation") != "NO":
                 raise Refused(Reason.BURNED_IN)
+            if kind == REWRITE and _lettered(ds, scratch=scratch):
+                raise Refused(Reason.BURNED_IN)
         else:  # a structure set is names and free text around its contours
             raise Refused(Reason.SOP_CLASS)
         if kind == IDENTIFIERS:
@@ -107,6 +109,13 @@ def answered(data: bytes, *, kind: int, beside: bytes, limits: Limits, scratch: 
         return {"reason": Reason.TOO_LARGE}, {}
     except Exception:  # noqa: BLE001  (as below)
         return {"reason": Reason.UNREADABLE}, {}
+
+
+def _lettered(ds: Dataset, *, scratch: int | None) -> bool:
+    """Say whether letters stand in the first, middle or last frame of an image."""
+    stored = pixels.stored(ds, scratch=scratch)
+    frames = stored.reshape(-1, *stored.shape[-2:])
+    return any(lettering.stands(frames[at]) for at in {0, len(frames) // 2, len(frames) - 1})
 
 
 def examine(data: bytes, *, with_pixels: bool, limits: Limits, scratch: int | None) -> Answer:

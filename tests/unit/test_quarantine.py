@@ -269,10 +269,10 @@ def test_one_series_that_breaks_a_step_does_not_stop_the_run(
     (tmp_path / "clinical.csv").write_text("".join(",".join(row) + "\n" for row in rows))
     step, reached = pipeline.locate, 0
 
-    def breaks(prepared: Any) -> Any:
+    def breaks(prepared: Any, **how: Any) -> Any:
         nonlocal reached
         reached += 1
-        return 1 / len("") if reached == 1 else step(prepared)
+        return 1 / len("") if reached == 1 else step(prepared, **how)
 
     monkeypatch.setattr(pipeline, "locate", breaks)
     store = reopened()
