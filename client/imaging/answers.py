@@ -89,7 +89,6 @@ def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | N
         rows=rows,
         columns=columns,
         spacing_mm=_numbers(head["spacing_mm"], 2),
-        calibrated=bool(head["calibrated"]),
         pixels=pixels,
     )
 

@@ -95,8 +95,7 @@ class Projection:
     modality: str
     rows: int
     columns: int
-    spacing_mm: Float  # (2,): between rows, between columns; on the detector where not `calibrated`
-    calibrated: bool
+    spacing_mm: Float  # (2,): between rows, between columns; on the detector where the file tells no more
     pixels: Float32 | None = field(repr=False)  # (row, column), dense is bright, no unit; nan where padded
 
 

@@ -13,6 +13,7 @@ from client.imaging.guard import Limits
 from client.imaging.values import Refused
 
 AIR_HU = -1024.0
+MAGNIFICATION_MOST = 20.0  # a mammographic spot view has 2
 FLOAT32_WHOLE = 1 << 24  # whole numbers below it are float32s
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 MR, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
@@ -117,16 +118,14 @@ def _frames(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, sc
 
 
 def _projection(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, scratch: int | None) -> Answer:
-    """A radiograph: 2-D, dense is bright. Without calibration its spacing is that of the detector (PS3.3 10.7.1.1)."""
+    """A radiograph: 2-D, dense is bright."""
     rows, columns = _size(ds, frames_most=1, voxels_most=limits.pixels, kinds=("MONOCHROME1", "MONOCHROME2"))
-    calibrated = ds.get("PixelSpacing") is not None
     head = {
         "kind": "projection",
         "modality": modality,
         "identity": values.identity(ds, framed=False),
         "shape": [rows, columns],
-        "spacing_mm": values.spacing(ds, keyword="PixelSpacing" if calibrated else "ImagerPixelSpacing"),
-        "calibrated": calibrated,
+        "spacing_mm": _projected_mm(ds),
         "acquisition": _acquisition(ds),
     }
     if not with_pixels:
@@ -137,6 +136,22 @@ def _projection(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits
         bits, signed = int(ds.BitsStored), ds.get("PixelRepresentation") == 1
         scaled = np.float32(-1 if signed else (1 << bits) - 1) - scaled
     return head, {"pixels": scaled}
+
+
+def _projected_mm(ds: Dataset) -> list[float]:
+    """Return mm in the patient, as far as the file tells: calibrated, else the detector's over a stated magnification.
+
+    A PixelSpacing that equals the detector's is no calibration (PS3.3 10.7.1.3). Without either it is the detector's own.
+    """
+    calibrated, detector = ds.get("PixelSpacing"), ds.get("ImagerPixelSpacing")
+    if detector is None or (calibrated is not None and list(calibrated) != list(detector)):
+        return values.spacing(ds)
+    magnification = values.number(ds.get("EstimatedRadiographicMagnificationFactor"))
+    if magnification is None:
+        return values.spacing(ds, keyword="ImagerPixelSpacing")
+    if not 1 <= magnification <= MAGNIFICATION_MOST:
+        raise Refused(Reason.NO_GEOMETRY)
+    return [one / magnification for one in values.spacing(ds, keyword="ImagerPixelSpacing")]
 
 
 def _size(ds: Dataset, *, frames_most: int, voxels_most: int, kinds: tuple[str, ...] = ("MONOCHROME2",)) -> tuple[int, int]:

@@ -16,7 +16,6 @@ GOOD: dict[str, Any] = {
     "acquisition": {"manufacturer": "", "kernel": "", "kvp": 100, "slice_thickness_mm": 1},
     "modality": "CT",
     "of_series": "2",
-    "calibrated": True,
     "references": [],
     "phase": [],
 }

@@ -107,14 +107,41 @@ def test_radiographs_are_two_dimensional_and_dense_is_bright(guard: Guard, ct: D
     assert isinstance(inverse, Projection)
     np.testing.assert_array_equal(plain.pixels, IMAGE.voxels[0] + 1024)
     np.testing.assert_array_equal(inverse.pixels, 4095 - plain.pixels)
-    assert (plain.spacing_mm.tolist(), plain.calibrated) == ([0.2, 0.1], False)
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "detector", "magnification", "spacing_mm"),
+    [
+        (None, [0.2, 0.1], None, [0.2, 0.1]),
+        (None, [0.2, 0.1], 1.25, [0.16, 0.08]),
+        ([0.15, 0.15], [0.2, 0.1], 1.25, [0.15, 0.15]),
+        ([0.2, 0.1], [0.2, 0.1], 1.25, [0.16, 0.08]),  # equal to the detector's: no calibration
+        ([0.15, 0.15], None, 1.25, [0.15, 0.15]),
+        (None, None, None, None),
+        (None, [0.2, 0.1], 0.5, None),
+        (None, [0.2, 0.1], 1000, None),
+    ],
+)
+def test_millimetres_of_a_radiograph_are_the_patients_as_far_as_the_file_tells(
+    guard: Guard,
+    ct: Dataset,
+    tmp_path: Path,
+    *,
+    calibrated: list[float] | None,
+    detector: list[float] | None,
+    magnification: float | None,
+    spacing_mm: list[float] | None,
+) -> None:
     ds = radiograph(ct, "MONOCHROME2")
-    ds.PixelSpacing = [0.15, 0.15]
-    calibrated = read(guard, ds, tmp_path)
-    assert isinstance(calibrated, Projection)
-    assert (calibrated.spacing_mm.tolist(), calibrated.calibrated) == ([0.15, 0.15], True)
-    del ds.PixelSpacing, ds.ImagerPixelSpacing
-    assert read(guard, ds, tmp_path) == Reason.NO_GEOMETRY
+    ds.PixelSpacing, ds.ImagerPixelSpacing = calibrated, detector
+    if magnification is not None:
+        ds.EstimatedRadiographicMagnificationFactor = magnification
+    found = read(guard, ds, tmp_path)
+    if spacing_mm is None:
+        assert found == Reason.NO_GEOMETRY
+    else:
+        assert isinstance(found, Projection)
+        np.testing.assert_allclose(found.spacing_mm, spacing_mm, rtol=1e-12)
 
 
 def enhanced(series: list[Path], *, order: list[int]) -> Dataset:
