@@ -8,8 +8,8 @@ and cover less: the bias is already small wherever eigenvalues are apart (tests/
 Eigenvalues which are not apart repel one another, the more the noise, and their vectors turn freely among themselves: no
 interval of theirs holds. So neighbours less than APART standard errors apart are one row, the sum of their eigenvalues, which
 does not suffer from it; loadings are of components that stand alone. For two equal eigenvalues the distance exceeds APART in
-about exp(-APART**2 / 4) = 0.6 % of releases. Where noise makes the matrix indefinite intervals hold less often: of 20 columns,
-n 3000, epsilon 1, in 0.92 to 0.95 of releases, the sum of the 17 least in 0.87.
+about exp(-APART**2 / 4) = 0.6 % of releases. A matrix that noise made indefinite is "too noisy" as a whole: of 20 columns,
+n 3000, epsilon 1, intervals from such held in 0.92 to 0.95 of releases, and that of the sum of the 17 least in 0.87.
 Source: Anderson 1963; Davison and Hinkley 1997, section 4.2.
 """
 
@@ -40,10 +40,10 @@ def analyse(noisy: NoisyMoments, *, names: Sequence[str], draws: int = DRAWS) ->
     Keys: names, too_noisy (columns whose variance does not stand out of the noise: they are left out), n (noisy, rounded), of
     ("correlation"), rows, loadings. A row: component ("1", or "2 to 4" for those that cannot be told apart), eigenvalue (of
     several, their sum), ci_low, ci_high, share of the total, share_low, share_high, width_ratio (None of all together, whose
-    sum is known). Noise can make an eigenvalue negative, its interval never. A loading: component, name, loading, ci_low,
-    ci_high; the largest of a component is positive. Equal sums give equal results.
-    Raises NotEstimable "too noisy" where fewer than two columns are left, or no more patients than columns; ConfigError on a
-    name.
+    sum is known). A loading: component, name, loading, ci_low, ci_high; the largest of a component is positive. Equal sums give
+    equal results.
+    Raises NotEstimable "too noisy" where fewer than two columns are left, no more patients than columns, or an eigenvalue is
+    negative; ConfigError on a name.
     """
     n, columns = resolved.patients(noisy), resolved.positions(noisy, names=names)
     mean = noisy.matrix[0, columns] / n
@@ -54,6 +54,8 @@ def analyse(noisy: NoisyMoments, *, names: Sequence[str], draws: int = DRAWS) ->
     rows = [0, *resolved.positions(noisy, names=kept)]
     matrix = noisy.matrix[np.ix_(rows, rows)]
     values, vectors = _decomposed(_correlation(matrix))
+    if values[-1] < 0:
+        raise NotEstimable(resolved.DIAGNOSIS, term="components", action=resolved.ACTION)
     vectors *= np.sign(vectors[np.argmax(np.abs(vectors), axis=0), np.arange(len(kept))])
     both, bare, turned = _simulated(matrix, noisy=noisy, names=kept, draws=draws)
     clusters = _clusters(values, errors=both.std(axis=0))
@@ -64,7 +66,7 @@ def analyse(noisy: NoisyMoments, *, names: Sequence[str], draws: int = DRAWS) ->
         ratio: float | None = error / alone if len(clusters) > 1 else None
         if len(clusters) == 1:  # all of them: their sum is the number of columns, whatever the sums
             value, error = float(p), 0.0
-        low, high = min(float(p), max(0.0, value - quantile * error)), min(float(p), max(0.0, value) + quantile * error)
+        low, high = max(0.0, value - quantile * error), min(float(p), value + quantile * error)
         made = {"component": _label(one), "eigenvalue": value, "ci_low": low, "ci_high": high}
         table.append(made | {"share": value / p, "share_low": low / p, "share_high": high / p, "width_ratio": ratio})
     return {
