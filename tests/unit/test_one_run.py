@@ -54,7 +54,7 @@ def test_clipping_that_is_off_is_found(monkeypatch):
 
 def test_views_that_count_as_patients_are_found(monkeypatch):
     def bags(*words, **named):
-        return [(label, (view,)) for label, bag in right_bags(*words, **named) for view in bag]
+        return [(patient, (label, (view,))) for patient, (label, bag) in right_bags(*words, **named) for view in bag]
 
     monkeypatch.setattr(train, "_bags", bags)
     assert step_alarms() == {"one patient, head", "one patient, full"}
