@@ -125,19 +125,22 @@ def _table(table: Table) -> Any:  # noqa: ANN401
 
 def _drawing(drawn: Figure) -> Any:  # noqa: ANN401
     from reportlab.lib.pagesizes import A4  # noqa: PLC0415
-    from reportlab.platypus.flowables import CallerMacro  # noqa: PLC0415
+    from reportlab.platypus import Flowable  # noqa: PLC0415
 
     fonts()
     scale = (A4[0] - 2 * MARGIN - 12) / figure.WIDTH  # 12: the frame's own padding
+    flowing = Flowable()
 
-    def draw(flowing: Any) -> None:  # noqa: ANN401
+    def draw() -> None:
         flowing.canv.scale(scale, scale)
         for line in drawn.lines:
             _draw_line(flowing.canv, line)
         for label in drawn.labels:
             _draw_label(flowing.canv, label)
 
-    return CallerMacro(draw, lambda _flowing, _width, _height: (figure.WIDTH * scale, figure.HEIGHT * scale))
+    flowing.wrap = lambda _width, _height: (figure.WIDTH * scale, figure.HEIGHT * scale)  # room of its own, below the text
+    flowing.draw = draw
+    return flowing
 
 
 def _draw_line(canvas: Any, line: Line) -> None:  # noqa: ANN401

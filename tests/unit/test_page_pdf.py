@@ -73,6 +73,23 @@ def test_it_says_that_it_is_pdf_a_3b_and_what_its_colours_mean(pdf, facts):
     assert not {"/JavaScript", "/OpenAction", "/AA", "/AcroForm"} & set(root)
 
 
+def test_the_curve_has_room_of_its_own(pdf):
+    """Its labels lie below the title of its section, and the next section begins below the labels."""
+    for one in PdfReader(io.BytesIO(pdf[1])).pages:
+        texts = []
+        one.extract_text(visitor_text=lambda text, at, *_, held=texts: held.append((text.strip(), at[1], at[5])))
+        texts = [text for text in texts if text[0]]
+        upwards = [at for at, (_, turned, _) in enumerate(texts) if turned]
+        if upwards:
+            break
+    title = next(at for at, (text, _, _) in enumerate(texts) if text in {"Burn-down", "预算消耗"})
+    heights = [height for _, _, height in texts]
+    drawn = heights[title + 1 : upwards[-1] + 1]
+    assert len(drawn) > 8
+    assert min(heights[:title]) > heights[title] > max(drawn)
+    assert min(drawn) > max(heights[upwards[-1] + 1 :], default=0)
+
+
 def test_every_font_is_embedded_as_pdf_a_asks(pdf):
     reader = PdfReader(io.BytesIO(pdf[1]))
     fonts = {name: font for one in reader.pages for name, font in one["/Resources"]["/Font"].items()}
