@@ -67,7 +67,7 @@ def _show(found: Sequence["Aside"], last: "Last | None") -> None:
     else:
         out.print(f"Last reading: {_iso(last.ended)}, {last.usable} usable series.")
     if not found:
-        out.print("Nothing is set aside.")
+        out.print("Nothing is set aside: no file, no series. Lesions and patients are counted in `motet-hospital status`.")
         return
     counts = Table("set aside", "reason", "meaning, and what mends it")
     for reason, count in _counted(found).items():

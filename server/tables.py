@@ -13,6 +13,7 @@ Table = dict[str, Any]
 
 P_VALUES: Final = frozenset({"p", "p_bh", "p_holm", "p_tukey", "p_games_howell", "bias_p"})
 HEADS: Final = {
+    "difference": "second \u2212 first",
     "standard_error": "SE",
     "f": "F",
     "h": "H",

@@ -26,7 +26,7 @@ from common.processes import program
 from common.study import Study
 from deploy.demo import cohort, proof
 from deploy.demo.children import Children, children, command, together
-from server import report
+from server import csvs, report
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
@@ -227,6 +227,7 @@ def _prove(folder: Path, study: Study, *, progress: _Bar, started: float) -> boo
             result["hospital_epsilon"][verdict["hospital"]]["cap"] = verdict["epsilon_cap"]
     result["seconds"]["total"] = round(time.monotonic() - started, 1)
     files.write(folder / "result.json", json.dumps(result, indent=1, sort_keys=True).encode())
+    csvs.write(result, folder=folder / "tables")
     report.render(result, out=folder / "report.html")
     return done.returncode == 0
 
