@@ -48,7 +48,8 @@ def show(plan: dict[str, Any], *, console: Console) -> None:
         f"Training: epsilon {training['epsilon']} (ledger: {training['epsilon_rdp']}) at delta {training['delta']} after "
         f"{training['steps']} steps, {training['epsilon_with_void_rounds']['epsilon']} with all void rounds; noise per "
         f"coordinate of a step's mean {training['noise_over_clip_per_patient']:.2g} of the clipping norm.\n"
-        f"Together: epsilon {total['epsilon']} (ledger: {total['epsilon_rdp']}) at delta {total['delta']}.",
+        f"Together, of what leaves with noise: epsilon {total['epsilon']} (ledger: {total['epsilon_rdp']}) "
+        f"at delta {total['delta']}.",
         soft_wrap=True,
     )
     for rule in plan["rules"]:
