@@ -36,6 +36,9 @@ _ANSWER_MOST = 1 << 20
 _PIPE_BYTES = 1 << 20
 _STARTUP_S = 60.0
 SCRATCH_SPARE_BYTES = 1 << 16  # our own header of what the second decoder reads
+BLOCK_BYTES = 1 << 24  # numpy asks for huge pages from 4 MiB on
+PART_BYTES = (1 << 16, 1 << 22)  # of an answer that is put into a block
+ALIGNED = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Guard:
         self._child: subprocess.Popen[bytes] | None = None
         self._scratch: int | None = None  # memory in which the child's second decoder finds a file
         self._until = 0.0  # monotonic clock; when the file in hand is given up
+        self._block = np.empty(0, np.uint8)  # what is left of the memory for the next answers
 
     def __enter__(self) -> Self:
         return self
@@ -198,9 +202,18 @@ class Guard:
             freeze(arrays[name])
         return head, arrays
 
+    def _room(self, size: int) -> NDArray[np.uint8]:
+        """Return memory for `size` bytes: that of a slice is a part of a block, whose huge pages cost less than many small ones."""
+        if not PART_BYTES[0] <= size <= PART_BYTES[1]:
+            return np.empty(size, np.uint8)
+        if len(self._block) < size:
+            self._block = np.empty(BLOCK_BYTES, np.uint8)
+        taken, self._block = self._block[:size], self._block[-(-size // ALIGNED) * ALIGNED :]
+        return taken
+
     def _take(self, size: int, *, until: float) -> memoryview:
         pipe = _number(self._child and self._child.stdout)
-        taken, view = np.empty(size, np.uint8).data, 0
+        taken, view = self._room(size).data, 0
         while view < size:
             _await(pipe, select.POLLIN, until=until)
             got = os.readv(pipe, [taken[view:]])
