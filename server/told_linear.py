@@ -59,7 +59,7 @@ def robust(found: Found, _: Found, key: str) -> Parts:
         )
     elif found["hospitals"] < 30:
         note += f" Errors clustered by {found['hospitals']} hospitals are rough: they assume many."
-    return tables, _drawn(found["rows"], key), note
+    return tables, _drawn(found["rows"], key, outcome=found["outcome"]), note
 
 
 def absorbed(found: Found, _: Found, key: str) -> Parts:
@@ -72,7 +72,7 @@ def absorbed(found: Found, _: Found, key: str) -> Parts:
         f"{found['hospitals']} hospitals, each with an intercept that never left it; within them R\u00b2 "
         f"{cell(found['r_squared'])}, F = {cell(found['f'])}, p = {cell(found['f_p'], p_value=True)}."
     )
-    return tables, _drawn(found["rows"], key), note
+    return tables, _drawn(found["rows"], key, outcome=found["outcome"], where=" within hospitals"), note
 
 
 def meta(found: Found, declared: Found, key: str) -> Parts:
@@ -146,16 +146,15 @@ def _forest(spread: Found, listed: Sequence[Found], combined: Sequence[Found], *
     return plots.forest(hospitals, diamonds, term=term, note=note, key=key)
 
 
-def _drawn(rows: Sequence[Found], key: str) -> list[Markup]:
-    slopes = [
-        {
-            "term": row["term"],
-            "estimate": row["estimate"],
-            "low": row["ci_low"],
-            "high": row["ci_high"],
-            "clear": row["ci_low"] > 0 or row["ci_high"] < 0,
-        }
-        for row in rows
-        if row["term"] != INTERCEPT
-    ]
-    return [figures.coefficients(slopes, unit="change per unit of the term", key=key)]
+def _drawn(rows: Sequence[Found], key: str, *, outcome: str, where: str = "") -> list[Markup]:
+    """Draw the slopes: standardised, so that one axis fits them all, where every one has it; otherwise in their units."""
+    slopes = [row for row in rows if row["term"] != INTERCEPT]
+    standard = all(figures.number(row.get("standardised")) is not None and row["estimate"] for row in slopes)
+    drawn = []
+    for row in slopes:
+        factor = row["standardised"] / row["estimate"] if standard else 1.0
+        low, high = factor * row["ci_low"], factor * row["ci_high"]
+        line = {"term": row["term"], "estimate": factor * row["estimate"], "low": low, "high": high}
+        drawn.append({**line, "clear": low > 0 or high < 0})
+    unit = f"change of {outcome}, in its standard deviations{where}, per standard deviation"
+    return [figures.coefficients(drawn, unit=unit if standard else f"change of {outcome} per unit of the term", key=key)]
