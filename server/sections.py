@@ -89,12 +89,17 @@ def first_sections(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def without(told: Mapping[str, Any] | None) -> str:
-    """Say how many patients are left out as incomplete, to follow their number; nothing where it is not known."""
+    """Say how many patients are left out as incomplete, to follow their number; nothing where it is not known.
+
+    A hospital that does not tell left out at least one, and fewer than its smallest cell (common/left_out.py).
+    """
     if not told:
         return ""
-    few = told["untold"]
-    more = f", and at {few} {'hospital' if few == 1 else 'hospitals'} fewer than it tells"
-    return f"; {told['patients']} left out as incomplete{more if few else ''}"
+    patients, few = told["patients"], told["untold"]
+    if not few:
+        return f"; {patients} left out as incomplete"
+    where = f"{few} {'hospital' if few == 1 else 'hospitals'} left out at least one each, fewer than they tell"
+    return f"; {patients} left out as incomplete, and {where}" if patients else f"; {where}"
 
 
 def _model(one: Mapping[str, Any], *, key: str) -> dict[str, Any]:
@@ -132,9 +137,11 @@ def _groups(one: Mapping[str, Any]) -> dict[str, Any]:
         table("All pairs, equal variances (Tukey-Kramer)", PAIRS, one["tukey"]),
     ]
     ends = interval(one["omega_squared_low"], one["omega_squared_high"])
+    omega = one["omega_squared"]
+    below = f"; the unbiased estimate, {cell(omega)}, is below 0 as F is below 1" if omega < 0 else ""
     note = (
         f"Welch's F({one['df_between']}, {cell(one['df_within'])}) = {cell(one['f'])}, p = {cell(one['p'], p_value=True)}, "
-        f"{OMEGA} {cell(one['omega_squared'])} ({ends}); n = {one['n']}."
+        f"{OMEGA} {cell(max(0, omega))} ({ends}{below}); n = {one['n']}."
     )
     return section(title, [one], tables=tables, note=note)
 

@@ -151,8 +151,37 @@ def test_adjusted_p_values_have_a_table_of_their_own(analyses):
 def test_an_analysis_says_how_many_patients_it_leaves_out(analyses):
     for item in analyses:
         (section,) = told([{**item, "left_out": {"patients": 37, "untold": 2}}])
-        assert "37 left out as incomplete, and at 2 hospitals fewer than it tells. " in section["note"]
+        assert (
+            "37 left out as incomplete, and 2 hospitals left out at least one each, fewer than they tell. " in section["note"]
+        )
         assert not section["note"].startswith(";")
+
+
+def test_hospitals_that_do_not_tell_are_not_written_as_nobody_left_out(analyses):
+    (alone,) = told([{**analyses[0], "left_out": {"patients": 0, "untold": 4}}])
+    assert "; 4 hospitals left out at least one each, fewer than they tell. " in alone["note"]
+    assert "0 left out" not in alone["note"]
+    (nobody,) = told([{**analyses[0], "left_out": {"patients": 0, "untold": 0}}])
+    assert "; 0 left out as incomplete. " in nobody["note"]
+
+
+@pytest.mark.parametrize("at", [2, 3], ids=["robust", "fixed-site"])
+def test_a_forest_of_slopes_is_standardised_so_that_units_do_not_rule_its_axis(analyses, at):
+    item = analyses[at]
+    row = item["result"]["rows"][-1]
+
+    def stretched(by):  # as if the term were measured in a unit so many times as large
+        keys = ("estimate", "standard_error", "ci_low", "ci_high")
+        rows = [*item["result"]["rows"][:-1], {**row, **{key: by * row[key] for key in keys}}]
+        return told([{**item, "result": {**item["result"], "rows": rows}}])[0]["figures"]
+
+    (plain,) = stretched(1)
+    assert "in its standard deviations" in plain
+    assert ", per standard deviation<" in plain
+    assert [plain] == stretched(1000.0)
+    bare = [{key: value for key, value in one.items() if key != "standardised"} for one in item["result"]["rows"]]
+    (older,) = told([{**item, "result": {**item["result"], "rows": bare}}])
+    assert "change of malignancy per unit of the term" in older["figures"][0]
 
 
 def test_an_analysis_without_an_answer_is_named_and_shows_no_number(analyses, tmp_path):
