@@ -5,6 +5,7 @@ from typing import Any
 
 from server.infer.private import typical
 from server.plan_rules import CELL_MIN
+from server.spent import INFINITE
 
 CLIPPED_MUCH = 0.05  # share of patients above which the clipping bends the figures
 CELLS_SPARE = 4  # evenly spread patients in a cell, over the smallest cell, below which some hospital will have a small one
@@ -19,6 +20,12 @@ def advise(
         said = ["The Gram is exact: no interval is wider than that of the pooled data, and no finite epsilon covers it."]
     else:
         said = [*_widths(gram, n=patients), *_clipping(gram)]
+    exact = [one["statistic"] for one in asked if one["epsilon"] == INFINITE]
+    if exact and gram["mechanism"] != "none":
+        said.append(
+            f"Exact sums of the same patients leave beside the Gram with noise, for {', '.join(exact)}: they stand outside its "
+            "epsilon, and no finite epsilon covers both. Leave them out if the statistics are to have a finite epsilon."
+        )
     share = training["noise_norm_over_clip_per_patient"]
     if share > 1:
         said.append(

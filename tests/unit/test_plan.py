@@ -141,6 +141,17 @@ def test_declared_analyses_stay_without_noise_and_are_counted() -> None:
     assert any("2 count against exact_releases_max" in rule for rule in said["rules"])  # the analysis and the histograms
 
 
+def test_exact_analyses_beside_a_noisy_gram_are_advised_of() -> None:
+    logistic = {"kind": "logistic", "formula": "sex ~ age", "queries_max": 40}
+    both, noisy, exact = (
+        plans.plan(tables.study(NUMBERS, factors=FACTORS, **more))["advice"]
+        for more in ({"privacy": PRIVACY, "analyses": [logistic]}, {"privacy": PRIVACY}, {"analyses": [logistic]})
+    )
+    (said,) = [text for text in both if "outside its epsilon" in text]
+    assert "analysis-1-logistic" in said
+    assert not any("outside its epsilon" in text for text in (*noisy, *exact))
+
+
 def test_numbers_are_those_of_the_longest_sum_with_who_is_left_out() -> None:
     declared = [
         {"kind": "ordinal", "formula": "grade ~ age", "queries_max": 40},
