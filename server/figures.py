@@ -107,7 +107,7 @@ def curve(points: Sequence[tuple[float, float]], *, key: str, label: str, bounds
     parts = ticks(0, max(step for step, _ in points) or 1, x, top=22, bottom=bottom)
     for value in nice(low, high):
         parts.append(f'<line x1="{left}" y1="{y(value):.1f}" x2="{width - 14}" y2="{y(value):.1f}" stroke="{GRID}"/>')
-        parts.append(text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
+        parts.append(text(left - 8, y(value) + 4, tick(value), anchor="end", size=11, fill=MUTED))
     path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
     parts.append(f'<polyline points="{path}" fill="none" stroke="{ACCENT}" stroke-width="2.2" stroke-linejoin="round"/>')
     step, value = points[-1]
@@ -150,11 +150,11 @@ def roc(points: Sequence[tuple[float, float]], *, key: str = "roc", title: str =
     size, left, top = 340.0, 52.0, 14.0
     x, y = Axis(0, 1, left, left + size), Axis(0, 1, top + size, top)
     parts = []
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(f'<line x1="{x(tick):.1f}" y1="{top}" x2="{x(tick):.1f}" y2="{top + size}" stroke="{GRID}"/>')
-        parts.append(f'<line x1="{left}" y1="{y(tick):.1f}" x2="{left + size}" y2="{y(tick):.1f}" stroke="{GRID}"/>')
-        parts.append(text(x(tick), top + size + 18, f"{tick:g}", anchor="middle", size=11, fill=MUTED))
-        parts.append(text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", size=11, fill=MUTED))
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(f'<line x1="{x(value):.1f}" y1="{top}" x2="{x(value):.1f}" y2="{top + size}" stroke="{GRID}"/>')
+        parts.append(f'<line x1="{left}" y1="{y(value):.1f}" x2="{left + size}" y2="{y(value):.1f}" stroke="{GRID}"/>')
+        parts.append(text(x(value), top + size + 18, tick(value), anchor="middle", size=11, fill=MUTED))
+        parts.append(text(left - 8, y(value) + 4, tick(value), anchor="end", size=11, fill=MUTED))
     parts.append(f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" stroke="{MUTED}" stroke-dasharray="5 4"/>')
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
     parts.append(f'<polygon points="{path} {x(1):.1f},{y(0):.1f}" fill="{ACCENT}" fill-opacity="0.10"/>')
@@ -241,8 +241,13 @@ def ticks(low: float, high: float, at: Axis, *, top: float, bottom: float) -> li
     parts = []
     for value in nice(low, high):
         parts.append(f'<line x1="{at(value):.1f}" y1="{top}" x2="{at(value):.1f}" y2="{bottom:.1f}" stroke="{GRID}"/>')
-        parts.append(text(at(value), bottom + 16, f"{value:g}", anchor="middle", size=11, fill=MUTED))
+        parts.append(text(at(value), bottom + 16, tick(value), anchor="middle", size=11, fill=MUTED))
     return parts
+
+
+def tick(value: float) -> str:
+    """Return the label of a grid line, with the minus that the tables have."""
+    return f"{value:g}".replace("-", "\u2212")
 
 
 def nice(low: float, high: float) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from server.figures import ACCENT, GRID, INK, MUTED, Axis, label_width, nice, svg, text, ticks
+from server.figures import ACCENT, GRID, INK, MUTED, Axis, label_width, nice, svg, text, tick, ticks
 
 COLOURS = (ACCENT, "#b35c00", "#5b3a8c", "#2c6fbb", "#8c2d4f", "#4d7c0f", "#6b5b4b", "#0f7c8c")
 DENSITY_STEPS = 44
@@ -20,7 +20,7 @@ def survival(curves: Sequence[Mapping[str, Any]], *, names: Sequence[str], unit:
     parts = ticks(0, end, x, top=18, bottom=bottom)
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(f'<line x1="{left}" y1="{y(value):.1f}" x2="{x(end):.1f}" y2="{y(value):.1f}" stroke="{GRID}"/>')
-        parts.append(text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
+        parts.append(text(left - 8, y(value) + 4, tick(value), anchor="end", size=11, fill=MUTED))
     for at, (curve, name) in enumerate(zip(curves, names, strict=True)):
         colour, level = COLOURS[at % len(COLOURS)], 1.0
         line, low, high = [(0.0, 1.0)], [(0.0, 1.0)], [(0.0, 1.0)]
@@ -110,7 +110,7 @@ def clusters(groups: Sequence[Mapping[str, Any]], *, axes: tuple[str, str], key:
     parts = ticks(float(low[0]), float(high[0]), x, top=top, bottom=top + size)
     for value in nice(float(low[1]), float(high[1])):
         parts.append(f'<line x1="{left}" y1="{y(value):.1f}" x2="{left + size}" y2="{y(value):.1f}" stroke="{GRID}"/>')
-        parts.append(text(left - 8, y(value) + 4, f"{value:g}", anchor="end", size=11, fill=MUTED))
+        parts.append(text(left - 8, y(value) + 4, tick(value), anchor="end", size=11, fill=MUTED))
     middles = [low + (high - low) * (at + 0.5) / DENSITY_STEPS for at in range(DENSITY_STEPS)]
     grid = np.array([[(a[0], b[1]) for a in middles] for b in middles])
     side = size / DENSITY_STEPS

@@ -17,7 +17,7 @@ from common.errors import ConfigError
 from server import evaluation_sections, figures, methods, private_sections, words
 from server.figures import number
 from server.sections import sections, without
-from server.tables import cell, stars
+from server.tables import cell, in_parts, stars
 from server.told import told
 
 PAIRS_SHOWN = 20
@@ -49,7 +49,9 @@ def render(result: Mapping[str, Any], *, out: Path) -> None:
 def _template() -> Template:
     """Return the page's template, compiled once."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(fixed=_fixed, short=_short, p=_p_value, hospitals=_hospitals, statistic=_statistic)
+    environment.filters.update(
+        fixed=_fixed, short=_short, p=_p_value, hospitals=_hospitals, statistic=_statistic, in_parts=in_parts
+    )
     return environment.from_string(resources.files("server").joinpath("report.html.j2").read_text(encoding="utf-8"))
 
 

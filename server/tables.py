@@ -33,6 +33,8 @@ HEADS: Final = {
 INTERVAL: Final = "95 % interval"
 STARS: Final = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 ENDS: Final = ("_low", "_high")
+COLUMNS_MOST: Final = 11  # of a table that fits a printed page
+COLUMNS_OF_A_PART: Final = 6  # of one that does not, beside the columns that name a row
 MARKED: Final = ("n", "missing", "untold_hospitals", "mechanism", "epsilon")  # what every row of a CSV says
 
 
@@ -60,6 +62,24 @@ def marked(made: Table, *, marks: Mapping[str, Any]) -> str:
     added = [name for name in MARKED if name not in lines[0]]
     told = [_value(marks.get(name)) for name in added]
     return _written([[*lines[0], *added], *([*line, *told] for line in lines[1:])])
+
+
+def in_parts(tables: Sequence[Table]) -> list[Table]:
+    """Return tables that fit a printed page: a wide one as several, each with the columns that name a row; without `csv`."""
+    found = []
+    for one in tables:
+        columns, left = one["columns"], one["left"]
+        if len(columns) <= COLUMNS_MOST:
+            found.append(one)
+            continue
+        named = max(1, left.index(False) if False in left else 0)  # at the left, what names a row
+        for at in range(named, len(columns), COLUMNS_OF_A_PART):
+            shown = [*range(named), *range(at, min(at + COLUMNS_OF_A_PART, len(columns)))]
+            ends = " to ".join(dict.fromkeys(columns[place] for place in (at, shown[-1])))
+            part = {name: [one[name][place] for place in shown] for name in ("columns", "left")}
+            rows = [[row[place] for place in shown] for row in one["rows"]]
+            found.append({"caption": f"{one['caption']}: {ends}", **part, "rows": rows})
+    return found
 
 
 def cell(value: Any, *, p_value: bool = False) -> str:  # noqa: ANN401
