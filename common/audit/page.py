@@ -126,7 +126,8 @@ def _epsilon(say: _Say, values: dict[str, Any]) -> list[str]:
     if values["pld_withheld"]:
         return [*said, say("epsilon_withheld", reason=values["pld_withheld"])]
     said.append(say("epsilon_pld", pld=_shown(values["pld"]), second=_shown(values["pld_independent"])))
-    return said if values["prv"] is None else [*said, say("epsilon_prv", prv=values["prv"])]
+    third = say("epsilon_prv_none") if values["prv"] is None else say("epsilon_prv", prv=values["prv"])
+    return [*said, third]
 
 
 def _exact(say: _Say, values: dict[str, Any]) -> list[Block]:
@@ -199,11 +200,12 @@ def _attacks(say: _Say, values: dict[str, Any]) -> list[Block]:
 
 
 def _commands(values: dict[str, Any]) -> str:
-    hospital, given = values["hospital"], "".join(f" --attacks {one['attack']}.json" for one in values["attacks"])
+    hospital, goes_on = values["hospital"], " \\\n    "  # a line that a page would wrap cannot be copied from it as one command
+    given = "".join(f"{goes_on}--attacks {one['attack']}.json" for one in values["attacks"])
     return (
         "python -m pip install -c deploy/constraints.txt .\n"
-        f"motet-audit verify {hospital}.bundle.zip --roster-hash {values['roster']}\n"
-        f"motet-audit report {hospital}.bundle.zip{given} --out . && sha256sum {hospital}.json"
+        f"motet-audit verify {hospital}.bundle.zip{goes_on}--roster-hash {values['roster']}\n"
+        f"motet-audit report {hospital}.bundle.zip{given}{goes_on}--out . && sha256sum {hospital}.json"
     )
 
 

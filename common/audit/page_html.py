@@ -10,7 +10,9 @@ from common.audit.page import Block, Commands, Items, Page, Paragraph, Table
 
 STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#111}"
-    "h1{font-size:1.5rem}h2{font-size:1.05rem;margin:1.4rem 0 .3rem}table{border-collapse:collapse}"
+    "body{overflow-wrap:break-word}"
+    "h1{font-size:1.5rem}h2{font-size:1.05rem;margin:1.4rem 0 .3rem}"
+    "table{border-collapse:collapse;display:block;max-width:100%;overflow-x:auto}"
     "td,th{padding:.15rem .8rem .15rem 0;text-align:left;border-bottom:1px solid #ddd}"
     "code,pre{font:12px ui-monospace,monospace;overflow-wrap:anywhere;white-space:pre-wrap}footer{margin-top:2rem;color:#555}"
     ".big{font-size:1.2rem}@media print{body{margin:0}}"

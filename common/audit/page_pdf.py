@@ -120,7 +120,7 @@ def _table(table: Table) -> Any:  # noqa: ANN401
     whole = ((0, 0), (-1, -1))
     rules = [("LINEBELOW", *whole, 0.4, (0.8, 0.8, 0.8)), ("FONT", *whole, LATIN, 8), ("VALIGN", *whole, "TOP")]
     widths = [f"{100 / len(table.titles):.3f}%"] * len(table.titles)
-    return Grid(rows, colWidths=widths, hAlign="LEFT", style=TableStyle(rules), repeatRows=1)
+    return Grid(rows, colWidths=widths, hAlign="LEFT", style=TableStyle(rules), repeatRows=1, spaceAfter=6)
 
 
 def _drawing(drawn: Figure) -> Any:  # noqa: ANN401

@@ -22,7 +22,7 @@ def epsilon(steps: Sequence[Step], *, delta: float) -> float:
     """Return an upper bound of epsilon at `delta`, at most 2 * EPSILON_ERROR above the truth; adjacency: add or remove one.
 
     No step: 0. Infinite where this method cannot say it: delta below DELTA_LEAST, a composition larger than POINTS_MOST
-    holds, or noise so small that the library finds its grid too coarse.
+    holds, or noise so small that the library finds its grid too coarse, or gives no number.
     """
     if not steps:
         return 0.0
@@ -51,7 +51,7 @@ def epsilon(steps: Sequence[Step], *, delta: float) -> float:
         _, _, upper = accountant.compute_epsilon(delta=delta, num_self_compositions=counts)
     except RuntimeError:  # what it raises where its grid is too coarse
         return math.inf
-    return max(0.0, float(upper))
+    return math.inf if math.isnan(upper) else max(0.0, float(upper))
 
 
 def check_agreement(*, pld: float, prv: float, rdp: float) -> None:

@@ -117,6 +117,31 @@ def test_the_words_of_the_page_can_be_read_out_of_it(pdf, facts):
     assert page_pdf.UNKNOWN not in text  # no letter of the page is missing in the fonts
 
 
+def test_a_command_that_is_copied_is_one_command(pdf, facts):
+    """No line of a command is wrapped, but where a backslash says that it goes on."""
+    said = page.page(facts, language=pdf[0])
+    (commands,) = [one for section in said.sections for one in section.blocks if isinstance(one, page.Commands)]
+    wanted = [line.strip() for line in commands.text.split("\n")]
+    seen = [line.strip() for one in PdfReader(io.BytesIO(pdf[1])).pages for line in one.extract_text().split("\n")]
+    at = seen.index(wanted[0])
+    assert seen[at : at + len(wanted)] == wanted
+    assert f"--roster-hash {facts.values['roster']}" in wanted
+    assert wanted[wanted.index(f"--roster-hash {facts.values['roster']}") - 1] == "motet-audit verify aalen.bundle.zip \\"
+
+
+def test_below_a_table_there_is_room(pdf):
+    table = page_pdf._table(page.Table(titles=("a",), rows=(("b",),)))
+    assert table.getSpaceAfter() >= 4
+
+
+def test_where_the_third_accountant_has_no_number_the_page_says_so(facts):
+    values = {**facts.values, "prv": None}
+    for language, says in (("en", "no number"), ("zh", "不给出数值")):
+        said = page.page(report.Facts(hospital=facts.hospital, values=values), language=language)
+        texts = [one.text for section in said.sections for one in section.blocks if isinstance(one, page.Paragraph)]
+        assert any(says in text for text in texts)
+
+
 def test_the_chinese_font_has_every_letter_of_the_messages():
     texts = Path(page.__file__).with_name("messages.json").read_text()
     latin, han = page_pdf.fonts()

@@ -56,6 +56,13 @@ def test_where_it_cannot_say_it_gives_no_number(steps, delta):
     assert prv.epsilon(steps, delta=delta) == math.inf
 
 
+def test_where_the_library_gives_no_number_neither_does_it(monkeypatch):
+    import prv_accountant
+
+    monkeypatch.setattr(prv_accountant.PRVAccountant, "compute_epsilon", lambda *_, **__: (math.nan, math.nan, math.nan))
+    assert prv.epsilon([Step(sigma=4.0, rate=1.0, count=1)], delta=1e-5) == math.inf
+
+
 def test_nothing_spent_is_zero_and_a_large_delta_is_no_negative_epsilon():
     assert prv.epsilon([], delta=1e-5) == 0.0
     assert prv.epsilon([Step(sigma=2.0, rate=1.0, count=1)], delta=0.3) == 0.0
