@@ -83,6 +83,7 @@ def _tokens(text: str) -> list[tuple[str, int]]:
     while at < end:
         match = TOKEN.match(text, at)
         if match is None:
+            at += len(text[at:]) - len(text[at:].lstrip(" "))
             raise _wrong(f"character {at + 1} does not belong there")
         token = match["name"] or match["sign"]
         at = match.end()

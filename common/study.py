@@ -1,7 +1,7 @@
 """The study: what a coordinator proposes, a hospital approves by its hash, and nobody changes afterwards."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -52,9 +52,9 @@ class Study(Part):
         if len(set(names)) != len(names):
             raise ValueError("a variable is declared twice")
         regression = self.statistics.regression
-        for name in (*self.statistics.correlation, regression.outcome, *regression.predictors, self.training.label):
-            if name not in names:
-                raise ValueError(f"{name} is not among the variables")
+        at = [("statistics.correlation", self.statistics.correlation), ("statistics.regression.outcome", (regression.outcome,))]
+        at += [("statistics.regression.predictors", regression.predictors), ("training.label", (self.training.label,))]
+        _check_names(at, declared=names)
         if regression.outcome in regression.predictors:
             raise ValueError("the outcome is among the predictors")
         if (self.training.model in VOLUMES) != (self.recipe.patch == "volume"):
@@ -71,9 +71,11 @@ class Study(Part):
         numbers |= {one.outcome for one in wanted.groups} | {one.outcome for one in wanted.ancova}
         numbers |= {name for one in wanted.ancova for name in one.covariates}
         factors = {one.factor for one in wanted.groups} | {one.factor for one in wanted.ancova}
-        for name in sorted(numbers | factors | set(wanted.descriptive)):
-            if name not in declared:
-                raise ValueError(f"{name} is not among the variables")
+        at = [("statistics.descriptive", wanted.descriptive)]
+        at += [("statistics.groups", (one.outcome, one.factor)) for one in wanted.groups]
+        at += [("statistics.ancova", (one.outcome, one.factor, *one.covariates)) for one in wanted.ancova]
+        _check_names(at, declared=declared)
+        for name in sorted(numbers | factors):
             if name in numbers and declared[name].levels:
                 raise ValueError(f"{name} has levels; name it in a formula, or as a factor")
             if name in factors and not declared[name].levels:
@@ -94,7 +96,7 @@ class Study(Part):
             raise ValueError(f"the label of training has other levels than the head {training.head} names")
         for one in wanted.subgroups:
             if one.variable not in declared:
-                raise ValueError(f"{one.variable} is not among the variables")
+                raise ValueError(f"evaluation.subgroups: {one.variable} is not among the variables")
             if bool(one.cuts) == bool(declared[one.variable].levels):
                 raise ValueError(f"subgroups of {one.variable}: a variable with levels has no cuts, one without has some")
         if wanted.unseen and training.steps > UNSEEN_STEPS_MOST:
@@ -237,6 +239,13 @@ class Study(Part):
         return canonical.digest(self.model_dump(mode="python"))
 
 
+def _check_names(at: Iterable[tuple[str, Iterable[str]]], *, declared: Container[str]) -> None:
+    for key, names in at:
+        for name in names:
+            if name not in declared:
+                raise ValueError(f"{key}: {name} is not among the variables")
+
+
 def _behind(columns: Iterable[terms.Column]) -> set[str]:
     return {piece.variable for column in columns for piece in column.pieces}
 
@@ -261,8 +270,13 @@ def read_toml(path: Path) -> Study:
         return Study.model_validate(tomllib.loads(path.read_text(), parse_float=Decimal))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).", action="Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.", action="Mend that line.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not TOML: it is no UTF-8 text.", action="Give the study's .toml file.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not TOML: it is nested too deeply.", action="Give the study's .toml file.") from None
+    except tomllib.TOMLDecodeError as error:
+        action = "Mend that line." if "(at line " in str(error) else "Mend its end."
+        raise ConfigError(f"{path} is not TOML: {error}.", action=action) from None
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}.", action="Mend these keys.") from None
 

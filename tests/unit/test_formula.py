@@ -109,6 +109,15 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [("@", 1), ("y ~ x @ z", 7), ("y ~ x   1", 9), ("y ~ (x", 7), ("y ~ x z", 7), ("y ~ +", 5), ("y ~ exp(x)", 5)],
+)
+def test_a_position_counts_from_one_and_is_that_of_what_is_wrong(text: str, position: int) -> None:
+    with pytest.raises(ConfigError, match=rf"character {position}\b"):
+        formula.parse(text)
+
+
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_formula_is_refused_at_once_and_not_repeated(text: str) -> None:
     started = time.process_time()

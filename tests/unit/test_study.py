@@ -132,6 +132,38 @@ def test_a_variable_that_is_not_declared_is_named(path):
         study.parse(changed(path, "grade"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("statistics.correlation", ["mean_hu", "lenght"]),
+        ("statistics.regression.predictors", ["lenght"]),
+        ("statistics.descriptive", ["lenght"]),
+        ("statistics.groups", [{"outcome": "lenght", "factor": "malignancy"}]),
+        ("statistics.ancova", [{"outcome": "malignancy", "factor": "mean_hu", "covariates": ["lenght"]}]),
+        ("training.label", "lenght"),
+    ],
+)
+def test_a_name_that_is_not_declared_is_told_with_its_key(key, value):
+    with pytest.raises(ConfigError, match=rf"{key}: lenght is not among the variables"):
+        study.parse(changed(key, value))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\xff\xfe\x00\x01", "no UTF-8 text"),
+        (b"x = " + b"[" * 5000, "nested too deeply"),
+        (b"x = 1\ny y", "line 2"),
+        (b"y", "end"),
+    ],
+)
+def test_what_is_no_toml_is_said_with_a_line_only_where_there_is_one(data, says, tmp_path):
+    (tmp_path / "x.toml").write_bytes(data)
+    with pytest.raises(ConfigError, match=says) as raised:
+        study.read_toml(tmp_path / "x.toml")
+    assert ("line" in raised.value.action) == ("line" in says)
+
+
 def test_a_variable_is_declared_once_and_an_outcome_does_not_predict_itself():
     with pytest.raises(ConfigError, match=r"variables\.0: .*lower must be below upper"):
         study.parse(changed("variables.0.lower", "200"))
