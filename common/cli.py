@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich import box
@@ -31,6 +31,7 @@ from common.audit.ending import (
     OK,
     OVER_BUDGET,
     UNWITNESSED,
+    UNWRITTEN,
     USAGE,
     check_pin,
     exit_code,
@@ -39,9 +40,9 @@ from common.audit.ending import (
 from common.audit.show import printable
 from common.audit.together import Checked, Remark
 from common.audit.verify import Verdict
-from common.errors import AnotherRoster, MotetError, Unwitnessed
+from common.errors import AnotherRoster, MotetError, OtherVersion, Unwitnessed
 
-ANOTHER_ROSTER = "another roster"
+WHOLE: Final[Mapping[type[MotetError], str]] = {AnotherRoster: "another roster", OtherVersion: "other version"}  # not damaged
 VERDICTS = {
     INTEGRITY: "damaged",
     OVER_BUDGET: "over budget",
@@ -153,7 +154,7 @@ def replay(
 
 def main() -> None:
     """Run the command line; every failure is one sentence on stderr and an exit code, never a traceback."""
-    commands.run(app)
+    commands.run(app, unread=UNWRITTEN)
 
 
 def _notes(paths: list[Path]) -> Mapping[str, list[bytes]]:
@@ -206,7 +207,7 @@ def _print_table(results: list[Checked], remarks: list[Remark], *, pinned: bool)
     for one in results:
         result = one.result
         if isinstance(result, MotetError):
-            verdict = ANOTHER_ROSTER if isinstance(result, AnotherRoster) else VERDICTS[exit_code(result)]
+            verdict = WHOLE.get(type(result)) or VERDICTS[exit_code(result)]
             table.add_row(escape(printable(one.hospital or one.path.name)), *["-"] * 4, f"[red]{verdict}[/red]")
             continue
         table.add_row(

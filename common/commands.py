@@ -60,13 +60,15 @@ def with_version(app: typer.Typer) -> typer.Typer:
     return app
 
 
-def run(app: typer.Typer) -> NoReturn:
-    """Run a command line to its end and leave with the documented exit code."""
-    run_function(lambda: app(standalone_mode=False))
+def run(app: typer.Typer, *, unread: int = 0) -> NoReturn:
+    """Run a command line to its end and leave with the documented exit code, or `unread` where its pipe was closed."""
+    run_function(lambda: app(standalone_mode=False), unread=unread)
 
 
-def run_function(main: Callable[[], object]) -> NoReturn:
+def run_function(main: Callable[[], object], *, unread: int = 0) -> NoReturn:
     """Run `main` and leave with 0, with the integer it returns, or with the exit code of the error that it raises.
+
+    With `unread` where who reads standard output went away before its end.
 
     An error that nobody foresaw, here or in a thread, is told by its type and place: neither its text nor a local variable.
     """
@@ -75,6 +77,7 @@ def run_function(main: Callable[[], object]) -> NoReturn:
     errors = Console(stderr=True, highlight=False)
     try:
         code = main()
+        sys.stdout.flush()  # here, as an error at the interpreter's end is told otherwise
     except MotetError as error:
         errors.print("error:", str(error), style="red", markup=False, soft_wrap=True)
         code = error.exit_code
@@ -83,9 +86,11 @@ def run_function(main: Callable[[], object]) -> NoReturn:
         code = USAGE
     except (click.exceptions.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except (BrokenPipeError, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # click and rich make of a closed pipe exit code 1
+        code = unread
     except OSError as error:
         text = f"{error.filename or 'A file'}: {error.strerror or 'failed'}. Check the path, its permissions and the disk."
         errors.print("error:", text, style="red", markup=False, soft_wrap=True)

@@ -273,6 +273,12 @@ class AnotherRoster(RecordDamaged):
     exit_code, code = 53, "E-AUDIT-ROSTER"
 
 
+class OtherVersion(RecordDamaged):
+    """A record is whole, but this version of Motet cannot read what it holds: it may be of another version."""
+
+    exit_code, code = 58, "E-AUDIT-VERSION"
+
+
 class LedgerRewritten(RecordDamaged):
     """A ledger is not the one that its own signature says it was: it is shorter, or another one."""
 

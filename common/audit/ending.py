@@ -20,6 +20,7 @@ from common.errors import (
 )
 
 OK, INTEGRITY, OVER_BUDGET, UNWITNESSED, DISAGREE, EGRESS, USAGE = 0, 1, 2, 3, 4, 5, 64
+UNWRITTEN = ConfigError.exit_code
 EXIT_CODES: Mapping[type[MotetError], int] = {
     ConfigError: USAGE,
     RecordDamaged: INTEGRITY,
@@ -32,7 +33,8 @@ EXIT_CODES: Mapping[type[MotetError], int] = {
 CODES_HELP = """Exit codes: 0 all hold; 1 integrity (a record was changed, is malformed, or is of another roster than yours);
 2 over budget (a cap was passed); 3 fewer witnesses than asked for, or older than what they saw; 4 the accountants disagree;
 5 undeclared egress; 6 of `attack`: the code does not do what it claims; 10 what is printed cannot be written (the disk is
-full); 64 usage (a file cannot be read or written, or is not ours, an option is wrong); 70 our bug; 130 interrupted."""
+full, or who reads it went away); 64 usage (a file cannot be read or written, or is not ours, an option is wrong); 70 our bug;
+130 interrupted."""
 NOT_PINNED = "The roster was not pinned: get its hash from elsewhere and pass --roster-hash."
 
 

@@ -1,5 +1,7 @@
 """Verify one hospital's bundle without trusting anybody: signatures, tree, state machine, plan, caps, two accountants."""
 
+import hashlib
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +15,15 @@ from common.audit import recompute, witnessed
 from common.audit.bundle import Bundle
 from common.audit.caps import Caps
 from common.audit.exact_cap import ExactCap
-from common.errors import AccountantsDisagree, AnotherRoster, CapPassed, ConfigError, OutsidePolicy, RecordDamaged
+from common.errors import (
+    AccountantsDisagree,
+    AnotherRoster,
+    CapPassed,
+    ConfigError,
+    OtherVersion,
+    OutsidePolicy,
+    RecordDamaged,
+)
 from common.ledger import accounting, events, merkle, note, officers, post_quantum
 from common.ledger.accounting import Tally
 from common.ledger.events import Event, Kind
@@ -186,8 +196,10 @@ def _studies(bundle: Bundle) -> dict[str, Study]:
         try:
             plans[name] = studies.parse(data)
         except ConfigError as error:
-            raise RecordDamaged(
-                f"A study in the bundle cannot be read here. {error.what[:WORDS_MOST]}",
+            if hashlib.sha256(data).hexdigest() != name:
+                raise _damaged("A study in the bundle does not have its hash.") from None
+            raise OtherVersion(
+                f"A study in the bundle cannot be read here. {textwrap.shorten(error.what, WORDS_MOST, placeholder=' …')}",
                 action="Verify with the version of Motet that the hospital runs; where that fails, too, do not trust it.",
             ) from None
         except (ValueError, ArithmeticError, RecursionError):

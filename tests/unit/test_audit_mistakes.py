@@ -1,14 +1,18 @@
 """What an auditor gets wrong is said: a bundle given twice, a hospital left out, another roster, a file that is no bundle."""
 
+import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 
 import pytest
 
-from common import cli
+from common import canonical, cli
 from common.audit import bundle, show
 from tests import federation, ledgers
 
@@ -98,6 +102,48 @@ def test_a_cut_bundle_is_still_damage(exported, tmp_path):
     for spoilt in (data[: len(data) // 2], b"\x00" + data[1:], data[:-1]):
         (tmp_path / "spoilt.zip").write_bytes(spoilt)
         assert audit("verify", tmp_path / "spoilt.zip")[0] == 1
+
+
+def other_study(exported, folder, data, *, name=None):
+    """The later bundle with `data` in place of its study, under `name`, or under the hash of `data`."""
+    read = bundle.read(exported / "late.zip")
+    (folder / "other.zip").write_bytes(
+        bundle._zip(bundle._parts(replace(read, studies={name or hashlib.sha256(data).hexdigest(): data})))
+    )
+    return folder / "other.zip"
+
+
+def test_a_whole_study_that_this_version_does_not_know_is_of_another_version_and_what_is_said_of_it_ends_with_a_word(
+    exported, tmp_path
+):
+    plain = canonical.decode(ledgers.study().canonical_bytes())
+    data = canonical.encode({**plain, **{f"key_of_another_version_{at:02}": at for at in range(30)}})
+    code, said, _ = audit("verify", other_study(exported, tmp_path, data))
+    assert code == 1
+    assert "other version" in said
+    assert "damaged" not in said
+    assert "… Verify with the version of Motet that the hospital runs" in said
+    (told,) = json.loads(audit("verify", tmp_path / "other.zip", "--json")[1])
+    assert (told["holds"], told["code"]) == (False, "E-AUDIT-VERSION")
+
+
+def test_a_study_that_was_changed_is_damage_and_no_other_version(exported, tmp_path):
+    plain = canonical.decode(ledgers.study().canonical_bytes())
+    changed = other_study(exported, tmp_path, canonical.encode({**plain, "more": 1}), name=ledgers.HASH)
+    code, said, _ = audit("verify", changed)
+    assert code == 1
+    assert "damaged" in said
+    assert "other version" not in said
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_pipe_that_was_closed_does_not_look_like_a_record_that_was_changed(exported, options):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    call = [sys.executable, "-c", "from common.cli import main; main()", "verify", exported / "late.zip", *options]
+    done = subprocess.run(call, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    assert (done.returncode, b"Traceback" in done.stderr, b"Exception ignored" in done.stderr) == (10, False, False)
 
 
 def test_show_does_not_make_a_round_look_like_one_of_many(exported):
