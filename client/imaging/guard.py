@@ -203,7 +203,7 @@ class Guard:
         return head, arrays
 
     def _room(self, size: int) -> NDArray[np.uint8]:
-        """Return memory for `size` bytes: that of a slice is a part of a block, whose huge pages cost less than many small ones."""
+        """Return memory for `size` bytes: a slice gets part of a block, whose huge pages cost less than many small ones."""
         if not PART_BYTES[0] <= size <= PART_BYTES[1]:
             return np.empty(size, np.uint8)
         if len(self._block) < size:
