@@ -78,6 +78,8 @@ def test_the_commands_say_what_was_seen_and_noise_left_out_ends_with_six(monkeyp
     said = capsys.readouterr().out
     assert "a blank" in said
     assert "Every check holds." in said
+    assert "not significantly beyond the claim" in said
+    assert "over 32 checks (Bonferroni)" in said
     monkeypatch.setattr(rng, "discrete_gaussian", lambda n, *, share_bits: np.zeros(n, np.int64))
     assert run(monkeypatch, "inversion", "--json") == 6
     told = json.loads(capsys.readouterr().out)

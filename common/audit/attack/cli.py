@@ -12,11 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.audit.attack import conformance as conforming
-from common.audit.attack.check import FALSE_ALARM, FOUND, Check, all_hold
+from common.audit.attack.check import CHECKS_MOST, FALSE_ALARM, FOUND, LEVEL, Check, all_hold
 from common.canonical import decimal_text
 
 OK, NOT_CONFORMING = 0, 6
 
+MEANS: Final = (
+    "holds: what was seen is not significantly beyond the claim; it may be a little beyond it by chance. p: the probability of "
+    f"something so extreme in a right build; it is held against {LEVEL:.1e}, that is {FALSE_ALARM:g} over {CHECKS_MOST} checks "
+    "(Bonferroni)."
+)
 HELP: Final = "Attacks on the installed code; no patient, no scan and no ledger is touched."
 HELP_CONFORMANCE = """Draw noise and Poisson samples through the installed hospital code; test them against what ledgers claim.
 
@@ -63,6 +68,7 @@ def tell(checks: Sequence[Check], *, as_json: bool, facts: dict[str, Any], remar
         verdict = "[green]holds[/]" if check.holds else "[red]FAILS[/]"
         table.add_row(escape(check.name), escape(check.claim), escape(check.seen), f"{check.p:.2g}", verdict)
     console.print(table)
+    console.print(MEANS, markup=False, soft_wrap=True)
     for check in checks:
         if check.power:
             console.print(f"{check.name}: {check.power}, with probability {FOUND}.", markup=False, soft_wrap=True)
