@@ -13,6 +13,7 @@ from client import pseudonym as pseudonyms
 from client.config import Home, pseudonym_key, read_site
 from client.options import AsJson, Folder
 from common import files
+from common.errors import NoScans
 
 out = Console(highlight=False)
 
@@ -35,6 +36,10 @@ def deidentify(
     made = Home(home)
     site, pseudonym = read_site(made), pseudonyms.under(pseudonym_key(made))
     refuse_absent(site.scans, written=folder)
+    if not any(names for _, _, names in os.walk(site.scans, followlinks=False)):
+        raise NoScans(
+            "There are no files in the folder of scans.", action="Check `scans` in site.toml, and that its disk is mounted."
+        )
     files.refuse_remains(folder.parent, names=(folder.name,))
     folder.mkdir(parents=True, mode=0o700)
     counts: Counter[str] = Counter()
@@ -51,4 +56,4 @@ def deidentify(
     if as_json:
         out.print_json(json.dumps({"counts": dict(counts.most_common())}))
         return
-    out.print(", ".join(f"{count} {what}" for what, count in counts.most_common()) or "there are no files")
+    out.print(", ".join(f"{count} {what}" for what, count in counts.most_common()))

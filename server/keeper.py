@@ -12,7 +12,7 @@ from common import locks
 from common.errors import ConfigError, RecordDamaged
 from common.processes import end
 from common.roster import Roster
-from server import config, nodes, superlink
+from server import config, nodes, stopping, superlink
 from server.config import Home, Settings
 from server.journal import Journal
 
@@ -144,7 +144,9 @@ class Orphans:
             say(f"Run {name} goes on.")
         for name, since in self._since.items():
             if now - since > ORPHANED_S + self._pause_s(name) and not self._busy(now):
-                say(f"Run {name} lost its process; it is begun again where it stood, which takes up to a minute.")
+                stopped = stopping.mark(self._home.runs / name).exists()
+                to = "to be stopped" if stopped else "where it stood"
+                say(f"Run {name} lost its process; it is begun again {to}, which takes up to a minute.")
                 self._begun.add(name)
                 try:
                     superlink.submit(self._home, run=name)

@@ -212,6 +212,7 @@ def report_command(
     finished = sorted((path.parent for path in made.runs.glob("*/result.json")), key=lambda path: path.stat().st_mtime)
     wanted = [path for path in finished if run_name in {None, path.name}]
     if not wanted:
+        config.read_settings(made)  # where there is no coordinator at all, that is said
         raise NotSetUp("There is no such finished run.", action="Run `motet-coordinator run HASH` first.")
     try:
         result: dict[str, Any] = json.loads((wanted[-1] / "result.json").read_bytes())

@@ -186,7 +186,7 @@ def test_a_coordinator_enrols_and_proposes(home, tmp_path):
         (("watch", "--home", "HOME", "--page", "65536"), 64, "--page"),
         (("watch", "--home", "NONE"), 12, "init"),
         (("report", "--home", "HOME"), 12, "no such finished run"),
-        (("report", "--home", "NONE"), 12, "no such finished run"),
+        (("report", "--home", "NONE"), 12, "init"),
         (("report", "--home", "HOME", "../x"), 12, "no such finished run"),
     ],
     ids=lambda value: " ".join(value[:3] + value[-2:]) if isinstance(value, tuple) else None,

@@ -247,6 +247,12 @@ def test_the_command_copies_images_and_counts_what_it_does_not(series: list[Path
     among = CliRunner().invoke(app, [*call[:2], str(scans / "copies")])
     assert isinstance(among.exception, ConfigError)  # else copies would be copied
     assert not (scans / "copies").exists()
+    for path in scans.iterdir():
+        path.unlink()
+    empty = CliRunner().invoke(app, [*call[:2], str(tmp_path / "more")])
+    assert isinstance(empty.exception, NoScans)
+    assert "no files" in str(empty.exception)
+    assert not (tmp_path / "more").exists()
     shutil.rmtree(scans)
     absent = CliRunner().invoke(app, [*call[:2], str(tmp_path / "more")])
     assert isinstance(absent.exception, NoScans)

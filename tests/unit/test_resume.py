@@ -357,6 +357,18 @@ def test_a_run_that_lost_its_process_is_handed_to_flower_once_and_with_patience(
     assert len(flower.handed) == 1  # counted from when it was let go
 
 
+def test_a_run_with_the_stop_mark_is_not_said_to_go_on(tmp_path, flower):
+    home = config.Home(tmp_path)
+    (home.runs / "r1").mkdir(parents=True)
+    Journal(home.runs / "r1" / "journal.jsonl").write({"type": "start"})
+    (home.runs / "r1" / "stop").touch()
+    said, orphans = [], keeper.Orphans(home)
+    for _ in range(10):
+        orphans.adopt(say=said.append)
+        flower.now += 1.0
+    assert said == ["Run r1 lost its process; it is begun again to be stopped, which takes up to a minute."]
+
+
 def test_runs_that_lost_their_process_are_begun_again_one_after_another_and_not_beside_one_at_work(tmp_path, flower):
     home = config.Home(tmp_path)
     for name in ("r1", "r2", "r3"):
