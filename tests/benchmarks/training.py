@@ -36,6 +36,7 @@ from common.networks.cnn3d import Cnn3d
 from common.networks.resnet18 import ResNet18
 from common.networks.standardised import StandardisedConv2d
 from tests import engine
+from tests.benchmarks import opendp_sampler
 
 OUT = Path(__file__).parents[2] / "out" / "bench" / "training.json"
 NETWORKS = {  # network, image, patients a step, micro-batches tried
@@ -220,21 +221,8 @@ def noise(console, *, steps):
     }
     dimensions = {name: sum(one.numel() for one in network_of(name).parameters()) for name in steps}
     found["seconds_a_step"] = {name: dimension / found["samples_per_s"] for name, dimension in dimensions.items()}
-    found["opendp"] = opendp_speed()
+    found["opendp"] = opendp_sampler.speed(bits=NOISE_BITS)
     return found
-
-
-def opendp_speed():
-    try:
-        import opendp.prelude as dp
-    except ModuleNotFoundError:
-        return {"skipped": "opendp is not installed"}
-    dp.enable_features("contrib")
-    space = dp.vector_domain(dp.atom_domain(T=int)), dp.l2_distance(T=float)
-    measure = dp.m.make_gaussian(*space, scale=2.0**NOISE_BITS)
-    began = time.process_time()
-    measure([0] * 20_000)
-    return {"samples_per_s": 20_000 / (time.process_time() - began)}
 
 
 def show(report, console):
