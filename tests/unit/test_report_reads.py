@@ -53,6 +53,7 @@ def test_parts_of_a_wide_table_hold_every_cell_once_beside_what_names_the_row() 
 def test_a_heading_stays_with_what_follows_it_in_print(tmp_path: Path) -> None:
     printed = page(tmp_path).partition("@media print")[2].partition("</style>")[0]
     assert re.search(r"h2, h3, caption, summary, h2 \+ p, h3 \+ p \{ break-after: avoid", printed)
+    assert re.search(r"h2 \+ p, h3 \+ p, svg \{ break-inside: avoid", printed)
     assert re.search(r"figure, tr, [^{]*\{ break-inside: avoid", printed)
 
 
