@@ -1,4 +1,4 @@
-"""OpenDP's discrete Gaussian as a rival: optional, run by an interpreter that MOTET_OPENDP_PYTHON names; prints samples per second."""
+"""OpenDP's discrete Gaussian as a rival: optional, by the interpreter that MOTET_OPENDP_PYTHON names; prints its speed."""
 
 import json
 import os
