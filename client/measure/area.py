@@ -10,7 +10,7 @@ NAMES: tuple[str, ...] = ("area_mm2",)
 def measure(volume: Volume) -> dict[str, float]:
     """Return the area of `volume.region` in that slice, voxels times their area, mm2; nan without a region.
 
-    Of a radiograph without `PixelSpacing` these are mm2 of the detector.
+    Of a radiograph without calibration or magnification these are mm2 of the detector.
     """
     if volume.region is None or not volume.region.any():
         return dict.fromkeys(NAMES, math.nan)

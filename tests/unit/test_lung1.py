@@ -13,6 +13,7 @@ from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
 from client.inside import Scan, Volume
 from client.measure import depth, intensity, length, region, shape, wall
+from common.modality import NORMALISED
 from tests.unit.test_measure import everything, real
 
 
@@ -60,4 +61,4 @@ def test_the_longest_chord_of_lung1_lies_where_the_reference_has_it(tumour: Volu
 @pytest.mark.long
 def test_every_family_measures_a_real_tumour(tumour: Volume) -> None:
     values = everything(tumour, families=pipeline.FAMILIES)
-    assert all(math.isfinite(value) for value in values.values())
+    assert {name for name, value in values.items() if not math.isfinite(value)} <= set(NORMALISED)  # which CT has not
