@@ -36,7 +36,7 @@ _ANSWER_MOST = 1 << 20
 _PIPE_BYTES = 1 << 20
 _STARTUP_S = 60.0
 SCRATCH_SPARE_BYTES = 1 << 16  # our own header of what the second decoder reads
-BLOCK_BYTES = 1 << 24  # numpy asks for huge pages from 4 MiB on
+BLOCK_BYTES = 1 << 26  # touched as it is used; numpy asks for huge pages, of which the ends of a block are not made
 PART_BYTES = (1 << 16, 1 << 22)  # of an answer that is put into a block
 ALIGNED = 64
 
