@@ -1,6 +1,7 @@
 """Where the engine computes: on the GPUs whose clipped sums were tried here and are right, else on the processor; and why."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,7 @@ FAILURES: Final = (RuntimeError, AssertionError, NotImplementedError)  # torch's
 PROCESSOR: Final = "cpu"
 _PATIENTS, _CLIP_NORM = 12, 0.3
 _in_use: list["Device"] = []  # of this process, once they were picked
+_one_at_a_time = threading.Lock()  # two that pick at once would list a device twice, and two threads train one network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +35,15 @@ class Device:
 
 
 def picked() -> tuple[Device, ...]:
-    """Return the devices on which this process trains: the same for its life, but for those that were lost."""
-    if not _in_use:
-        names = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-        _in_use.extend(among(names))
-    return tuple(_in_use)
+    """Return the devices on which this process trains: the same for its life, but for those that were lost.
+
+    Who asks while another tries them waits: no sum is computed during a trial, which sets the process's switches.
+    """
+    with _one_at_a_time:
+        if not _in_use:
+            names = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+            _in_use.extend(among(names))
+        return tuple(_in_use)
 
 
 def among(names: Sequence[str]) -> tuple[Device, ...]:
@@ -55,8 +61,9 @@ def lost(name: str, error: Exception) -> None:
     """Train without device `name` from now on, and say so in the log; without any, on the processor."""
     why = type(error).__name__
     log.warning("training-device-lost", extra={"at": name, "why": why})
-    left = [one for one in _in_use if one.name != name]
-    _in_use[:] = left or [Device(name=PROCESSOR, said=f"Training runs on the processor: {name} failed ({why}).")]
+    with _one_at_a_time:
+        left = [one for one in _in_use if one.name != name]
+        _in_use[:] = left or [Device(name=PROCESSOR, said=f"Training runs on the processor: {name} failed ({why}).")]
 
 
 def tried(name: str) -> Device:

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,6 +114,22 @@ def test_devices_that_fail_the_trial_are_left_out_and_named(caplog):
     with caplog.at_level(logging.WARNING):
         assert [one.name for one in device.among(["xpu", "cpu:1", "cpu:2"])] == ["cpu:1", "cpu:2"]
     assert "xpu failed" in caplog.records[0].why
+
+
+def test_threads_that_pick_at_once_list_no_device_twice(monkeypatch):
+    monkeypatch.setattr(device, "_in_use", [])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # it is tried, and takes its time, whether it is there or not
+    everybody = threading.Barrier(4)
+
+    def pick(_):
+        everybody.wait()
+        return device.picked()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(pick, range(4)))
+    assert {len(one) for one in found} == {1}
+    assert len(device.picked()) == 1
 
 
 def test_threads_keep_full_precision_until_the_last_is_done():
