@@ -143,6 +143,15 @@ def test_a_network_and_patches_that_do_not_fit_are_refused(wanted, patch, side, 
         learning.study(side=side, patch=patch, model=wanted)
 
 
+def test_views_of_a_patient_that_are_too_large_together_are_refused():
+    assert (
+        learning.study(side=64, patch="volume", model="cnn3d", augmentations=0, views_per_patient_max=64).recipe.patch_voxels
+        == 64
+    )
+    with pytest.raises(ValidationError, match="too large together"):
+        learning.study(side=64, patch="volume", model="cnn3d", augmentations=1, views_per_patient_max=64)
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, phantom_scans, cohort_cache):
     """One study with cubes, cnn3d and clusters of its embedding, run once over the hospitals' scans."""
