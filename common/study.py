@@ -23,8 +23,6 @@ from common.variable import Variable
 from common.wanted import Statistics
 
 BAG_VOXELS_MOST = 1 << 24  # of a patient's views with their copies, trained at once: 64 cubes of 64, some 4 GiB unfolded
-    1 << 24
-)  # of a patient's views with their copies, which are trained at once: 64 cubes of 64, some 4 GiB unfolded
 VOLUMES = frozenset({"cnn3d"})  # the networks that take volumes; all others take slices
 UNSEEN_STEPS_MOST = 800  # rounds that a hospital may miss and still answer: fewer than client/session.py's ROUNDS_AHEAD_MOST
 
@@ -66,9 +64,7 @@ class Study(Part):
             raise ValueError(f'{self.training.model} needs patch = "{wanted}" in [recipe]')
         copies = self.training.views_per_patient_max * (1 + self.training.augmentations)
         if copies * math.prod(self.recipe.view_shape[1:]) > BAG_VOXELS_MOST:
-            raise ValueError(
-                "a patient's views are too large together: lower patch_voxels, views_per_patient_max or augmentations"
-            )
+            raise ValueError("a patient's views are too large together: lower patch_voxels, views or augmentations")
         if self.training.local is not None:
             self.training.local.check(most=self.privacy.sampling_rate)
         self._check_analyses()
