@@ -11,11 +11,7 @@ from typing import Final
 
 __all__ = ["SIZES", "named", "names"]
 
-SIZES: Final[Mapping[str, int]] = {
-    "cnn2d": 12,
-    "resnet18": 512,
-    "cnn3d": 64,
-}  # common/networks, which torch makes slow to import
+SIZES: Final[Mapping[str, int]] = {"cnn2d": 12, "resnet18": 512, "cnn3d": 64}  # networks': importing them would import torch
 _NAME: Final = re.compile(r"embedding_[1-9][0-9]{0,2}")
 
 

@@ -14,9 +14,7 @@ from common.mechanism import GaussianShare
 __all__ = ["INFINITE", "epsilons", "size"]
 
 INFINITE: Final = "infinite"  # what an accountant cannot bound, as where the noise is small
-KEPT: Final = (
-    256  # answers a process remembers: hospitals of one run mostly spent the same, and the smaller number takes seconds
-)
+KEPT: Final = 256  # answers that are remembered: hospitals of a run mostly spent the same, and each takes seconds
 
 
 def epsilons(releases: Iterable[GaussianShare], *, delta: Decimal, step: Decimal = EPSILON_STEP) -> dict[str, str]:

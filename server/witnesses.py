@@ -39,9 +39,8 @@ class Witnesses:
         self._passed: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # hospital -> links from run to run
         self._keys = {name: note.parse_key(roster.member(name).ledger_key) for name in roster.names}
         data = files.read(path) if path.exists() else b""
-        if len(data) > (
-            whole := data.rfind(b"\n") + 1
-        ):  # what a power cut or a full disk left: the next line is one of its own
+        whole = data.rfind(b"\n") + 1
+        if len(data) > whole:  # what a power cut or a full disk left: the next line is one of its own
             os.truncate(path, whole)
         lines = data[:whole].splitlines(keepends=True)
         notes: defaultdict[str, dict[int, bytes]] = defaultdict(dict)  # hospital -> size -> line of the file

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.ledger import Ledger
 from common import roster as rosters
 from common.audit import bundle
-from common.ledger import note
+from common.ledger import events, note
 from common.ledger.events import Kind
 from common.mechanism import Exact, Mechanism, SampledStep
 from common.roster import Member, Roster
@@ -25,6 +25,10 @@ def key(number: int) -> Ed25519PrivateKey:
 
 
 LEDGER_KEY = key(1)
+
+
+def kinds(ledger: Ledger) -> list[Kind]:
+    return [events.decode(line).kind for line in ledger.entries()]
 
 
 def give_back(ledger: Ledger, reservation: str, *, reason: str = "hospital-missing") -> None:

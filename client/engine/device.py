@@ -73,11 +73,11 @@ def tried(name: str) -> Device:
     """
     try:
         found = _difference(name)
+        called = f"{torch.cuda.get_device_name(name)} ({name})" if name.startswith("cuda") else name
     except FAILURES as error:
         return Device(name=PROCESSOR, said=f"Training runs on the processor: {name} failed a trial ({type(error).__name__}).")
     if not found <= DIFFERENCE_MOST:
         return Device(name=PROCESSOR, said=f"Training runs on the processor: sums by {name} are {found:.1e} off.")
-    called = f"{torch.cuda.get_device_name(name)} ({name})" if name.startswith("cuda") else name
     return Device(name=name, said=f"Training runs on {called}: its sums are right to {found:.1e}.")
 
 

@@ -37,9 +37,9 @@ def clipped_sum_by(
 ) -> Sums:
     """Return clipped.clipped_sum of `patients`, pseudonym and bag each, on the processor, by all devices that were picked.
 
-    `packing` is asked in the device's thread. What one patient adds is the same for every sample; the order of addition is that
-    of the devices. A device that fails is left out from then on: what the others had summed is thrown away, and all is
-    computed anew without it, at the end on the processor. Raises what clipped_sum raises.
+    `packing` is asked in the device's thread. What one patient adds is the same for every sample, as long as the devices are;
+    the order of addition is theirs. A device that fails is left out from then on: what the others had summed is thrown away,
+    and all is computed anew without it, at the end on the processor. Raises what clipped_sum raises.
     """
     while True:
         names = [one.name for one in device.picked()]

@@ -5,20 +5,17 @@ whose noise share is zeros: drawing noise is compute, and the benchmark reports 
 """
 
 import functools
-import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 
-from client import pipeline, serve, shelf
+from client import pipeline, shelf
 from client.config import Home, read_site
 from client.inside import Cohort
 from common.contribution import Contribution
 from common.crypto import rng
-from tests.benchmarks import rounds_vectors
+from tests.benchmarks import rounds_vectors, serving_vault
 
 
 def main(home):
@@ -50,12 +47,7 @@ def main(home):
     pipeline.contribute = contribute
     rng.discrete_gaussian = noise
 
-    os.umask(0o077)
-    stop, ready = threading.Event(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    threading.Thread(target=lambda: ready.wait() and print("vault ready", flush=True), daemon=True).start()
-    serve.serve(home, progress=lambda *_: None, ready=ready, stop=stop)
+    serving_vault.until_ended(home)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,17 @@ the clipped sum (compute), of rounding, noise and masks (mask), and of the whole
 """
 
 import json
-import os
-import signal
 import sys
-import threading
 import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from client import pipeline, serve, shelf, vault
+from client import pipeline, shelf, vault
 from client.config import Home, read_site
 from client.inside import Cohort
+from tests.benchmarks import serving_vault
 
 PATIENTS = 100
 
@@ -69,12 +67,7 @@ def main(home):
     vault.mask = timed(vault.mask, into=taken, part="mask")
     vault.Vault.answer = answered
 
-    os.umask(0o077)
-    stop, ready = threading.Event(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    threading.Thread(target=lambda: ready.wait() and print("vault ready", flush=True), daemon=True).start()
-    serve.serve(home, progress=lambda *_: None, ready=ready, stop=stop)
+    serving_vault.until_ended(home)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from common.errors import (
 from common.ledger import accounting, events, note
 from common.ledger.events import Kind
 from tests import ledgers
-from tests.ledgers import CAP, DELTA, GRAM, HASH, asked, share
+from tests.ledgers import CAP, DELTA, GRAM, HASH, asked, kinds, share
 
 SHA = hashlib.sha256(b"bytes").hexdigest()
 
@@ -31,10 +31,6 @@ def path(tmp_path):
 def ledger(path):
     with ledgers.create(path) as opened:
         yield opened
-
-
-def kinds(ledger):
-    return [events.decode(line).kind for line in ledger.entries()]
 
 
 def test_reserve_release_commit_are_three_entries(ledger):

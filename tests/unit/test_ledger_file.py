@@ -21,7 +21,7 @@ from common.errors import (
 from common.ledger import accounting, events, merkle, note
 from common.ledger.events import Kind
 from tests import ledgers
-from tests.ledgers import DELTA, GRAM, asked, share
+from tests.ledgers import DELTA, GRAM, asked, kinds, share
 
 SHA = hashlib.sha256(b"bytes").hexdigest()
 
@@ -35,10 +35,6 @@ def path(tmp_path):
 def ledger(path):
     with ledgers.create(path) as opened:
         yield opened
-
-
-def kinds(ledger):
-    return [events.decode(line).kind for line in ledger.entries()]
 
 
 def test_an_existing_ledger_is_never_overwritten(path, ledger):
