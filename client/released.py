@@ -114,9 +114,11 @@ def check(record: Record, *, asking: Asking, cell_min: int, secret: bytes, judge
     if now in record.sums:
         return record
     _check_overlaps({**record.sets, name: tags}, record.sums, now, cell_min=cell_min, judge=judge)
-    functions = frozenset(name for one in (*beside, now) for name in one.functions)
-    if now.functions and functions > frozenset(now.functions):
-        judge.span(now, functions)
+    alike = [[one for one in beside if one.patients == patients] for patients in {one.patients: None for one in beside}]
+    for together in (*alike, beside):  # each set by itself too: a sum that few patients entered leaves few to look at
+        functions = frozenset(name for one in (*together, now) for name in one.functions)
+        if now.functions and functions > frozenset(now.functions):
+            judge.span(now, functions)
     return replace(record, sets={**record.sets, name: tags}, sums=(*record.sums, now))
 
 

@@ -165,6 +165,26 @@ def test_two_measurements_that_differ_in_a_few_patients_are_not_summed_beside_on
             judge.span(now, frozenset({"malignancy", "x1", "x2"}))
 
 
+def test_a_sum_that_the_few_did_not_enter_does_not_hide_them_from_two_that_they_did():
+    table = cohorts.table()
+    table[:, 1] = table[:, 0]
+    table[:3, 1] += np.linspace(1, 3, 3)
+    table[:60, 2] = np.nan
+    judge = judge_of(table)
+
+    def asking(*names: str, lack: int = 0) -> Asking:
+        patients = judge.cohort.patients[lack:]
+        return Asking(
+            label=f"{names}", variables=frozenset(names), roster=("a",), patients=patients, functions=tuple(sorted(names))
+        )
+
+    record = Record(sets={}, sums=(), queries={})
+    for one in (asking("malignancy", "x1"), asking("malignancy", "score", lack=60)):
+        record = released.check(record, asking=one, cell_min=CELL_MIN, secret=SECRET, judge=judge)
+    with pytest.raises(TooFewPatients):
+        released.check(record, asking=asking("malignancy", "x2"), cell_min=CELL_MIN, secret=SECRET, judge=judge)
+
+
 def test_a_measurement_that_only_another_study_has_is_judged_beside_those_of_this_one():
     table = cohorts.table()
     table[:, 1] = table[:, 0]
