@@ -88,6 +88,8 @@ KEPT: Final = frozenset(
         "SegmentNumber",
         "SegmentAlgorithmType",
         "DimensionIndexValues",
+        "ReferencedSOPClassUID",
+        "ReferencedFrameNumber",
     ]
 )
 INSIDE: Final = frozenset(  # sequences that are walked with the same list
@@ -101,6 +103,9 @@ INSIDE: Final = frozenset(  # sequences that are walked with the same list
         "SegmentSequence",
         "SegmentIdentificationSequence",
         "ReferencedSeriesSequence",
+        "ReferencedInstanceSequence",
+        "DerivationImageSequence",
+        "SourceImageSequence",
         "FrameContentSequence",
     ]
 )

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from client import config
 from client.cli import app
 from client.imaging.deidentify import deidentified
-from client.imaging.found import Reason, Slice
+from client.imaging.found import Reason, Segmentation, Slice
 from client.imaging.guard import Guard
 from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
@@ -183,6 +183,12 @@ def test_a_segmentation_goes_with_its_images_and_leaves_its_words_behind(
         assert not [needle for ds in truth for needle in left(made[2], ds)]
         (tmp_path / "copies").mkdir(exist_ok=True)
         (tmp_path / "copies" / path.name).write_bytes(made[2])
+    found = [guard.read(path, with_pixels=True) for path in (tmp_path / "copies").iterdir()]
+    (drawn,) = (one for one in found if isinstance(one, Segmentation))
+    assert drawn.references
+    assert {one.partition("#")[0] for one in drawn.references} <= {
+        one.identity.instance for one in found if isinstance(one, Slice)
+    }
     (scan,) = read_scans(tmp_path / "copies", pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
     assert isinstance(scan, Scan)
     (before,) = read_scans(series[0].parent, pseudonym=lambda _, raw: raw, reader=guard, modality="CT")
