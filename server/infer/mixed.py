@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special, stats
 
 from common import fixed_point
-from common.errors import ConfigError, NotEstimable, ProtocolError
+from common.errors import ConfigError, HospitalMissing, NotEstimable, ProtocolError
 from common.query import Analysis, Column, ask, centre_half, symmetric, triangle
 from server.infer import newton
 from server.infer.newton import Vector
@@ -25,6 +25,7 @@ QUERIES_MOST = 80
 CONFIDENCE = 0.95
 QUANTILE = -float(special.ndtri((1 - CONFIDENCE) / 2))
 END_QUERIES_MOST = 30
+MISSING = "a hospital gave no sum for it"
 END_SMALL = 1e-10
 ENDS_FROM = 1e-4  # the ratio from which an upper end is sought where the estimate is zero
 
@@ -76,7 +77,6 @@ class Mixed:
     icc_diagnosis: str
     log_likelihood: float
     boundary: bool
-    queries: int
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -124,20 +124,21 @@ def fit(spec: Spec) -> Analysis[Mixed]:
                 high = middle
         best = high
         if low.ratio > 0:
-            best, more = yield from _root(spec, low, high, left=QUERIES_MOST - asked)
-            asked += more
-    ends, asked, why = yield from _ends(spec, best, zero=zero, asked=asked)
-    return _result(spec, best, ends=ends, queries=asked, why=why)
+            best, _ = yield from _root(spec, low, high, left=QUERIES_MOST - asked)
+    ends, why = yield from _ends(spec, best, zero=zero)
+    return _result(spec, best, ends=ends, why=why)
 
 
-def _ends(spec: Spec, best: _Profile, *, zero: _Profile, asked: int) -> Analysis[tuple[tuple[float, float], int, str]]:
-    """Return the ratios at the ends of the profile interval, how many sums were asked by then, and why there are no ends."""
+def _ends(spec: Spec, best: _Profile, *, zero: _Profile) -> Analysis[tuple[tuple[float, float], str]]:
+    """Return the ratios at the ends of the profile interval, or why there are none: the estimate stands without them."""
     try:
-        low, more = (0.0, 0) if _away(zero, best=best) <= QUANTILE else (yield from _end(spec, best, factor=1 / 4))
-        high, again = yield from _end(spec, best, factor=4)
-    except NotEstimable as error:  # the study allows no more sums: the estimate stands
-        return (math.nan, math.nan), asked, error.diagnosis
-    return (low, high), asked + more + again, ""
+        low = 0.0 if _away(zero, best=best) <= QUANTILE else (yield from _end(spec, best, factor=1 / 4))
+        high = yield from _end(spec, best, factor=4)
+    except NotEstimable as error:  # as where the study allows no more sums
+        return (math.nan, math.nan), error.diagnosis
+    except HospitalMissing:
+        return (math.nan, math.nan), MISSING
+    return (low, high), ""
 
 
 def _away(one: _Profile, *, best: _Profile) -> float:
@@ -145,8 +146,8 @@ def _away(one: _Profile, *, best: _Profile) -> float:
     return math.sqrt(max(0.0, 2 * (best.likelihood - one.likelihood)))
 
 
-def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[tuple[float, int]]:
-    """Return the ratio at one end of the profile interval, infinite above RATIO_LARGEST, and how many sums it took.
+def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[float]:
+    """Return the ratio at one end of the profile interval, infinite above RATIO_LARGEST.
 
     Illinois' rule on the root of the likelihood ratio by log ratio, which is nearly a line.
     """
@@ -156,7 +157,7 @@ def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[tuple[float, 
         inside, f_inside = outside, f_outside
         outside *= factor
         if outside > RATIO_LARGEST:
-            return math.inf, asked
+            return math.inf
         f_outside = _away((yield from _profile(spec, outside)), best=best) - QUANTILE
         asked += 1
     a, b, side = math.log(inside), math.log(outside), 0
@@ -165,7 +166,7 @@ def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[tuple[float, 
         value = _away((yield from _profile(spec, math.exp(at))), best=best) - QUANTILE
         asked += 1
         if abs(value) < END_SMALL or abs(b - a) < END_SMALL:
-            return math.exp(at), asked
+            return math.exp(at)
         if value < 0:
             a, f_inside = at, value
             f_outside = f_outside / 2 if side < 0 else f_outside
@@ -174,7 +175,7 @@ def _end(spec: Spec, best: _Profile, *, factor: float) -> Analysis[tuple[float, 
             b, f_outside = at, value
             f_inside = f_inside / 2 if side > 0 else f_inside
             side = 1
-    return math.exp(b), asked  # outside the interval: wider, never narrower
+    return math.exp(b)  # outside the interval: wider, never narrower
 
 
 def _root(spec: Spec, low: _Profile, high: _Profile, *, left: int) -> Analysis[tuple[_Profile, int]]:
@@ -239,7 +240,7 @@ def _read(spec: Spec, sums: Sequence[int], *, ratio: float) -> _Profile:
     )
 
 
-def _result(spec: Spec, best: _Profile, *, ends: tuple[float, float], queries: int, why: str) -> Mixed:
+def _result(spec: Spec, best: _Profile, *, ends: tuple[float, float], why: str) -> Mixed:
     centre, half = centre_half(spec.outcome.lower, spec.outcome.upper)
     transform = newton.unscaled(spec.predictors, intercept=True)
     estimates = transform @ best.coefficients * half
@@ -275,5 +276,4 @@ def _result(spec: Spec, best: _Profile, *, ends: tuple[float, float], queries: i
         icc_diagnosis=why,
         log_likelihood=likelihood,
         boundary=best.ratio <= RATIO_SMALLEST,
-        queries=queries,
     )

@@ -6,7 +6,7 @@ import pytest
 import statsmodels.api as sm
 
 from client.kernels.rows import Rows
-from common.errors import ConfigError, NotEstimable
+from common.errors import ConfigError, HospitalMissing, NotEstimable
 from server.infer import mixed
 from tests.pooling import column, columns, drive, rows_of
 
@@ -98,6 +98,30 @@ def test_no_spread_between_hospitals_is_the_boundary_and_ordinary_least_squares(
     assert 0 < result.icc_high < 0.2
     assert np.allclose([r.estimate for r in result.rows], oracle.params, rtol=1e-10)
     assert np.allclose([r.standard_error for r in result.rows], oracle.bse, rtol=1e-10)
+
+
+@pytest.mark.parametrize("error", [HospitalMissing, NotEstimable])
+def test_an_interval_whose_sums_give_out_leaves_the_estimate_and_says_why(error) -> None:
+    rows, of = hospitals()
+    spec = mixed.Spec(outcome=column(rows, "y"), predictors=columns(rows, "age", "dose"))
+    parts, counted = [rows.part(of == h) for h in np.unique(of)], []
+    whole = drive(mixed.fit(spec), parts, counted=counted)
+
+    def gives_out(analysis):
+        words, sums = {"term": "y"} if error is NotEstimable else {}, None
+        for at in range(len(counted)):
+            try:
+                gone = at == len(counted) - 3
+                asked = analysis.throw(error("no more", action="None.", **words)) if gone else analysis.send(sums)
+            except StopIteration as end:
+                return end.value
+            sums = yield asked
+        raise AssertionError
+
+    got = drive(gives_out(mixed.fit(spec)), parts)
+    assert got.icc == whole.icc
+    assert (got.icc_low, got.icc_high) == (None, None)
+    assert got.icc_diagnosis == (mixed.MISSING if error is HospitalMissing else "no more")
 
 
 def test_hopeless_models_are_named() -> None:
