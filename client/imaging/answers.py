@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 from client.imaging.found import Contours, Found, Frames, Identity, Projection, Segmentation, Slice
 from client.inside import Acquisition, Float, Float32, Mask, freeze
 
-SENSELESS = (  # what the answer of a lying child may raise
-    *(AttributeError, KeyError, OverflowError, RecursionError),
-    *(TypeError, ValueError),
-)
+SENSELESS = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # what a lying child's answer raises
+PHASES_MOST = 16  # attributes by which slices are told apart: every pair of them is tried
 
 
 def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Found:
@@ -55,6 +60,8 @@ def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels:
     pixels = arrays["pixels"] if with_pixels else None
     if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
+    if len(head["phase"]) > PHASES_MOST:
+        raise ValueError("phase")
     return Slice(
         identity=identity,
         acquisition=_acquisition(head["acquisition"]),
@@ -97,7 +104,7 @@ def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, phase: F
     count, rows, columns = _sizes(head["shape"])
     if count < 1 or placed.shape != (count, 11) or not np.isfinite(placed).all():
         raise ValueError("placed")
-    if phase.ndim != 2 or len(phase) != count or np.isinf(phase).any():
+    if phase.ndim != 2 or len(phase) != count or phase.shape[1] > PHASES_MOST or np.isinf(phase).any():
         raise ValueError("phase")
     if pixels is not None and (pixels.shape != (count, rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")

@@ -17,7 +17,7 @@ class Reason(StrEnum):
     NOT_A_FILE = "NOT_A_FILE"  # a pipe, a device, or a file that cannot be opened
     NOT_DICOM = "NOT_DICOM"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
-    SOP_CLASS = "SOP_CLASS"  # no CT Image, Segmentation or RT Structure Set Storage
+    SOP_CLASS = "SOP_CLASS"  # no CT, MR, CR or DX image, Segmentation or RT Structure Set
     TRANSFER_SYNTAX = "TRANSFER_SYNTAX"
     TOO_LARGE = "TOO_LARGE"  # in the file, inflated, or in pixels
     TRUNCATED = "TRUNCATED"

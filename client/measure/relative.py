@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from client.inside import Volume
-from common.modality import A_DEVIATION
+from common.modality import A_DEVIATION, NORMALISED
 
-NAMES: tuple[str, ...] = ("mean_z", "sd_z", "median_z", "p10_z", "p90_z")
+NAMES: tuple[str, ...] = NORMALISED
 
 
 def measure(volume: Volume) -> dict[str, float]:

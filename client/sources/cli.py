@@ -51,13 +51,7 @@ Ca = Annotated[Path | None, typer.Option("--ca", help="The authority that signed
 Plain = Annotated[bool, typer.Option("--plain", help="No TLS: only on a network that is yours.")]
 CHOSEN: Final = list(MODALITIES)
 LOST: Final = ("FAILED_SERIES", "NOT_SENT", "NOT_WRITTEN", "DISK_FULL", "TOO_LARGE", "NOT_DICOM")
-LOST_OF_A_FOLDER: Final = (
-    "UNREADABLE",
-    "NOT_SETTLED",
-    "NOT_WRITTEN",
-    "DISK_FULL",
-    "TOO_LARGE",
-)  # an export has files beside its scans
+LOST_OF_A_FOLDER: Final = ("UNREADABLE", "NOT_SETTLED", "TOO_LARGE")  # what was tried in vain ends as NOT_SETTLED
 
 
 def receive(
