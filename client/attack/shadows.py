@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from client import train
 from client.attack import synthetic
-from client.attack.canaries import DELTA
-from client.attack.draws import COLLUDERS, HOSPITALS, RING_BITS, opened_sum
+from client.attack.canaries import DELTA, mechanism_of
+from client.attack.draws import opened_sum
 from client.inside import Cohort
 from common import model
 from common.audit.attack.one_run import Plan
 from common.audit.attack.shadow import Models
 from common.crypto import rng
-from common.mechanism import SampledStep, largest_share_bits
+from common.mechanism import SampledStep
 from common.networks import processes
 from common.study import Study
 
@@ -66,7 +66,7 @@ def random_pictures() -> Pictures:
 
 def plan() -> Plan:
     """Return what a ledger would charge for one model that is trained with noise."""
-    mechanism = _mechanism()
+    mechanism = _mechanism(CLIP_NORM)
     sigma = mechanism.noise_multiplier * Decimal(mechanism.sensitivity) / mechanism.clip_norm
     return Plan(noise_multiplier=float(NOISE), sigma=float(sigma), rate=1.0, steps=STEPS, delta=DELTA)
 
@@ -143,24 +143,12 @@ def _setting(pictures: Pictures, *, clip_norm: Decimal) -> _Setting:
         bags=tuple((patient,) for patient in range(PATIENTS)),
     )
     features = np.concatenate([embedded, np.ones((len(embedded), 1))], axis=1)
-    mechanism = replace(_mechanism(), clip_norm=clip_norm, dimension=features.shape[1])
+    mechanism = replace(_mechanism(clip_norm), dimension=features.shape[1])
     return _Setting(study=held, cohort=cohort, mechanism=mechanism, features=features)
 
 
-def _mechanism() -> SampledStep:
-    hospitals = len(HOSPITALS) + COLLUDERS
-    bits = largest_share_bits(
-        noise_multiplier=NOISE, hospitals=hospitals, colluders=COLLUDERS, patients_per_step_max=PATIENTS, ring_bits=RING_BITS
-    )
+def _mechanism(clip_norm: Decimal) -> SampledStep:
     training = synthetic.study("head", patients=PATIENTS).training
-    return SampledStep(
-        noise_multiplier=NOISE,
-        clip_norm=CLIP_NORM,
-        sampling_rate=Decimal(1),
-        hospitals=hospitals,
-        colluders=COLLUDERS,
-        dimension=model.trainable_size(training, channels=1, patch_voxels=SIDE),
-        share_bits=bits,
-        ring_bits=RING_BITS,
-        patients_per_step_max=PATIENTS,
-    )
+    dimension = model.trainable_size(training, channels=1, patch_voxels=SIDE)
+    made = mechanism_of(noise=NOISE, rate=Decimal(1), dimension=dimension, patients=PATIENTS)
+    return replace(made, clip_norm=clip_norm)

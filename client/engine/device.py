@@ -50,9 +50,9 @@ def among(names: Sequence[str]) -> tuple[Device, ...]:
     """Return, in order, those of the named GPUs that pass the trial; where there are none the processor, and why."""
     found = [tried(name) for name in names]
     good = tuple(one for one in found if one.name != PROCESSOR)
-    for one in found if good else ():
+    for name, one in zip(names, found, strict=True) if good else ():
         if one.name == PROCESSOR:
-            log.warning("training-device-left-out", extra={"why": one.said})
+            log.warning("training-device-left-out", extra={"at": name})
     nothing = Device(name=PROCESSOR, said="Training runs on the processor: torch sees no GPU.")
     return good or tuple(found[:1]) or (nothing,)
 
