@@ -57,7 +57,8 @@ class Memory:
         """Return the memory after what the coordinator passed on, and this hospital's cosignatures, by hospital.
 
         A hospital whose ledger contradicts what was seen of it here is not cosigned, and keeps none of the others from it: both
-        checkpoints are then in a file in `evidence`, and a line in the log. Raises LedgerRewritten where it is this hospital's
+        checkpoints are then in a file in `evidence`, and a line in the log; of a note that its key did not sign only the line.
+        Raises LedgerRewritten where it is this hospital's
         own, BadEnvelope on anything malformed. Who was never seen before is believed.
         """
         try:
@@ -73,7 +74,8 @@ class Memory:
                     try:
                         seen = _followed(self.others.get(name), chain, hospital=name, roster=roster, evidence=evidence)
                     except RecordDamaged as error:
-                        log.error("ledger-contradicts", extra={"hospital": name, "code": error.code})  # noqa: TRY400
+                        said = "ledger-contradicts" if isinstance(error, LedgerRewritten) else "ledger-unsigned"
+                        log.error(said, extra={"hospital": name, "code": error.code})  # noqa: TRY400
                         continue
                     if seen is not None:
                         after = replace(after, others={**after.others, name: seen})

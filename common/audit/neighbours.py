@@ -62,22 +62,24 @@ def epsilons(releases: Iterable[GaussianShare], *, delta: Decimal) -> Neighbours
     return Neighbours(
         add_or_remove_one=once,
         zero_out=once,
-        replace_one=_epsilon(counts, tally, delta=delta, pair="replace"),
-        two_hospitals=_epsilon(counts, tally, delta=delta, pair="twice"),
+        replace_one=_epsilon(counts, delta=delta, pair="replace"),
+        two_hospitals=_epsilon(counts, delta=delta, pair="twice"),
     )
 
 
-def _epsilon(counts: Counter[GaussianShare], tally: Tally, *, delta: Decimal, pair: Pair) -> Decimal:
-    total = np.zeros(len(ORDERS))
+def _epsilon(counts: Counter[GaussianShare], *, delta: Decimal, pair: Pair) -> Decimal:
+    total, spent = np.zeros(len(ORDERS)), Tally()
     for one, count in counts.items():
+        own = pair == "twice" and one.shares != one.honest  # each hospital's release has the whole noise of its own
+        spent.add(one, times=2 * count if own else count)
         sigma, rate = float(accounting.effective_noise_multiplier(one)), float(one.sampling_rate)
-        if pair == "twice" and one.shares != one.honest:  # each hospital's release has the whole noise of its own
+        if own:
             integer, fractional = accounting.one_step_rdp(sigma, rate)
             step = 2 * np.concatenate([fractional, integer])
         else:
             step = divergences(sigma, rate, pair)
         total = total + count * one.compositions * step
-    found = tally.with_discreteness(delta=delta, accountant=lambda left: accounting.convert(ORDERS, total, left))
+    found = spent.with_discreteness(delta=delta, accountant=lambda left: accounting.convert(ORDERS, total, left))
     return accounting.round_up(found)
 
 
