@@ -57,8 +57,8 @@ def init(
     """Make the coordinator's folder: identity, certificate authority, TLS certificate."""
     behind = superlink_address or address
     host, port = config.split(behind)
-    beside = f"{behind.rpartition(':')[0]}:{min(port + 1, 65535)}"
-    settings = Settings(name=name, federation=federation, address=address, superlink=behind, lane=lane or beside)
+    next_port = f"{behind.rpartition(':')[0]}:{min(port + 1, 65535)}"
+    settings = Settings(name=name, federation=federation, address=address, superlink=behind, lane=lane or next_port)
     if door.stands(settings):
         door.check(Home(home), settings)
     made = config.create(home, settings=settings)

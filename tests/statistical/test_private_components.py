@@ -1,9 +1,6 @@
 """Intervals of eigenvalues and loadings from a noisy Gram hold as promised, also where eigenvalues are equal.
 
 Normal rows within boxes of three standard deviations, clipped at what one in 1000 exceeds, one release at (epsilon, 1e-6).
-Measured for the choice made, five variables, n 3000, epsilon 1, the smallest two of five eigenvalues (true distance four
-standard errors): estimate -+ 1.96 standard errors 0.943 and 0.947; less the draws' bias 0.897 and 0.927; ends by the draws'
-quantiles 0.893 and 0.920. Four equal eigenvalues, told singly: 0.39 to 0.93 by each of the three.
 """
 
 import math

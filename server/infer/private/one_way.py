@@ -1,6 +1,6 @@
 """Groups of a noisy Gram become a one-way analysis of variance with Tukey and Kramer's pairs: one variance, noise counted.
 
-group_means.py says how. Read from the sums of groups it needs about half the patients that the normal equations of the factor's
+group_means.py says how. Read from the sums of groups it needs fewer patients than the normal equations of the factor's
 indicators need (least_squares.py), which know nothing of what indicators are.
 Source: Fisher 1925; Tukey 1953; Kramer 1956.
 """
