@@ -1,7 +1,5 @@
 """motet-hospital parameters: how the measured parameters and clinical columns are distributed here; no row, no small cell."""
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +10,6 @@ from rich.table import Table
 
 from client.config import Home, read_site
 from client.options import AsJson, Folder
-from common import files
 from common.codes import PARAMETERS
 from common.errors import NotSetUp
 
@@ -28,7 +25,9 @@ def parameters(
     home: Folder,
     table_to: Annotated[
         Path | None,
-        typer.Option("--table-to", help="Also write the newest table, one row a patient, to this new CSV file, 0600."),
+        typer.Option(
+            "--table-to", help="Also write the newest table, one row a patient, to this new .csv or .parquet file, 0600."
+        ),
     ] = None,
     as_json: AsJson = False,  # noqa: FBT002  (a flag)
 ) -> None:
@@ -36,15 +35,17 @@ def parameters(
 
     Edges of cells are round numbers, outer cells are open, and neighbours are put together until each has enough patients.
     """
-    from client import shelf  # noqa: PLC0415  (pulls numpy and the steps in)
+    from client import rows, shelf  # noqa: PLC0415  (pulls numpy and the steps in)
 
+    if table_to is not None:
+        rows.refuse_other_names(table_to)
     made = Home(home)
     cell_min = read_site(made).policy.cell_min
     kept = sorted(made.cohorts.glob("*.npz"), key=lambda path: path.stat().st_mtime)
     if not kept:
         raise NotSetUp("Nothing is measured yet.", action="Approve a study and start `motet-hospital vault`.")
     if table_to is not None:
-        _write(table_to, shelf.load(kept[-1]), provenance=shelf.provenance(kept[-1]))
+        rows.write(table_to, shelf.load(kept[-1]), provenance=shelf.provenance(kept[-1]))
     found = [(path.stem[:8], shelf.provenance(path), shelf.load(path)) for path in kept]
     if as_json:
         shown = [
@@ -58,22 +59,22 @@ def parameters(
 
 
 def _columns(cohort: "Cohort", *, origin: dict[str, Any], cell_min: int) -> list[dict[str, Any]]:
-    from client import distribution  # noqa: PLC0415
+    from client import distribution, rows  # noqa: PLC0415
 
-    levels = origin.get("levels", {})
+    levels, units = origin.get("levels", {}), rows.units(cohort.columns, provenance=origin)
     made = []
     for at, name in enumerate(cohort.columns):
         column = distribution.of(cohort.table[:, at], cell_min=cell_min, levels=tuple(levels.get(name, ())))
-        made.append(_typed(name, column))
+        made.append(_typed(name, column, unit=units.get(name)))
     return made
 
 
-def _typed(name: str, column: "Distribution") -> dict[str, Any]:
+def _typed(name: str, column: "Distribution", *, unit: str | None) -> dict[str, Any]:
     known = PARAMETERS.get(name)
     return {
         "name": name,
         "code": f"{known.scheme} {known.code}" if known else None,
-        "unit": known.unit if known else None,
+        "unit": unit,
         "missing": column.missing,
         "cells": [
             {"patients": cell.patients, "at_least": cell.at_least, "cell": _said(cell), "from": cell.lower, "below": cell.upper}
@@ -96,7 +97,7 @@ def _show(name: str, origin: dict[str, Any], columns: list[dict[str, Any]]) -> N
     said = ", ".join(f"{key} {str(origin[key])[:12]}" for key in ("study", "recipe", "code", "version") if key in origin)
     table = Table("column", "cell", "patients", "", title=f"cohort {name} ({said or 'of an older version'})", show_lines=False)
     for column in columns:
-        first = column["name"] + (f" [{column['unit']}]" if column["unit"] else "")
+        first = column["name"] + (f" [{column['unit']}]" if column["unit"] not in {None, "1"} else "")
         most = max((cell["patients"] or 0 for cell in column["cells"]), default=0)
         for cell in column["cells"]:
             count = "too few" if cell["patients"] is None else f"{'>= ' if cell['at_least'] else ''}{cell['patients']}"
@@ -111,14 +112,3 @@ def _show(name: str, origin: dict[str, Any], columns: list[dict[str, Any]]) -> N
 def _plain(text: str) -> str:
     """Return text that rich prints as it is."""
     return text.replace("[", "\\[")
-
-
-def _write(path: Path, cohort: "Cohort", *, provenance: dict[str, Any]) -> None:
-    """Write the table with its provenance in the first line; pseudonyms, never identifiers."""
-    text = io.StringIO()
-    text.write(f"# {json.dumps(provenance, sort_keys=True)}\n")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["patient", *cohort.columns])
-    for patient, values in zip(cohort.patients, cohort.table.tolist(), strict=True):
-        rows.writerow([patient, *("" if value != value else repr(value) for value in values)])  # noqa: PLR0124  (nan)
-    files.write_new(path, text.getvalue().encode(), private=True)

@@ -107,7 +107,7 @@ def load(path: Path) -> Cohort:
 
 
 def provenance(path: Path) -> dict[str, Any]:
-    """Return where a kept cohort's numbers come from: hashes of study, recipe and code, the version, the levels of factors.
+    """Return where a kept cohort's numbers come from: hashes of study, recipe and code, the version, levels and units.
 
     Empty for a cohort that an older version kept. Raises RecordDamaged.
     """
@@ -133,6 +133,7 @@ def _provenance(study: Study) -> dict[str, Any]:
         "code": _code(_INSTALLED),
         "version": metadata.version("motet"),
         "levels": {one.name: list(one.levels) for one in study.variables if one.levels},
+        "units": {one.name: one.unit for one in study.variables},
     }
 
 
