@@ -3,16 +3,13 @@
 The unit is the patient: a patient's views are one bag with one gradient. Source: reference training.md 1.2 and 2.5.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client import augment, most_patients, resident
+from client import augment, features, most_patients, resident
 from client.engine import independence, split
 from client.engine.batch import Bag, Batch, packed
 from client.inside import Cohort
@@ -23,17 +20,12 @@ from common.crypto import rng
 from common.errors import InternalError, OutsidePolicy
 from common.mechanism import SampledStep
 from common.networks import heads
-from common.networks.heads import Head
 from common.networks.network import Network
 from common.study import Study
 
 __all__ = ["clipped_sum", "contribution", "labelled_rows"]
 
-REMEMBERED = 4  # embeddings kept: one per cohort and prior in use
-
 Vector = NDArray[np.float64]
-
-_embeddings: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
 
 
 def contribution(
@@ -76,9 +68,7 @@ def clipped_sum(
         network.refuse_other_features(
             model, study.training, channels=study.recipe.channels, patch_voxels=study.recipe.patch_voxels
         )
-        bags = [bag for _, bag in patients]
-        views, bags = augment.augmented(cohort.views, bags=bags, number=study.training.augmentations)
-        gradients = _head_gradients(model, head=heads.of(study.training), views=views, bags=bags)
+        gradients = _head_gradients(model, bags=[bag for _, bag in patients], cohort=cohort, study=study)
         total: Vector = clip(gradients, norm=float(study.privacy.clip_norm)).sum(axis=0)
         return total
     if not patients:
@@ -107,40 +97,27 @@ def _bags(cohort: Cohort, *, study: Study, rows: NDArray[np.int64]) -> list[tupl
     return [(patient, (label, bag)) for patient, (label, bag) in bags if bag and not np.isnan(label)]
 
 
-def _head_gradients(model: Network, *, head: Head, views: NDArray[np.float32], bags: Sequence[Bag]) -> Vector:
-    """Return the gradients of the head for all bags, (patient, d): exact in closed form, float64."""
-    weights = network.flat(model, network.HEAD)
+def _head_gradients(model: Network, *, bags: Sequence[Bag], cohort: Cohort, study: Study) -> Vector:
+    """Return the gradients of the head for all bags, (patient, d): exact in closed form, float64.
+
+    The layers below are the study's prior, which the caller has checked: it names them.
+    """
+    head, weights = heads.of(study.training), network.flat(model, network.HEAD)
+    frozen = f"{study.training.model} {study.training.prior_sha256} {study.recipe.channels}"
     if not bags:
         return np.zeros((0, len(weights)))
-    embedded = _embed(model, views=views)
-    inputs = np.concatenate([embedded, np.ones((len(embedded), 1))], axis=1)
-    size = head.outputs * embedded.shape[1]  # weights of all outputs, then biases, as in network.HEAD
+    size = len(weights) - head.outputs  # weights of all outputs, then biases, as in network.HEAD
     both = np.concatenate([weights[:size].reshape(head.outputs, -1), weights[size:, None]], axis=1)
     gradients = np.empty((len(bags), len(weights)))
     with np.errstate(over="ignore", invalid="ignore"):  # a row that is not finite becomes zero in clip
         for row, (label, bag) in enumerate(bags):
-            seen = inputs[list(bag)]
-            slopes = head.residuals(seen @ both.T, target=label).T @ seen / len(bag)
+            seen = features.embedded(
+                model, frozen=frozen, views=cohort.views, rows=bag, augmentations=study.training.augmentations
+            )
+            seen = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
+            slopes = head.residuals(seen @ both.T, target=label).T @ seen / len(seen)
             gradients[row] = np.concatenate([slopes[:, :-1].ravel(), slopes[:, -1]])
     return gradients
-
-
-def _embed(model: Network, *, views: NDArray[np.float32]) -> Vector:
-    """Return the embedding of all views, (view, feature), from memory when these very views and features were seen."""
-    digest = hashlib.sha256(f"{views.shape}\n".encode())
-    for name, tensor in model.state_dict().items():
-        if name not in network.HEAD:
-            digest.update(tensor.numpy().tobytes())
-    digest.update(np.ascontiguousarray(views).data)
-    key = digest.hexdigest()
-    if key not in _embeddings:
-        with torch.no_grad():
-            parts = [model.embed(_tensor(view[None])) for view in views]  # one by one: no patient's bits depend on another's
-        _embeddings[key] = torch.cat(parts).numpy().astype(np.float64)
-        while len(_embeddings) > REMEMBERED:
-            _embeddings.popitem(last=False)
-    _embeddings.move_to_end(key)
-    return _embeddings[key]
 
 
 def _full_sum(
@@ -168,7 +145,3 @@ def _full_sum(
 
     total = split.clipped_sum_by(model, patients, packing=packing, loss=loss, clip_norm=float(study.privacy.clip_norm))
     return np.concatenate([total[name].numpy().ravel() for name in names])
-
-
-def _tensor(views: NDArray[np.float32]) -> torch.Tensor:
-    return torch.from_numpy(np.array(views, dtype=np.float32))  # a copy: frozen arrays are read-only

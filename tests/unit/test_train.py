@@ -195,15 +195,6 @@ def test_arguments_that_do_not_belong_together_are_refused():
         total(blob, study, learning.cohort(3, side=20))
 
 
-def test_embeddings_are_not_confused_between_cohorts_or_edited_views():
-    study = learning.study()
-    blob = moved(study)
-    for seed in range(train.REMEMBERED + 2):
-        cohort = learning.cohort(5, seed=seed)
-        assert np.allclose(total(blob, study, cohort), one_by_one(blob, study, cohort, range(5)), rtol=1e-5, atol=1e-7)
-    assert len(train._embeddings) <= train.REMEMBERED
-
-
 def mechanism(study, **changes):
     values = {
         "noise_multiplier": study.privacy.noise_multiplier,
