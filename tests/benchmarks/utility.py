@@ -3,22 +3,26 @@
 utility.{lidc,pneumonia28}.{eps1,eps3,eps8}: training without privacy on the pooled patients, central DP-SGD on them, Motet's
 distributed noise (five hospitals, one may collude with the coordinator), FedAvg in which every hospital adds the whole noise,
 and one hospital alone. What is trained: a head on frozen features of the procedural prior. Every row searches the same grid of
-learning rate and clip norm on the same held-out fifths of the training part; then it trains on the whole training part with the
-values found, and the test part is looked at once per seed. The search is not charged to epsilon, and its chance is not in the
-standard error of a ratio: `at_centrals_setting` is Motet with the values that the search found for central DP-SGD.
+learning rate and clip norm by the same rule on the same held-out fifths of the training part (utility_search.py: all 12 points
+on 10 fifths, the better six on 20 more, the better three on 40 more); then it trains on the whole training part with the values
+found, and the test part is looked at once per seed. The search is not charged to epsilon, and what is left of its chance is not
+in the standard error of a ratio: `at_centrals_setting` is Motet with the values that the search found for central DP-SGD.
 
-Motet's row takes the product's secret randomness, so its figures vary from run to run within their spread.
+Motet's row takes the product's secret randomness, so its figures vary from run to run within their spread. The cells are spread
+over this machine's cores.
 """
 
 import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import warnings
 from datetime import UTC, datetime
 from decimal import Decimal
+from multiprocessing import get_context
 from pathlib import Path
 
 import dp_accounting
@@ -31,7 +35,7 @@ from rich.table import Table
 
 from common import files
 from common.ledger import accounting
-from tests.benchmarks import utility_data
+from tests.benchmarks import utility_data, utility_search
 from tests.benchmarks.utility_data import TRAIN
 from tests.benchmarks.utility_rows import COLLUDERS, LOCAL_STEPS, Setting, mechanism_of, run
 
@@ -41,14 +45,13 @@ EPSILONS = {"eps1": "1", "eps3": "3", "eps8": "8"}
 ROWS = ("non_private_pooled", "central", "motet", "local_noise_fedavg", "alone")
 SHOWN = ("no DP", "pooled", "Motet", "FedAvg", "alone")
 DELTA = "0.00001"
-LEARNING_RATES, CLIP_NORMS = ("0.1", "0.3", "1", "3", "10", "30"), ("0.25", "1")
-TUNING_SEEDS = (100, 101, 102, 103, 104)  # one for every hospital alone
 BAR = 0.995  # Motet's mean AUC over central DP-SGD's
 OPTIMISERS = {
     "momentum": {"kind": "momentum", "momentum": "0.9"},
     "adam": {"kind": "adam", "beta_1": "0.9", "beta_2": "0.99", "damping": "0.00000001"},
 }
-ADAM_RATES = ("0.003", "0.01", "0.03", "0.1", "0.3", "1")
+POLL_S = 0.5
+BAR_OF_ALL = {}  # of a process that takes cells
 
 
 def epsilon_pld(noise, *, rate, steps, grid):
@@ -104,11 +107,6 @@ def way_of(options):
     return {"optimiser": OPTIMISERS[options.optimiser], "schedule": schedule, "average": average}
 
 
-def grid_of(options):
-    rates = LEARNING_RATES if options.optimiser == "momentum" else ADAM_RATES
-    return [(rate, clip) for rate in rates for clip in CLIP_NORMS]
-
-
 def judged(row, data, *, setting, options, spent):
     """Test AUC of one row at one setting, over the seeds."""
     found = []
@@ -125,28 +123,25 @@ def judged(row, data, *, setting, options, spent):
 
 
 def searched(row, data, *, noise, options, spent):
-    """One row: the grid on held-out fifths of the training part, then the seeds on the test part."""
+    """One row: the search on the training part, then the seeds on the test part."""
     made = fixed(noise, options)
-    found = {}
-    for rate, clip in grid_of(options):
-        setting = Setting(learning_rate=rate, clip_norm=clip, **made)
-        runs = []
-        for seed in TUNING_SEEDS:
-            runs.append(run(row, data, setting=setting, seed=seed, tuning=True))
-            spent(row, data)
-        found[rate, clip] = float(np.mean(runs))
-    rate, clip = max(found, key=found.get)
-    setting = Setting(learning_rate=rate, clip_norm=clip, **made)
-    return {**judged(row, data, setting=setting, options=options, spent=spent), "tuning_auc": found[rate, clip]}
+    setting, scores = utility_search.search(
+        row,
+        data,
+        points=options.points,
+        setting=lambda point: Setting(learning_rate=point[0], clip_norm=point[1], **made),
+        spent=spent,
+    )
+    tuned = {"tuning_auc": float(np.mean(scores)), "tuning_spread": float(np.std(scores, ddof=1))}
+    return {**judged(row, data, setting=setting, options=options, spent=spent), **tuned}
 
 
-def cell(data, *, noise, without, options, spent):
+def cell(data, *, noise, options, spent):
     """All rows at one epsilon."""
-    rows = {"non_private_pooled": without}
-    for row in ROWS[1:]:
-        rows[row] = searched(row, data, noise=noise, options=options, spent=spent)
-    for row, told in rows.items():
-        rows[row] = {**told, "epsilon": epsilons(row, noise=noise, data=data, options=options)}
+    rows = {}
+    for row in ROWS:
+        found = searched(row, data, noise=noise, options=options, spent=spent)
+        rows[row] = {**found, "epsilon": epsilons(row, noise=noise, data=data, options=options)}
     central = rows["central"]
     same = Setting(learning_rate=central["learning_rate"], clip_norm=central["clip_norm"], **fixed(noise, options))
     beside = judged("motet", data, setting=same, options=options, spent=spent)
@@ -212,37 +207,55 @@ def loaded(names, console):
     return there, absent
 
 
+def begin(cost, done):
+    """Prepare a process that takes cells; what a run costs is added to `done`, for the bar."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # Opacus on import
+    BAR_OF_ALL.update(cost=cost, done=done)
+
+
+def spent(row, data):
+    with BAR_OF_ALL["done"].get_lock():
+        BAR_OF_ALL["done"].value += BAR_OF_ALL["cost"][row, data.name]
+
+
+def one_cell(data, noise, options):
+    return cell(data, noise=noise, options=options, spent=spent)
+
+
 def compare(datasets, options, console):
-    """All cells, with a bar that knows what each run costs."""
+    """All cells, over the cores, with a bar that knows what each run costs."""
     cost = costs(datasets, options)
-    runs = len(grid_of(options)) * len(TUNING_SEEDS) + options.seeds
-    private = len(options.epsilons)
-    counts = {"non_private_pooled": runs, "motet": private * (runs + options.seeds)}
-    seconds = sum(counts.get(row, private * runs) * each for (row, _), each in cost.items())
-    console.print(f"about {seconds:.0f} s of training, and some for the accountants")
-    found = {}
+    each = utility_search.runs(len(options.points)) + options.seeds
+    more = {"motet": options.seeds}  # at central's setting
+    noises = {name: noise_for(EPSILONS[name], rate=options.sampling_rate, steps=options.steps) for name in options.epsilons}
+    seconds = len(noises) * sum((each + more.get(row, 0)) * one for (row, _), one in cost.items())
+    cores = min(len(os.sched_getaffinity(0)), len(datasets) * len(noises))
+    console.print(f"about {seconds / cores:.0f} s of training on {cores} cores, and some for the accountants")
+    found = {data.name: {"data": data.told(), **told(options)} for data in datasets}
+    fresh = get_context("spawn")
+    done = fresh.Value("d", 0.0)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as shown:
+    with Progress(*columns, console=console) as shown, fresh.Pool(cores, begin, (cost, done)) as pool:
         task = shown.add_task("training", total=seconds)
-        spent = lambda row, data: shown.advance(task, cost[row, data.name])  # noqa: E731
-        noises = {name: noise_for(EPSILONS[name], rate=options.sampling_rate, steps=options.steps) for name in options.epsilons}
-        for data in datasets:
-            found[data.name] = {"data": data.told(), **told(options)}
-            without = searched("non_private_pooled", data, noise="1", options=options, spent=spent)
-            for name, noise in noises.items():
-                shown.update(task, description=f"{data.name} {name}")
-                found[data.name][name] = cell(data, noise=noise, without=without, options=options, spent=spent)
+        cells = {
+            (data.name, name): pool.apply_async(one_cell, (data, noise, options))
+            for name, noise in noises.items()
+            for data in datasets
+        }
+        for (data, name), one in cells.items():
+            while not one.ready():
+                one.wait(POLL_S)
+                shown.update(task, completed=done.value)
+            found[data][name] = one.get()
     return found
 
 
 def told(options):
     """What was searched, how, and what was fixed: for every row alike."""
     return {
-        "search": {
-            "grid": [{"learning_rate": rate, "clip_norm": clip} for rate, clip in grid_of(options)],
-            "chosen_by": f"mean AUC on {len(TUNING_SEEDS)} held-out fifths of the training part, the same for all rows",
-            "charged": False,
-        },
+        "search": utility_search.told(options.points),
         "settings": {
             "delta": DELTA,
             "steps": options.steps,
@@ -274,7 +287,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the JSON and no table")
     parser.add_argument("--only", choices=DATA, action="append", help="this data set only; its figures alone are replaced")
-    parser.add_argument("--epsilons", nargs="*", choices=EPSILONS, default=list(EPSILONS))
+    parser.add_argument("--epsilons", nargs="+", choices=EPSILONS, default=list(EPSILONS))
     parser.add_argument("--seeds", type=int, default=40, help="at least 3")
     parser.add_argument("--steps", type=int, default=100, help=f"a multiple of {LOCAL_STEPS}")
     parser.add_argument("--sampling-rate", default="0.25")
@@ -285,6 +298,8 @@ def main():
     options = parser.parse_args()
     if options.seeds < 3 or options.steps % LOCAL_STEPS:
         parser.error(f"--seeds is at least 3, --steps a multiple of {LOCAL_STEPS}")
+    options.points = utility_search.grid(options.optimiser)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the children as Ctrl-C does
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # Opacus on import
     console, began = Console(stderr=True), time.perf_counter()

@@ -8,7 +8,7 @@ import pytest
 from client import train
 from common import model
 from tests import learning
-from tests.benchmarks import utility, utility_data, utility_rows
+from tests.benchmarks import utility, utility_data, utility_rows, utility_search
 from tests.benchmarks.utility_data import HOSPITALS, TEST, TRAIN, Data, embedded
 
 WAY = {"optimiser": {"kind": "momentum", "momentum": "0.9"}}
@@ -97,6 +97,49 @@ def test_the_search_never_sees_the_test_part():
     assert tuned[0] == tuned[1]
 
 
+def test_the_search_halves_the_points_and_chooses_by_all_their_fifths():
+    seen = {point: [] for point in range(12)}
+
+    def score(point, seed):
+        seen[point].append(seed)
+        return point + (50 if point == 2 and seed < 110 else 0)  # lucky in the first ten fifths alone
+
+    best, scores = utility_search.halved(range(12), score=score)
+    first, most = list(range(100, 110)), list(range(100, 170))
+    assert [seen[point] for point in (0, 1, 3, 4, 5, 6)] == [
+        first
+    ] * 6  # the same fifths for all, and no more for the worse half
+    assert [len(seen[point]) for point in (7, 8, 9)] == [30, 30, 30]
+    assert [seen[point] for point in (2, 10, 11)] == [most] * 3
+    assert (best, scores) == (11, [11] * 70)
+    assert sum(map(len, seen.values())) == utility_search.runs(12) == 360
+
+
+def test_one_point_needs_no_better_half():
+    assert utility_search.halved(["only"], score=lambda point, seed: seed)[0] == "only"
+    assert utility_search.runs(1) == 70
+
+
+def test_every_hospital_alone_is_tried_equally_often():
+    assert all(fifths % HOSPITALS == 0 for fifths in utility_search.FIFTHS)
+
+
+def test_the_search_finds_the_setting_with_less_noise(monkeypatch):
+    monkeypatch.setattr(utility_search, "FIFTHS", (5, 10))
+    tried = []
+    noise = {"1": "1000", "3": "1"}
+    found, scores = utility_search.search(
+        "central",
+        data(),
+        points=[("1", "0.6"), ("3", "0.6")],
+        setting=lambda point: setting(learning_rate=point[0], clip_norm=point[1], noise_multiplier=noise[point[0]]),
+        spent=lambda row, made: tried.append((row, made.name)),
+    )
+    assert len(scores) == 15
+    assert len(tried) == utility_search.runs(2) == 20
+    assert found.learning_rate == "3"
+
+
 def test_noise_costs_most_where_every_hospital_adds_the_whole_or_is_alone():
     made = data(300)
     loud = setting(noise_multiplier="30", sampling_rate="0.5")
@@ -138,7 +181,7 @@ def test_the_report_keeps_what_others_wrote_and_says_what_is_absent(monkeypatch,
 def test_a_small_run_reports_every_row_with_both_epsilons(monkeypatch, tmp_path):
     out = tmp_path / "training.json"
     monkeypatch.setattr(utility_data, "pneumonia28", data)
-    monkeypatch.setattr(utility, "LEARNING_RATES", ("3",))
+    monkeypatch.setattr(utility_search, "LEARNING_RATES", ("3",))
     asked = ["--only", "pneumonia28", "--epsilons", "eps8", "--seeds", "3", "--steps", "10", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["utility", *asked])
     utility.main()
