@@ -149,7 +149,7 @@ def inversion(*, as_json: AsJson = False) -> None:
     """Read images from gradients."""
     from client.attack import inversion as attacking  # noqa: PLC0415  (torch is slow to import; --help needs none)
 
-    with _bar("gradients", total=attacking.KINDS) as step:
+    with _bar("gradients", total=len(attacking.KINDS)) as step:
         found, blank = attacking.run(progress=step)
     checks = [
         Check(

@@ -22,9 +22,28 @@ from client.engine.clipped import clipped_sum
 SIDE: Final = 24
 HIDDEN: Final = 32
 TOGETHER: Final = 32  # patients in a sum
-KINDS: Final = 5  # of gradients that are read
 NOISE: Final = Decimal(1)
 CLIP_NORM: Final = 1.0
+UNCLIPPED: Final = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of gradient that is read: of how many patients, and what was done to it."""
+
+    name: str
+    patients: int
+    clipped: bool = False
+    noised: bool = False
+
+
+KINDS: Final = (
+    Kind(name="plain gradient of one patient", patients=1),
+    Kind(name="clipped", patients=1, clipped=True),
+    Kind(name=f"clipped, sum of {TOGETHER} patients", patients=TOGETHER, clipped=True),
+    Kind(name="clipped, with noise", patients=1, clipped=True, noised=True),
+    Kind(name=f"clipped, sum of {TOGETHER} patients, with noise: what leaves", patients=TOGETHER, clipped=True, noised=True),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,22 +56,15 @@ class Read:
 
 
 def run(*, progress: Callable[[], None] = lambda: None) -> tuple[list[Read], float]:
-    """Return what is read from a plain gradient, a clipped, a summed, a noised one and both, and the PSNR of a blank guess."""
+    """Return what is read from each of KINDS, and the PSNR of a blank guess; `progress` is called after each."""
     pictures = _discs(TOGETHER)
     network = _network()
-    kinds: list[tuple[str, int, bool, bool]] = [  # name, patients, clipped, noised
-        ("plain gradient of one patient", 1, False, False),
-        ("clipped", 1, True, False),
-        (f"clipped, sum of {TOGETHER} patients", TOGETHER, True, False),
-        ("clipped, with noise", 1, True, True),
-        (f"clipped, sum of {TOGETHER} patients, with noise: what leaves", TOGETHER, True, True),
-    ]
     found = []
-    for name, patients, clipped, noised in kinds:
-        gradient = _gradient(network, pictures[:patients], clip_norm=CLIP_NORM if clipped else 1e12)
-        if noised:
+    for kind in KINDS:
+        gradient = _gradient(network, pictures[: kind.patients], clip_norm=CLIP_NORM if kind.clipped else UNCLIPPED)
+        if kind.noised:
             gradient = _noised(gradient)
-        found.append(Read(name=name, psnr_db=_psnr(_image(gradient), pictures[0]), leaves=noised))
+        found.append(Read(name=kind.name, psnr_db=_psnr(_image(gradient), pictures[0]), leaves=kind.noised))
         progress()
     blank = np.full_like(pictures[0], float(pictures.mean()))
     return found, _psnr(blank, pictures[0])

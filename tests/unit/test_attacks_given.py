@@ -6,7 +6,7 @@ import pytest
 
 from common.audit import bundle, page, page_html, report, verify
 from common.audit.attack import given
-from common.audit.attack.check import LEVEL, Check
+from common.audit.attack.check import CHECKS_MOST, LEVEL, Check
 from common.errors import ConfigError, RecordDamaged
 from tests import ledgers
 from tests.ledgers import share
@@ -42,6 +42,13 @@ def test_results_are_read_in_order_with_the_hash_of_their_file(tmp_path):
     assert all(len(one.sha256) == 64 for one in found)
 
 
+def test_as_many_checks_are_read_as_the_false_alarm_is_divided_by_and_no_more(tmp_path):
+    path = write(tmp_path / "one.json", told(*[GOOD] * CHECKS_MOST))
+    assert len(given.read([path])[0].checks) == CHECKS_MOST
+    with pytest.raises(RecordDamaged):
+        given.read([write(path, told(*[GOOD] * (CHECKS_MOST + 1)))])
+
+
 @pytest.mark.parametrize(
     "plain",
     [
@@ -54,7 +61,6 @@ def test_results_are_read_in_order_with_the_hash_of_their_file(tmp_path):
         told(GOOD, checks=[{**GOOD.plain(), "p": True}]),
         told(GOOD, checks=[{**GOOD.plain(), "name": "a\x1b[2J"}]),
         told(GOOD, checks=[{**GOOD.plain(), "seen": "x" * 201}]),
-        told(GOOD, checks=[GOOD.plain()] * 65),
         told(GOOD, checks="abc"),
         inversion(psnr=20.0),
         inversion(psnr=20.0, holds=None),

@@ -53,7 +53,9 @@ def test_the_installed_trainer_gives_no_more_members_away_and_a_silent_one_does(
 
 
 def test_a_plain_gradient_is_the_image_and_what_leaves_is_worse_than_a_blank_guess():
-    found, blank = inversion.run()
+    steps = []
+    found, blank = inversion.run(progress=lambda: steps.append(1))
+    assert len(steps) == len(inversion.KINDS) == len(found)
     read = [one.psnr_db for one in found]
     assert read[0] > 60
     assert read[1] > 60, "clipping scales, it hides nothing"

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from common.audit.attack.check import LEVEL
+from common.audit.attack.check import CHECKS_MOST, LEVEL
 from common.errors import ConfigError, RecordDamaged
 
 ATTACKS: Final = ("conformance", "one-run", "membership", "inversion")
 FILE_BYTES_MOST: Final = 1 << 20
-CHECKS_MOST: Final = 64
 LETTERS_MOST: Final = 200
 
 

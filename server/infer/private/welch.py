@@ -13,12 +13,10 @@ from scipy import special, stats
 
 from server.infer.private import bootstrap, group_means
 from server.infer.private.generator import generator
-from server.infer.private.group_means import GroupMeans
+from server.infer.private.group_means import CONFIDENCE, GroupMeans
 from server.infer.private.group_sums import GroupSums
 
 Float = NDArray[np.float64]
-
-CONFIDENCE = 0.95
 
 
 def compare(sums: GroupSums, *, draws: int = bootstrap.DRAWS) -> dict[str, Any]:
