@@ -1,8 +1,8 @@
 """What the guard's child does: the bytes of one DICOM file in, a checked header and plain arrays out, or a coded reason.
 
-Run as `python -m client.imaging.decode LIMITS SCRATCH`, by client/imaging/guard.py only. It holds no secret, opens no file
-of the hospital, and limits itself before it reads: address space, processor time per file, open files, no core dump, no file
-written.
+Run as `python -m client.imaging.decode LIMITS SCRATCH EXCHANGE`, by client/imaging/guard.py only. It holds no secret, opens no
+file of the hospital, and limits itself before it reads: address space, processor time per file, open files, no core dump, no
+file written.
 """
 
 import io
@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -30,15 +29,16 @@ from pydicom.uid import (
 )
 
 from client.imaging import allowed, images, lettering, pixels, structure, values
+from client.imaging.exchange import Arrays, Window
 from client.imaging.found import Reason
-from client.imaging.guard import ANSWER, DTYPES, HEADER, IDENTIFIERS, PIXELS, REQUEST, REWRITE, Limits
+from client.imaging.guard import ANSWER, HEADER, IDENTIFIERS, PIXELS, REQUEST, REWRITE, Limits
 from client.imaging.values import Refused
 
 _CPU_TOTAL_S = 3600
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _PLAIN_META = b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, 28) + struct.pack("<HH2sH", 2, 0x10, b"UI", 20)
 
-Answer = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+Answer = tuple[dict[str, Any], Arrays]
 
 
 def _nowhere() -> Dataset:
@@ -55,7 +55,7 @@ _NOWHERE = _nowhere()
 
 def main() -> None:
     """Answer one file after the other until the pipe closes or the processor time of this process is spent."""
-    limits, scratch = Limits(**json.loads(sys.argv[1])), int(sys.argv[2])
+    limits, scratch, window = Limits(**json.loads(sys.argv[1])), int(sys.argv[2]), Window(int(sys.argv[3]))
     for what, most in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_CORE, 0),
@@ -67,19 +67,23 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable()
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    source, sink = os.fdopen(0, "rb", buffering=1 << 20, closefd=False), os.fdopen(os.dup(1), "wb", buffering=0)
+    source, sink = os.fdopen(0, "rb", closefd=False), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a codec prints is thrown away
     sink.write(b"+")
     used = 0.0
     while used + limits.cpu_s < _CPU_TOTAL_S and len(head := source.read(REQUEST.size)) == REQUEST.size:
         kind, beside_bytes, size = REQUEST.unpack(head)
-        beside, data = source.read(beside_bytes), source.read(size)
+        beside, data = source.read(beside_bytes), window.file(size)
         used = math.fsum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + limits.cpu_s, _CPU_TOTAL_S))
         answer, arrays = answered(data, kind=kind, beside=beside, limits=limits, scratch=scratch)
+        try:
+            answer["arrays"] = window.put(arrays)
+        except MemoryError:
+            answer = {"reason": Reason.TOO_LARGE, "arrays": {}}
         if used + 2 * limits.cpu_s >= _CPU_TOTAL_S:
             answer["last"], used = True, math.inf
-        _write(sink, answer, arrays)
+        _write(sink, answer)
 
 
 def answered(data: bytes, *, kind: int, beside: bytes, limits: Limits, scratch: int | None) -> Answer:
@@ -243,16 +247,11 @@ def _contours(ds: Dataset, *, with_pixels: bool, limits: Limits) -> Answer:
     return head, {"points_mm": found.points_mm, "ends": found.ends} if with_pixels else {}
 
 
-def _write(sink: BinaryIO, answer: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    kinds = {dtype: name for name, dtype in DTYPES.items()}
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    answer["arrays"] = {name: [kinds[array.dtype], list(array.shape)] for name, array in plain.items()}
+def _write(sink: BinaryIO, answer: dict[str, Any]) -> None:
     text = json.dumps(answer, allow_nan=False).encode()
-    parts = [memoryview(ANSWER.pack(len(text))), memoryview(text), *(one.data.cast("B") for one in plain.values() if one.size)]
-    for part in parts:
-        left = part
-        while left:
-            left = left[sink.write(left) :]
+    left = memoryview(ANSWER.pack(len(text)) + text)
+    while left:
+        left = left[sink.write(left) :]
 
 
 if __name__ == "__main__":

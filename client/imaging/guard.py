@@ -1,13 +1,12 @@
 """Hostile DICOM bytes are parsed and decoded in a limited child process; back comes a checked image or a coded reason.
 
-The child (client/imaging/decode.py) lives on from file to file. It gets bytes, never a path, and answers JSON and raw array
-bytes; nothing is pickled, its standard error is thrown away, and a crash, a hang or a lie costs that one file.
+The child (client/imaging/decode.py) lives on from file to file. It gets bytes, never a path, and answers JSON through a pipe,
+arrays through memory that both see (exchange.py); nothing is pickled, its standard error is thrown away, and a crash, a hang or
+a lie costs that one file.
 """
 
 import contextlib
-import fcntl
 import json
-import math
 import os
 import select
 import signal
@@ -16,29 +15,24 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from client.imaging.answers import SENSELESS, parse
+from client.imaging.exchange import Exchange
 from client.imaging.found import Found, Reason
-from client.inside import freeze
 from common.errors import InternalError
 
 REQUEST = struct.Struct(">BQQ")  # what is asked, bytes of JSON beside the file, bytes of the file
 HEADER, PIXELS, IDENTIFIERS, REWRITE = range(4)
-ANSWER = struct.Struct(">I")  # bytes of JSON that follow, then the arrays that it announces
-DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8"), "uint8": np.dtype("u1")}
+ANSWER = struct.Struct(">I")  # bytes of JSON that follow
 _ANSWER_MOST = 1 << 20
-_PIPE_BYTES = 1 << 20
 _STARTUP_S = 60.0
 SCRATCH_SPARE_BYTES = 1 << 16  # our own header of what the second decoder reads
-BLOCK_BYTES = 1 << 26  # touched as it is used; numpy asks for huge pages, of which the ends of a block are not made
-PART_BYTES = (1 << 16, 1 << 22)  # of an answer that is put into a block
-ALIGNED = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +47,7 @@ class Limits:
     frame_voxels: int = 1 << 27  # Rows x Columns x Frames of an enhanced image
     contour_points: int = 1 << 20  # of an RT Structure Set's lesion
     memory_bytes: int = 2 << 30
+    shared_bytes: int = 640 << 20  # a file, or the arrays of an answer: frames are 512 MiB
     cpu_s: int = 20
     wall_s: float = 60.0
     files_open: int = 32
@@ -68,9 +63,9 @@ class Guard:
     def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._child: subprocess.Popen[bytes] | None = None
+        self._exchange: Exchange | None = None  # as long as the child: what a child left behind may still write
         self._scratch: int | None = None  # memory in which the child's second decoder finds a file
         self._until = 0.0  # monotonic clock; when the file in hand is given up
-        self._block = np.empty(0, np.uint8)  # what is left of the memory for the next answers
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +82,9 @@ class Guard:
         """End the child. Twice is once."""
         child, self._child = self._child, None
         scratch, self._scratch = self._scratch, None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
         if scratch is not None:
             os.close(scratch)
         if child is None:
@@ -115,18 +113,26 @@ class Guard:
 
     def ask(self, path: Path, *, kind: int, beside: bytes = b"") -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | Reason:
         """Return the child's answer as it stands, to be checked by the caller, or why there is none."""
-        data = _bytes_of(path, most=self._limits.file_bytes)
-        if isinstance(data, Reason):
-            return data
+        with _opened(path, most=self._limits.file_bytes) as file:
+            return file if isinstance(file, Reason) else self._ask(file, kind=kind, beside=beside)
+
+    def _ask(self, file: int, *, kind: int, beside: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | Reason:
         if self._child is not None and self._child.poll() is not None:
             self.close()
-        if self._child is None:
-            self._start()
+        exchange = self._exchange if self._child is not None and self._exchange is not None else self._start()
+        try:
+            size = exchange.put(file, most=self._limits.file_bytes)
+        except OSError:
+            return Reason.NOT_A_FILE
+        if size is None:
+            return Reason.TOO_LARGE
         try:
             if self._scratch is not None:
-                os.ftruncate(self._scratch, len(data) + SCRATCH_SPARE_BYTES)
-            self._send(REQUEST.pack(kind, len(beside), len(data)), beside, data)
-            head, arrays = self._receive()
+                os.ftruncate(self._scratch, size + SCRATCH_SPARE_BYTES)
+            self._send(REQUEST.pack(kind, len(beside), size), beside)
+            head = self._receive()
+            arrays = exchange.take(head.pop("arrays"))
+            exchange.tidy()
             if head.pop("last", False):  # the child has spent its processor time; the next file gets a new one
                 self.close()
             return Reason(head["reason"]) if "reason" in head else (head, arrays)
@@ -148,12 +154,14 @@ class Guard:
         self.close()
         return child.returncode if child else None
 
-    def _start(self) -> None:
+    def _start(self) -> Exchange:
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         self._scratch = os.memfd_create("motet-scratch")  # the child may write no file, and cannot make this one longer
+        exchange = self._exchange = Exchange(most=max(self._limits.shared_bytes, self._limits.file_bytes + 1))
+        limits, shared = json.dumps(asdict(self._limits)), (self._scratch, exchange.descriptor)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "client.imaging.decode", json.dumps(asdict(self._limits)), str(self._scratch)],
-            pass_fds=[self._scratch],
+            [sys.executable, "-m", "client.imaging.decode", limits, *map(str, shared)],
+            pass_fds=shared,
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -164,15 +172,14 @@ class Guard:
         )
         for pipe in (self._child.stdin, self._child.stdout):
             os.set_blocking(_number(pipe), False)
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(_number(pipe), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
-            ready = bytes(self._take(1, until=time.monotonic() + _STARTUP_S)) == b"+"
+            ready = self._take(1, until=time.monotonic() + _STARTUP_S) == b"+"
         except (_Died, TimeoutError):
             ready = False
         if not ready:
             self.close()
             raise InternalError("The DICOM reader does not start.", action="Is pydicom installed (motet[hospital])?")
+        return exchange
 
     def _send(self, *parts: bytes) -> None:
         self._until = time.monotonic() + self._limits.wall_s
@@ -187,60 +194,40 @@ class Guard:
                 except BrokenPipeError:
                     raise _Died from None
 
-    def _receive(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    def _receive(self) -> dict[str, Any]:
         (size,) = ANSWER.unpack(self._take(ANSWER.size, until=self._until))
         if size > _ANSWER_MOST:
             raise ValueError("answer too long")
-        head = json.loads(bytes(self._take(size, until=self._until)))
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, (kind, shape) in head.pop("arrays").items():
-            count = math.prod(int(n) for n in shape)
-            if min(shape, default=0) < 0 or count * DTYPES[kind].itemsize > self._limits.memory_bytes:
-                raise ValueError("array too large")
-            raw = self._take(count * DTYPES[kind].itemsize, until=self._until)
-            arrays[name] = np.frombuffer(raw, DTYPES[kind]).reshape(shape)
-            freeze(arrays[name])
-        return head, arrays
+        head: dict[str, Any] = json.loads(self._take(size, until=self._until))
+        return head
 
-    def _room(self, size: int) -> NDArray[np.uint8]:
-        """Return memory for `size` bytes: a slice gets part of a block, whose huge pages cost less than many small ones."""
-        if not PART_BYTES[0] <= size <= PART_BYTES[1]:
-            return np.empty(size, np.uint8)
-        if len(self._block) < size:
-            self._block = np.empty(BLOCK_BYTES, np.uint8)
-        taken, self._block = self._block[:size], self._block[-(-size // ALIGNED) * ALIGNED :]
-        return taken
-
-    def _take(self, size: int, *, until: float) -> memoryview:
+    def _take(self, size: int, *, until: float) -> bytes:
         pipe = _number(self._child and self._child.stdout)
-        taken, view = self._room(size).data, 0
-        while view < size:
+        taken = bytearray()
+        while len(taken) < size:
             _await(pipe, select.POLLIN, until=until)
-            got = os.readv(pipe, [taken[view:]])
-            if not got:
+            if not (got := os.read(pipe, size - len(taken))):
                 raise _Died
-            view += got
-        return taken
+            taken += got
+        return bytes(taken)
 
 
-def _bytes_of(path: Path, *, most: int) -> bytes | Reason:
+@contextlib.contextmanager
+def _opened(path: Path, *, most: int) -> Iterator[int | Reason]:
+    """Open a regular file of at most `most` bytes, or say why not."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
-        return Reason.LINK if path.is_symlink() else Reason.NOT_A_FILE
+        yield Reason.LINK if path.is_symlink() else Reason.NOT_A_FILE
+        return
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            return Reason.NOT_A_FILE
-        if status.st_size > most:
-            return Reason.TOO_LARGE
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            data = file.read(status.st_size + 1)  # a buffer of the limit's size would cost more than the file
-    except OSError:
-        return Reason.NOT_A_FILE
+            yield Reason.NOT_A_FILE
+        else:
+            yield Reason.TOO_LARGE if status.st_size > most else descriptor
     finally:
         os.close(descriptor)
-    return Reason.TOO_LARGE if len(data) > most else data
 
 
 def _await(pipe: int, event: int, *, until: float) -> None:

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from client.imaging import pixels, values
+from client.imaging.exchange import STORED, Arrays, Stored, exact
 from client.imaging.found import Reason
 from client.imaging.guard import Limits
 from client.imaging.values import Refused
 
 AIR_HU = -1024.0
 MAGNIFICATION_MOST = 20.0  # a mammographic spot view has 2
-FLOAT32_WHOLE = 1 << 24  # whole numbers below it are float32s
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 MR, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -33,7 +33,7 @@ PHASES = {  # what may tell slices at one position apart, and where an enhanced 
     0x00080033: ("", ""),  # Content Time
 }
 
-Answer = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+Answer = tuple[dict[str, Any], Arrays]
 
 
 def examine(ds: Dataset, *, with_pixels: bool, limits: Limits, scratch: int | None) -> Answer:
@@ -74,6 +74,12 @@ def _slice(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, scr
     if not with_pixels:
         return head, {}
     stored = _stored(ds, shape=(rows, columns), scratch=scratch)
+    if (
+        stored.dtype in STORED.values()
+        and exact(slope, intercept)
+        and _padded(ds, stored, slope=slope, intercept=intercept) is None
+    ):
+        return head, {"pixels": Stored(stored, slope, intercept)}
     return head, {"pixels": _scaled(ds, stored, slope=slope, intercept=intercept)}
 
 
@@ -195,8 +201,7 @@ def _stored(ds: Dataset, *, shape: tuple[int, ...], scratch: int | None) -> NDAr
 
 def _scaled(ds: Dataset, stored: NDArray[Any], *, slope: float, intercept: float) -> NDArray[np.float32]:
     """Return slope * stored + intercept, float32, nan where the scanner padded."""
-    whole = slope.is_integer() and intercept.is_integer() and abs(slope) * 65535 + abs(intercept) < FLOAT32_WHOLE
-    if whole and stored.dtype.itemsize <= 2:  # exact in float32, and half the work
+    if exact(slope, intercept) and stored.dtype.itemsize <= 2:  # half the work
         scaled: NDArray[np.float32] = np.multiply(stored, np.float32(slope), dtype=np.float32)
         scaled += np.float32(intercept)
     else:
@@ -204,12 +209,22 @@ def _scaled(ds: Dataset, stored: NDArray[Any], *, slope: float, intercept: float
             scaled = (stored * np.float64(slope) + intercept).astype(np.float32)
         if not np.isfinite(scaled).all():
             raise Refused(Reason.NOT_FINITE)
-    padding = _padding(ds)
-    if padding is not None:
-        low, high = padding
-        if low != high or low * slope + intercept != AIR_HU:  # padding that reads as air is air
-            scaled[(stored >= low) & (stored <= high)] = np.nan
+    padded = _padded(ds, stored, slope=slope, intercept=intercept)
+    if padded is not None:
+        scaled[padded] = np.nan
     return scaled
+
+
+def _padded(ds: Dataset, stored: NDArray[Any], *, slope: float, intercept: float) -> NDArray[np.bool_] | None:
+    """Return where the scanner padded with what does not read as air; None where it did not."""
+    padding = _padding(ds)
+    if padding is None:
+        return None
+    low, high = padding
+    if low == high and low * slope + intercept == AIR_HU:
+        return None
+    where: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return where if where.any() else None
 
 
 def _padding(ds: Dataset) -> tuple[int, int] | None:
