@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from common.errors import InternalError, MotetError
+from common.errors import InternalError, MotetError, RecordDamaged
 from server import stopping
 from server.journal import Journal
 
@@ -22,7 +22,8 @@ def recorded(folder: Path) -> Iterator[None]:
     """Write into the journal of the run in `folder` why what is inside ended early, and raise it again, but for a stop.
 
     An interruption that nobody's mark asked for (Flower ends its processes when `serve` is gone) and a full disk leave the
-    journal as a kill would: `serve` goes on with the run. A stop that was asked for ends without an error.
+    journal as a kill would: `serve` goes on with the run. A stop that was asked for ends without an error. A run ends once:
+    what `stop` wrote meanwhile stays.
     """
     journal = Journal(folder / "journal.jsonl")
     try:
@@ -31,7 +32,7 @@ def recorded(folder: Path) -> Iterator[None]:
         if not stopping.mark(folder).exists():
             log.warning("the run was interrupted; `serve` goes on with it")
             raise
-        journal.write({"type": "stopped", "time": round(time.time(), 3)})
+        journal.write_while_open({"type": "stopped", "time": round(time.time(), 3)})
         log.info("the run was stopped")
     except MotetError as error:
         _failed(journal, code=error.code, what=str(error))
@@ -49,4 +50,8 @@ def recorded(folder: Path) -> Iterator[None]:
 
 
 def _failed(journal: Journal, *, code: str, what: str) -> None:
-    journal.write({"type": "failed", "time": round(time.time(), 3), "code": code, "what": what})
+    event = {"type": "failed", "time": round(time.time(), 3), "code": code, "what": what}
+    try:
+        journal.write_while_open(event)
+    except RecordDamaged:  # it may be why
+        journal.write(event)

@@ -3,7 +3,8 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -12,6 +13,8 @@ from common.errors import RecordDamaged
 BLOCK_BYTES: Final = 1 << 12
 BEGUN: Final = frozenset({"start", "resumed"})
 ENDED: Final = frozenset({"done", "failed", "stopped"})
+
+Life = list[dict[str, Any]]  # the events since a run was last begun or resumed
 
 
 class Journal:
@@ -27,14 +30,36 @@ class Journal:
         With `synced` false it is on disk once the next synced event is; until then a power cut may take it.
         One write call under a lock: the ServerApp, its threads and `motet-coordinator run` may write side by side.
         """
-        line = json.dumps(event, sort_keys=True).encode() + b"\n"
+        with self._locked() as file:
+            self._append(file, event, synced=synced)
+
+    def write_if(self, event: dict[str, Any], allowed: Callable[[Life], bool]) -> bool:
+        """Append one event, synced, where `allowed` says so of the run's life; return whether it was written.
+
+        Nobody writes between the two. Raises as `events`.
+        """
+        with self._locked() as file:
+            if not allowed(self.life()):
+                return False
+            self._append(file, event, synced=True)
+        return True
+
+    def write_while_open(self, event: dict[str, Any]) -> bool:
+        """Append one event unless the run has ended since it was last begun or resumed; see write_if."""
+        return self.write_if(event, lambda life: how_ended(life) is None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[IO[bytes]]:
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            self._cut(file)
-            file.write(line)
-            file.flush()
-            if synced:
-                os.fsync(file.fileno())
+            yield file
+
+    def _append(self, file: IO[bytes], event: Mapping[str, Any], *, synced: bool) -> None:
+        self._cut(file)
+        file.write(json.dumps(event, sort_keys=True).encode() + b"\n")
+        file.flush()
+        if synced:
+            os.fsync(file.fileno())
 
     @staticmethod
     def _cut(file: IO[bytes]) -> None:
@@ -74,7 +99,7 @@ class Journal:
                 )
             yield event
 
-    def life(self) -> list[dict[str, Any]]:
+    def life(self) -> Life:
         """Return the events since the run was last begun or resumed; raises as `events`."""
         events = list(self.events())
         at = max((number for number, event in enumerate(events) if event["type"] in BEGUN), default=0)
@@ -82,4 +107,9 @@ class Journal:
 
     def ended(self) -> bool:
         """Tell whether the run ended since it was last begun or resumed; raises as `events`."""
-        return any(event["type"] in ENDED for event in self.life())
+        return how_ended(self.life()) is not None
+
+
+def how_ended(life: Life) -> str | None:
+    """Return how a life ended first, `done`, `failed` or `stopped`; None where it has not."""
+    return next((str(event["type"]) for event in life if event["type"] in ENDED), None)

@@ -23,9 +23,8 @@ def revoke(home: Home, settings: Settings, *, hospital: str) -> list[str]:
     after = roster.sign(
         federation=settings.federation, coordinator=settings.name, key=config.identity_key(home), members=members
     )
-    stopped = [path.parent.name for path in sorted(home.runs.glob("*/run.lock")) if locks.held(path)]
-    stopped += [name for name in keeper.unfinished(home) if name not in stopped]
-    for name in stopped:
-        stopping.stop(home.runs / name, lock=home.run_lock(name), end=lambda: None)
+    found = [path.parent.name for path in sorted(home.runs.glob("*/run.lock")) if locks.held(path)]
+    found += [name for name in keeper.unfinished(home) if name not in found]
+    stopped = [name for name in found if stopping.stop(home.runs / name, lock=home.run_lock(name), end=lambda: None)]
     files.write(home.roster_file, after.bytes())
     return stopped

@@ -20,7 +20,7 @@ from common.noisy_moments import NoisyMoments
 from common.privacy import GramPrivacy
 from common.roster import Roster
 from common.study import Study
-from server import analyse, csvs, evaluation, report, spent
+from server import analyse, csvs, evaluation, report, spent, stopping
 from server.analyse import Harmonised
 from server.exchange import Carrier, Exchange
 from server.infer import correlation, family, regression
@@ -65,7 +65,8 @@ def run_study(
 ) -> dict[str, Any]:
     """Run `study` to its end and return its result, as JSON can hold it; also written to `folder`.
 
-    Raises HospitalMissing when too few hospitals are left; what was opened until then stays in the journal.
+    Raises HospitalMissing when too few hospitals are left, KeyboardInterrupt when the run was stopped before its last answer;
+    what was opened until then stays in the journal.
     """
     started = time.monotonic()
     exchange = begin(study=study, roster=roster, key=key, carrier=carrier, folder=folder, run=run)
@@ -79,7 +80,7 @@ def run_study(
     trained = train(rounds, study=study, folder=folder)
     scored = evaluation.run(rounds, study, trained)
     checkpoints = rounds.close()
-    exchange.say("stage", stage="hospitals closed the study; the result is made")
+    stopping.past_stopping(journal)
     for name, text in checkpoints.items():
         files.write(folder / f"{name}.checkpoint", text.encode())
     result = {

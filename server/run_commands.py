@@ -5,10 +5,12 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable  # noqa: TC003
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -86,16 +88,13 @@ def run(
         def alive() -> bool:  # a run that `serve` adopted has another number in Flower, but holds its lock
             return held(made.run_lock(name)) or superlink.active(made, run_id=flower_run)
 
-        def stop() -> None:
-            stopping.stop(folder, lock=made.run_lock(name), end=lambda: superlink.stop(made, run_id=flower_run))
+        def stop() -> bool:
+            return stopping.stop(folder, lock=made.run_lock(name), end=lambda: superlink.stop(made, run_id=flower_run))
 
         try:
             follow.follow(folder, alive=alive, console=said)
         except KeyboardInterrupt:
-            said.print("Stopping: the round under way ends, no other begins.")
-            stop()
-            said.print(stopping.told(folder), soft_wrap=True)
-            raise
+            _interrupted(folder, stop=stop, said=said)
         except BaseException:
             stop()
             raise
@@ -104,6 +103,15 @@ def run(
         out.print_json(json.dumps({"run": name, "result": result, "report": report}))
         return
     out.print(f"Result: {result}\nReport: {report}", soft_wrap=True)
+
+
+def _interrupted(folder: Path, *, stop: Callable[[], bool], said: Console) -> None:
+    """Stop a run and say how it ended; raises KeyboardInterrupt but where it was at its end and has a result."""
+    said.print("Stopping: the round under way ends, no other begins.")
+    stopped = stop()
+    said.print(stopping.told(folder), soft_wrap=True)
+    if stopped or not (folder / "result.json").exists():
+        raise KeyboardInterrupt
 
 
 def stop_command(
@@ -125,9 +133,10 @@ def stop_command(
         )
     said = beside if as_json else out
     said.print(f"Stopping {folder.name}: the round under way ends, no other begins.", soft_wrap=True)
-    stopping.stop(folder, lock=made.run_lock(folder.name), end=lambda: None)
+    stopped = stopping.stop(folder, lock=made.run_lock(folder.name), end=lambda: None)
     if as_json:
-        out.print_json(json.dumps({"run": folder.name, "charged": stopping.charged(folder), "words": stopping.told(folder)}))
+        told = {"stopped": stopped, "charged": stopping.charged(folder), "words": stopping.told(folder)}
+        out.print_json(json.dumps({"run": folder.name, **told}))
         return
     out.print(stopping.told(folder), soft_wrap=True)
 

@@ -9,10 +9,12 @@ from typing import Final
 from common import files, locks
 from common.wire import Sealed
 from server.exchange import Carrier
-from server.journal import Journal
+from server.journal import Journal, Life, how_ended
 
 POLL_S: Final = 0.1
 ROUND_S: Final = 12.0  # for the round under way, before Flower is told to end the process
+HOW: Final = {"done": "Done, before it could be stopped,", "failed": "Failed, before it could be stopped,"}
+RESULT: Final = "hospitals closed the study; the result is made"  # the stage after which nobody is asked
 
 
 def mark(folder: Path) -> Path:
@@ -44,19 +46,38 @@ class Stoppable:
             raise KeyboardInterrupt
 
 
-def stop(folder: Path, *, lock: Path, end: Callable[[], None]) -> None:
-    """Stop a run: set the mark, give the round under way ROUND_S, call `end`, and see that the journal says `stopped`.
+def past_stopping(journal: Journal) -> None:
+    """Write down that every hospital has answered for the last time: from here on the run ends with its result.
+
+    Raises KeyboardInterrupt where the journal says already that the run was stopped.
+    """
+    if not journal.write_while_open({"type": "stage", "time": round(time.time(), 3), "stage": RESULT}):
+        raise KeyboardInterrupt
+
+
+def stop(folder: Path, *, lock: Path, end: Callable[[], None]) -> bool:
+    """Stop a run: set the mark, give the round under way ROUND_S, call `end`, and see that the journal says how it ended.
 
     The mark alone is enough: whoever works on the run, now or later, asks nothing more. Stopping twice changes nothing.
+    A run of which nothing is left but its result is waited for. Returns whether the run ended as stopped.
     """
     files.write(mark(folder), b"")
     journal = Journal(folder / "journal.jsonl")
     until = time.monotonic() + ROUND_S
-    while locks.held(lock) and time.monotonic() < until:
-        time.sleep(POLL_S)
-    end()
-    if not journal.ended():
-        journal.write({"type": "stopped", "time": round(time.time(), 3)})
+
+    def has_result(life: Life) -> bool:
+        return locks.held(lock) and any(event.get("stage") == RESULT for event in life)
+
+    def may_end(life: Life) -> bool:
+        return how_ended(life) is None and not has_result(life)
+
+    while True:
+        while locks.held(lock) and (time.monotonic() < until or has_result(journal.life())):
+            time.sleep(POLL_S)
+        end()
+        written = journal.write_if({"type": "stopped", "time": round(time.time(), 3)}, may_end)
+        if written or journal.ended():
+            return how_ended(journal.life()) == "stopped"
 
 
 def charged(folder: Path) -> dict[str, int]:
@@ -68,19 +89,23 @@ def charged(folder: Path) -> dict[str, int]:
 
 
 def told(folder: Path) -> str:
-    """Return in a few sentences where a stopped run stands and what hospitals were charged."""
+    """Return in a few sentences how a run that was told to stop ended, where, and what hospitals were charged."""
     journal = Journal(folder / "journal.jsonl")
     rounds, paid = journal.rounds(), charged(folder)
     announced = [event["announcement"]["round"] for event in journal.events() if event["type"] == "announced"]
     opened = sum(event["state"] == "opened" for event in rounds.values())
+    ended = how_ended(journal.life())
     parts = [
-        f"Stopped at round {max([0, *announced, *rounds])}: {_count(opened, 'round')} opened.",
+        f"{HOW.get(ended or '', 'Stopped')} at round {max([0, *announced, *rounds])}: {_count(opened, 'round')} opened.",
         f"Charged at the hospitals: {_count(paid['training'], 'step')} of training, {_count(paid['exact'], 'exact sum')}"
         + (f", {_count(paid['other'], 'other sum')} with noise." if paid["other"] else "."),
     ]
     if under_way := sorted(set(announced) - set(rounds)):
         parts.append(f"Round {under_way[-1]} was under way: who had answered it was charged for it too.")
-    parts.append("A stopped run is not gone on with; `motet-coordinator run` begins a new one, which is charged anew.")
+    if ended == "done":
+        parts.append("Its result stands: see `motet-coordinator report`.")
+    else:
+        parts.append("It is not gone on with; `motet-coordinator run` begins a new one, which is charged anew.")
     return " ".join(parts)
 
 

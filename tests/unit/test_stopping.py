@@ -7,7 +7,8 @@ import time
 import pytest
 
 from common import locks, wire
-from server import keeper, stopping
+from common.errors import RecordDamaged
+from server import ending, keeper, stopping
 from server.journal import Journal
 from server.run import run_study
 from server.state import Phase
@@ -143,3 +144,90 @@ def test_a_stop_waits_for_the_round_under_way_and_no_longer(tmp_path, monkeypatc
     assert kinds(tmp_path) == ["stopped"]
     let_go.set()
     worker.join()
+
+
+class Held:
+    """A process that works on a run, as its lock tells: in a thread, until it is let go."""
+
+    def __init__(self, lock):
+        self.holds, self.let_go = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._work, args=(lock,))
+        self.thread.start()
+        assert self.holds.wait(5)
+
+    def _work(self, lock):
+        with locks.hold(lock, busy=""):
+            self.holds.set()
+            self.let_go.wait(20)
+
+    def end(self):
+        self.let_go.set()
+        self.thread.join()
+
+
+def test_a_run_of_which_only_the_result_is_left_is_waited_for_and_told_as_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "ROUND_S", 0.2)
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write({"type": "start", "time": 1.0})
+    worker, ended = Held(tmp_path / "run.lock"), []
+    stopping.past_stopping(journal)
+    stopper = threading.Thread(
+        target=lambda: ended.append(stopping.stop(tmp_path, lock=tmp_path / "run.lock", end=lambda: None))
+    )
+    stopper.start()
+    stopper.join(0.8)
+    assert stopper.is_alive()  # four times as long as a round is given
+    journal.write({"type": "done", "time": 2.0})
+    worker.end()
+    stopper.join(5)
+    assert ended == [False]
+    assert kinds(tmp_path) == ["start", "stage", "done"]
+    assert stopping.told(tmp_path).startswith("Done, before it could be stopped,")
+    assert "result stands" in stopping.told(tmp_path)
+    assert "not gone on with" not in stopping.told(tmp_path)
+
+
+def test_a_run_that_dies_over_its_result_is_stopped(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write({"type": "start", "time": 1.0})
+    stopping.past_stopping(journal)
+    assert stopping.stop(tmp_path, lock=tmp_path / "run.lock", end=lambda: None)
+    assert kinds(tmp_path) == ["start", "stage", "stopped"]
+
+
+def test_a_stop_that_came_to_its_end_first_leaves_no_result(tmp_path, phantom_scans, cohort_cache):
+    one = federation.Federation(tmp_path / "f", phantom_scans, cache=cohort_cache)
+    wanted = federation.study(training={"steps": 1})
+    one.approve(wanted)
+    folder = one.folder / RUN
+    folder.mkdir()
+
+    def before(_name, data):
+        if kind(data) == "close" and not stopping.mark(folder).exists():
+            stop(folder)  # as after ROUND_S, with the last wave still under way
+        return data
+
+    one.before = before
+    try:
+        with ending.recorded(folder):  # ends without an error: the stop was asked for
+            go_on(one, wanted, folder)
+        assert kinds(folder)[-1] == "stopped"
+        assert kinds(folder).count("stopped") == 1
+        assert not (folder / "result.json").exists()
+    finally:
+        one.close()
+
+
+def test_an_error_after_a_stop_does_not_change_how_the_run_ended(tmp_path):
+    Journal(tmp_path / "journal.jsonl").write({"type": "start", "time": 1.0})
+    stop(tmp_path)
+    with pytest.raises(RecordDamaged), ending.recorded(tmp_path):
+        raise RecordDamaged("A round is damaged.", action="Begin anew.")
+    assert kinds(tmp_path) == ["start", "stopped"]
+
+
+def test_a_damaged_journal_still_takes_why_the_run_failed(tmp_path):
+    (tmp_path / "journal.jsonl").write_bytes(b"nothing\n")
+    with pytest.raises(RecordDamaged), ending.recorded(tmp_path):
+        Journal(tmp_path / "journal.jsonl").ended()
+    assert b'"failed"' in (tmp_path / "journal.jsonl").read_bytes()
