@@ -108,7 +108,7 @@ def membership(
         for name, noise, rate, steps in RUNS:
             seen = runs.run(noise=noise, rate=rate, steps=steps, canaries=canaries, progress=step)
             members = judging.attack(seen)
-            found += judging.checks(seen, members, name=name)
+            found += judging.checks(members, name=name)
             told[name] = [asdict(one) for one in members]
         if shadows:
             from client.attack.shadows import random_pictures  # noqa: PLC0415
@@ -127,13 +127,13 @@ def by_shadows(pictures: "Pictures", *, models: int, step: Callable[[], None]) -
     from common.audit.attack import shadow  # noqa: PLC0415
 
     plan = training.plan()
-    results, guesses, outside = {}, 0, 0
+    results, guesses = {}, 0
     for noised in (True, False):
         known, targets = training.trained(pictures, models=models, noised=noised, progress=step)
         results[noised] = shadow.attack(shadows=known, targets=targets, plan=plan)
         if noised:
-            guesses, outside = targets.inside.size, int((~targets.inside).sum())
-    found = list(shadow.checks(results[True], outside=outside, plan=plan, canaries=guesses, name="heads"))
+            guesses = targets.inside.size
+    found = list(shadow.checks(results[True], plan=plan, canaries=guesses, name="heads"))
     facts = {
         "models": models,
         "patients": training.PATIENTS,

@@ -27,7 +27,7 @@ def simulated(*, sigma, canaries=4000):
 
 
 def alarms(seen):
-    return {check.name for check in membership.checks(seen, membership.attack(seen), name="x") if not check.holds}
+    return {check.name for check in membership.checks(membership.attack(seen), name="x") if not check.holds}
 
 
 def test_the_attack_finds_what_the_closed_form_says_and_no_more_than_the_ceiling():

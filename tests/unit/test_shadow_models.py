@@ -52,8 +52,7 @@ def test_rmia_is_the_part_of_strangers_that_a_patients_ratio_is_not_below():
 
 
 def alarms(results, targets, *, plan=PLAN):
-    outside = int((~targets.inside).sum())
-    found = shadow.checks(results, outside=outside, plan=plan, canaries=targets.inside.size, name="x")
+    found = shadow.checks(results, plan=plan, canaries=targets.inside.size, name="x")
     return {check.name for check in found if not check.holds}
 
 

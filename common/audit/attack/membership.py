@@ -2,7 +2,7 @@
 
 The attacker knows every canary and the law of the noise, so the likelihood ratio needs no shadow models: no attack
 that sees the same sums is stronger. Source: Carlini et al. 2022 (LiRA, which estimates what is known here); Neyman,
-Pearson 1933; Clopper, Pearson 1934 for the intervals.
+Pearson 1933; Clopper, Pearson 1934 for the intervals; where guesses share a model, clustered.py.
 """
 
 import math
@@ -13,9 +13,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc, betaincinv
+from scipy.special import betainc, betaincinv
 
 from common.audit import recompute
+from common.audit.attack import clustered
 from common.audit.attack.check import LEVEL, Check
 from common.audit.attack.one_run import Plan, Seen, score
 
@@ -29,7 +30,8 @@ TAIL: Final = 0.025  # of an interval, on each side
 class Found:
     """Of `members`, so many were found when the attacker accepted `false_alarm`; at most `ceiling` of them could be.
 
-    `least` and `most` are the 95 % interval of the rate.
+    `least` and `most` are the 95 % interval of the rate, of so many guesses as `members_effective`: fewer than members where
+    several are of one model. `p` bounds the probability of so many in a right build.
     """
 
     false_alarm: float
@@ -38,7 +40,9 @@ class Found:
     rate: float
     least: float
     most: float
+    members_effective: float
     ceiling: float
+    p: float
 
 
 def attack(seen: Seen) -> list[Found]:
@@ -47,51 +51,77 @@ def attack(seen: Seen) -> list[Found]:
     return found_by(scores, inside=seen.inside, plan=seen.plan)
 
 
-def found_by(scores: NDArray[np.float64], *, inside: NDArray[np.bool_], plan: Plan) -> list[Found]:
-    """Return what an attack with these scores, (guess,), finds of those who were `inside`, (guess,), at each rate."""
-    members, outside = scores[inside], np.sort(scores[~inside])[::-1]
+def found_by(
+    scores: NDArray[np.float64], *, inside: NDArray[np.bool_], plan: Plan, models: NDArray[np.int64] | None = None
+) -> list[Found]:
+    """Return what an attack with these scores, (guess,), finds of those who were `inside`, (guess,), at each rate.
+
+    `models` says of which model each guess is, (guess,): those of one share its noise. None: each has noise of its own.
+    """
+    outside = np.sort(scores[~inside])[::-1]
     found = []
     for false_alarm in FALSE_ALARMS:
-        hits = int((members > outside[math.floor(false_alarm * len(outside))]).sum())
-        least, most = interval(hits, of=len(members))
+        allowed = math.floor(false_alarm * len(outside))
+        above = scores > outside[allowed]
+        hits, members = int(above[inside].sum()), int(inside.sum())
+        worth = _worth(above, of=inside, models=models, tail=TAIL)
+        least, most = interval(hits / members * worth, of=worth)
         found.append(
             Found(
                 false_alarm=false_alarm,
-                members=len(members),
+                members=members,
                 found=hits,
-                rate=hits / len(members),
+                rate=hits / members,
                 least=least,
                 most=most,
+                members_effective=worth,
                 ceiling=ceiling_at(plan, false_alarm=false_alarm),
+                p=_p(above, inside=inside, allowed=allowed, plan=plan, models=models),
             )
         )
     return found
 
 
-def checks(seen: Seen, found: Sequence[Found], *, name: str) -> Iterator[Check]:
+def checks(found: Sequence[Found], *, name: str) -> Iterator[Check]:
     """Yield a check per rate of false alarms: no more were found than the claimed noise allows."""
-    yield from checks_of(found, outside=int((~seen.inside).sum()), plan=seen.plan, name=name)
-
-
-def checks_of(found: Sequence[Found], *, outside: int, plan: Plan, name: str) -> Iterator[Check]:
-    """Yield the same of what `found_by` found, where so many guesses were of somebody `outside`."""
     for one in found:
-        allowed = math.floor(one.false_alarm * outside)
-        worst = float(betaincinv(allowed + 1, outside - allowed, 1 - LEVEL / 2))  # the true rate may be above the counted one
-        p = float(bdtrc(one.found - 1, one.members, ceiling_at(plan, false_alarm=worst))) if one.found else 1.0
+        shown = f"{100 * one.rate:.1f} % ({one.found} of {one.members}; {100 * one.least:.1f} to {100 * one.most:.1f} %)"
         yield Check(
             name=f"{name}: members found at {100 * one.false_alarm:g} % false alarms",
             claim=f"at most {100 * one.ceiling:.1f} %",
-            seen=f"{100 * one.rate:.1f} % ({one.found} of {one.members}; {100 * one.least:.1f} to {100 * one.most:.1f} %)",
-            p=min(1.0, 2 * p),
+            seen=shown,
+            p=one.p,
         )
 
 
-def interval(hits: int, *, of: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate that was counted as `hits` of so many."""
-    least = float(betaincinv(hits, of - hits + 1, TAIL)) if hits else 0.0
+def interval(hits: float, *, of: float) -> tuple[float, float]:
+    """Return the 95 % interval of a rate that was counted as `hits` of so many; neither need be whole."""
+    least = float(betaincinv(hits, of - hits + 1, TAIL)) if hits > 0 else 0.0
     most = float(betaincinv(hits + 1, of - hits, 1 - TAIL)) if hits < of else 1.0
     return least, most
+
+
+def _p(
+    above: NDArray[np.bool_], *, inside: NDArray[np.bool_], allowed: int, plan: Plan, models: NDArray[np.int64] | None
+) -> float:
+    """Return the p of so many members above the score that `allowed` of the others may be above: twice its larger part.
+
+    The true rate of false alarms may be above the counted one: it is taken at the end of its own interval.
+    """
+    tail, hits, others = LEVEL / 2, int(above[inside].sum()), int((~inside).sum())
+    if not hits:
+        return 1.0
+    worth = _worth(above, of=~inside, models=models, tail=tail)
+    counted = allowed / others * worth
+    worst = float(betaincinv(counted + 1, worth - counted, 1 - tail))
+    worth = _worth(above, of=inside, models=models, tail=tail)
+    counted = hits / int(inside.sum()) * worth
+    return min(1.0, 2 * float(betainc(counted, worth - counted + 1, ceiling_at(plan, false_alarm=worst))))
+
+
+def _worth(above: NDArray[np.bool_], *, of: NDArray[np.bool_], models: NDArray[np.int64] | None, tail: float) -> float:
+    """Return as how many independent ones the guesses `of` these count."""
+    return float(of.sum()) if models is None else clustered.effective(above[of], models=models[of], tail=tail)
 
 
 def ceiling_at(plan: Plan, *, false_alarm: float) -> float:

@@ -1,7 +1,8 @@
 """Membership inference with shadow models: LiRA and RMIA on trained heads, and what their guesses prove of epsilon.
 
 Half of the models are shadows, of which the attacker knows who was in; the others are targets. Given the shadows, the targets
-are one private mechanism with a bit for each pair of target and patient, so one bound holds for all guesses (one_run.py).
+are one private mechanism with a bit for each pair of target and patient, so one bound of epsilon holds for all guesses
+(one_run.py), however those of one target hang together; for rates of members found, targets are clusters (clustered.py).
 Written from the papers. LiRA: Carlini et al. 2022 (arXiv 2112.03570), online, one deviation for all patients and both worlds,
 as advised for few shadows. RMIA: Zarifzadeh, Liu, Shokri 2024 (arXiv 2312.03262), online, gamma 1.
 """
@@ -69,7 +70,7 @@ def attack(*, shadows: Models, targets: Models, plan: Plan) -> list[Result]:
         f"RMIA, {len(held)} references": rmia(shadows=shadows, targets=targets),
         f"RMIA, {REFERENCES_FEW} references": rmia(shadows=_first(shadows, REFERENCES_FEW), targets=targets),
     }
-    return [_judged(name, found.ravel(), inside=targets.inside.ravel(), plan=plan) for name, found in scores.items()]
+    return [_judged(name, found, inside=targets.inside, plan=plan) for name, found in scores.items()]
 
 
 def lira(*, shadows: Models, targets: Models) -> Float:
@@ -93,10 +94,10 @@ def rmia(*, shadows: Models, targets: Models) -> Float:
     return found
 
 
-def checks(results: Sequence[Result], *, outside: int, plan: Plan, canaries: int, name: str) -> Iterator[Check]:
+def checks(results: Sequence[Result], *, plan: Plan, canaries: int, name: str) -> Iterator[Check]:
     """Yield for each attack: members found are below the ceiling, and the epsilon that it proves is below the claim."""
     for one in results:
-        yield from membership.checks_of(one.found, outside=outside, plan=plan, name=f"{name}: {one.attack}")
+        yield from membership.checks(one.found, name=f"{name}: {one.attack}")
         p = one_run.p_value(one.epsilon_claimed, canaries=canaries, made=one.made, correct=one.correct, delta=float(plan.delta))
         yield Check(
             name=f"{name}: {one.attack}: epsilon",
@@ -122,14 +123,16 @@ def power(bare: Sequence[Result], *, plan: Plan) -> Check:
     )
 
 
-def _judged(name: str, scores: Float, *, inside: Flags, plan: Plan) -> Result:
+def _judged(name: str, by_target: Float, *, inside: Flags, plan: Plan) -> Result:
+    models = np.repeat(np.arange(len(inside)), inside.shape[1])
+    scores, inside = by_target.ravel(), inside.ravel()
     each = max(1, len(scores) // GUESSED)
     order = np.argsort(scores, kind="stable")
     correct = int(inside[order[-each:]].sum() + (~inside[order[:each]]).sum())
     return Result(
         attack=name,
         auroc=one_run.auroc(scores, inside=inside),
-        found=membership.found_by(scores, inside=inside, plan=plan),
+        found=membership.found_by(scores, inside=inside, plan=plan, models=models),
         made=2 * each,
         correct=correct,
         epsilon_least=one_run.epsilon_least(canaries=len(scores), made=2 * each, correct=correct, delta=float(plan.delta)),
