@@ -48,12 +48,17 @@ class Children:
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
     def end_all(self) -> None:
-        """End every child, the last started first."""
-        for child in reversed(self.running.values()):
-            if child.poll() is None:
-                child.terminate()
-        for child in reversed(self.running.values()):
-            end(child)
+        """End every child: the relays while the SuperLink still answers, then the rest, the last started first.
+
+        A SuperNode that cannot sign off tries again and again until it is killed.
+        """
+        relays = [child for name, child in self.running.items() if name.endswith("-relay")]
+        for those in (relays, [child for child in self.running.values() if child not in relays]):
+            for child in reversed(those):
+                if child.poll() is None:
+                    child.terminate()
+            for child in reversed(those):
+                end(child)
 
 
 @contextmanager
