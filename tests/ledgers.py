@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.ledger import Ledger
 from common import roster as rosters
 from common.audit import bundle
-from common.ledger import events, note
-from common.ledger.events import Kind
+from common.ledger import events, merkle, note
+from common.ledger.events import Event, Kind
 from common.mechanism import Exact, Mechanism, SampledStep
 from common.roster import Member, Roster
 from common.study import Study
@@ -187,3 +187,54 @@ def asked(ledger, number=1, **changes):
         "delta": DELTA,
     }
     return ledger.reserve(f"run/{number}/aalen", **(arguments | changes))
+
+
+def forged(*said, studies=None, hospital="aalen", key=LEDGER_KEY):
+    """A bundle whose entries a dishonest hospital wrote itself, and signed with its real key."""
+    plan = study()
+    vkey = note.key_of(ORIGIN, key=key).vkey
+    begin = (
+        (Kind.GENESIS, {"origin": ORIGIN, "key": vkey}),
+        (Kind.POLICY, {"policy": {"epsilon_cap": CAP, "delta_cap": DELTA}}),
+        (Kind.PLAN, {"study": plan.hash(), "title": plan.title}),
+    )
+    lines = tuple(
+        events.encode(Event(seq=seq, kind=kind, ts=1000 + seq, fields=fields))
+        for seq, (kind, fields) in enumerate((*begin, *said))
+    )
+    return signed(lines, studies=studies, hospital=hospital, key=key)
+
+
+def signed(lines, *, studies=None, hospital="aalen", key=LEDGER_KEY):
+    """A bundle of these entries under a checkpoint that is signed with a real key."""
+    plan = study()
+    root = merkle.root([merkle.leaf_hash(line) for line in lines])
+    text = note.Checkpoint(origin=ORIGIN, size=len(lines), root=root).text()
+    return bundle.Bundle(
+        entries=lines,
+        checkpoint=note.sign(text, name=ORIGIN, key=key),
+        roster=roster().bytes(),
+        studies={plan.hash(): plan.canonical_bytes()} if studies is None else studies,
+        hospital=hospital,
+    )
+
+
+def reserve(number=1, **changes):
+    """Kind and fields of an honest reservation, with changes."""
+    fields = {
+        "id": f"run/{number}/aalen",
+        "study": HASH,
+        "purpose": "lesion-cnn",
+        "mech": share().entry(),
+        "round": number,
+        "roster": list(HOSPITALS),
+        "epsilon_cap": CAP,
+        "delta_cap": DELTA,
+        "delta": DELTA,
+    }
+    return Kind.RESERVE, fields | changes
+
+
+def release(number=1):
+    """Kind and fields of the release of that reservation."""
+    return Kind.RELEASE, {"id": f"run/{number}/aalen", "sha256": "a" * 64, "bytes": 5}

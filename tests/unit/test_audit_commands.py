@@ -3,18 +3,17 @@
 import errno
 import hashlib
 import json
-import subprocess
-import sys
 from decimal import Decimal
 
 import pytest
 
-from common import cli, files, wire
+from common import files, wire
 from common.audit import accountants, bundle, page, page_html, proof, recompute, report, verify
 from common.errors import LedgerRewritten, RecordDamaged, Unwitnessed
 from common.ledger import accounting, note, witness
 from common.wire import Envelope
 from tests import ledgers
+from tests.commands import audit
 from tests.ledgers import DELTA, GRAM, Ask, share
 
 KEY = note.key_of(ledgers.ORIGIN, key=ledgers.LEDGER_KEY)
@@ -51,20 +50,7 @@ def write(run, events):
     (run / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
-@pytest.fixture
-def audit(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["motet-audit", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ending:
-            cli.main()
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ending.value.code or 0, said.out, said.err)
-
-    return run
-
-
-def test_both_sides_of_a_run_agree(made, audit):
+def test_both_sides_of_a_run_agree(made):
     folder, _, _ = made
     done = audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run", "--json")
     assert done.returncode == 0, done.stderr
@@ -79,7 +65,7 @@ def test_both_sides_of_a_run_agree(made, audit):
 
 
 @pytest.mark.parametrize("what", ["a round that no ledger knows", "other bytes in a known round"])
-def test_an_upload_that_no_ledger_declares_ends_with_five(made, audit, what):
+def test_an_upload_that_no_ledger_declares_ends_with_five(made, what):
     folder, events, _ = made
     number = 5 if what.startswith("a round") else 2
     place = folder / "the-run" / "rounds" / f"{number:06d}"
@@ -91,7 +77,7 @@ def test_an_upload_that_no_ledger_declares_ends_with_five(made, audit, what):
     assert f"round {number}" in done.stderr
 
 
-def test_an_upload_that_the_coordinator_hides_is_found_and_one_that_was_lost_is_told(made, audit):
+def test_an_upload_that_the_coordinator_hides_is_found_and_one_that_was_lost_is_told(made):
     folder, events, _ = made
     (folder / "the-run" / "rounds" / "000003" / "aalen.envelope").unlink()
     assert audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run").returncode == 1
@@ -103,14 +89,14 @@ def test_an_upload_that_the_coordinator_hides_is_found_and_one_that_was_lost_is_
     assert audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run").returncode == 1
 
 
-def test_an_upload_that_the_hospital_never_signed_convicts_nobody(made, audit):
+def test_an_upload_that_the_hospital_never_signed_convicts_nobody(made):
     folder, _, _ = made
     path = folder / "the-run" / "rounds" / "000002" / "aalen.envelope"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run").returncode == 1
 
 
-def test_one_entry_is_proven_without_the_others(made, audit):
+def test_one_entry_is_proven_without_the_others(made):
     folder, _, _ = made
     read = bundle.read(folder / "aalen.zip")
     for seq in range(len(read.entries)):
@@ -135,7 +121,7 @@ def witnessed(path, *notes):
     return path
 
 
-def test_a_cosigned_bundle_says_who_saw_it_and_too_few_witnesses_end_with_three(made, audit):
+def test_a_cosigned_bundle_says_who_saw_it_and_too_few_witnesses_end_with_three(made):
     folder, _, (first, _) = made
     seen = witness.cosigned(first, lines=[witness.cosign(first, name="lead", key=ledgers.key(9), now=7)])
     path = witnessed(folder / "witnessed.jsonl", seen)
@@ -170,7 +156,7 @@ def test_a_rewritten_ledger_is_convicted_by_its_own_signature(made, tmp_path):
     assert verify.verify(read, roster_hash=None, notes=[strangers]).witnesses == ()  # no stranger convicts
 
 
-def test_accountants_agree_on_the_entries_alone(made, audit):
+def test_accountants_agree_on_the_entries_alone(made):
     folder, _, _ = made
     done = audit("recompute", folder / "aalen.zip", "--json")
     (told,) = json.loads(done.stdout)
@@ -223,7 +209,7 @@ def test_every_text_is_there_in_both_languages():
         assert type(by_language["en"]) is type(by_language["zh"]), key
 
 
-def test_the_commands_write_page_and_record(made, audit):
+def test_the_commands_write_page_and_record(made):
     folder, _, _ = made
     assert audit("report", folder / "aalen.zip", "--out", folder / "pages", "--lang", "zh").returncode == 0
     assert sorted(path.name for path in (folder / "pages").iterdir()) == ["aalen.html", "aalen.json", "aalen.pdf"]
@@ -232,7 +218,7 @@ def test_the_commands_write_page_and_record(made, audit):
     assert (told["curator"], told["parameters"]["releases"], len(told["unprotected_quantities"])) == ("aalen", 3, 1)
 
 
-def test_reconcile_says_whose_bundle_was_not_given_and_that_the_roster_was_not_pinned(made, audit):
+def test_reconcile_says_whose_bundle_was_not_given_and_that_the_roster_was_not_pinned(made):
     folder, _, _ = made
     done = audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run")
     others = sorted(set(ledgers.HOSPITALS) - {"aalen"})
@@ -241,7 +227,7 @@ def test_reconcile_says_whose_bundle_was_not_given_and_that_the_roster_was_not_p
 
 
 @pytest.mark.parametrize("command", ["recompute", "registry", "reconcile", "report"])
-def test_the_bundle_that_does_not_hold_is_named_and_a_malformed_hash_is_a_usage_error(made, audit, command):
+def test_the_bundle_that_does_not_hold_is_named_and_a_malformed_hash_is_a_usage_error(made, command):
     folder, _, _ = made
     rest = {"reconcile": ["--run", folder / "the-run"], "report": ["--out", folder / "pages"]}.get(command, [])
     (folder / "torn.zip").write_bytes((folder / "aalen.zip").read_bytes()[:-5])
@@ -250,13 +236,13 @@ def test_the_bundle_that_does_not_hold_is_named_and_a_malformed_hash_is_a_usage_
     assert audit(command, folder / "aalen.zip", *rest, "--roster-hash", "abc").returncode == 64
 
 
-def test_help_names_the_exit_codes_of_an_attack_that_succeeds_and_of_a_full_disk(audit):
+def test_help_names_the_exit_codes_of_an_attack_that_succeeds_and_of_a_full_disk():
     said = " ".join(audit("--help").stdout.split())
     assert "6 of `attack`" in said
     assert "10 what is printed cannot be written" in said
 
 
-def test_what_cannot_be_written_is_said_and_nothing_is_overwritten(made, audit, monkeypatch):
+def test_what_cannot_be_written_is_said_and_nothing_is_overwritten(made, monkeypatch):
     folder, _, _ = made
     kept = folder / "kept"
     kept.write_bytes(b"mine")
@@ -274,7 +260,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is_overwritten(made, audit, 
     assert (done.returncode, "No space left on device" in done.stderr) == (64, True)
 
 
-def test_a_page_can_be_asked_for_alone(made, audit):
+def test_a_page_can_be_asked_for_alone(made):
     folder, _, _ = made
     assert audit("report", folder / "aalen.zip", "--pdf", "--out", folder / "pages").returncode == 0
     assert [path.name for path in (folder / "pages").iterdir()] == ["aalen.pdf"]

@@ -1,34 +1,26 @@
 """What an auditor gets wrong is said: a bundle given twice, a hospital left out, another roster, a file that is no bundle."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 
 import pytest
 
-from common import canonical, cli
+from common import canonical
 from common.audit import bundle, show
-from tests import federation, ledgers
+from tests import commands, federation, ledgers
 
 ROSTER_HASH = ledgers.roster().hash()
 
 
 def audit(*arguments):
     """Run `motet-audit` here; return the exit code, what it printed and what it complained of."""
-    said, complained = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(complained):
-        patch.setattr(sys, "argv", ["motet-audit", *map(str, arguments)])
-        for name, value in {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}.items():
-            patch.setenv(name, value)
-        with pytest.raises(SystemExit) as ending:
-            cli.main()
-    return ending.value.code or 0, said.getvalue(), complained.getvalue()
+    done = commands.audit(*arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,22 @@
 """motet-coordinator and motet-audit: every command explains itself; every mistake has the documented exit code."""
 
-import contextlib
-import io
 import json
-import logging
 import re
-import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from typer.testing import CliRunner
 
 from common import cli as audit
-from common import enrolment, locks, roster
-from common.errors import AlreadyRunning
-from common.roster import Member
+from common import roster
 from server import cli
 from server.journal import Journal
-from tests import federation
+from tests import commands
+from tests.commands import COORDINATOR, STUDY_FILE, request
+from tests.commands import coordinator as motet
 
-STUDY_FILE = Path(federation.__file__).parents[1] / "deploy" / "demo" / "study.toml"
-CHOICES = ("--name", "hub", "--federation", "fed", "--address", "127.0.0.1:1")
 OPTIONS = {
     "plan": {"--hospitals", "--json", "--patients", "STUDY_FILE"},
     "init": {"--home", "--name", "--federation", "--address"},
@@ -51,62 +44,13 @@ AUDIT_OPTIONS = {
     "registry": {"--roster-hash", "BUNDLE"},
 }
 
-
-MAINS = {"motet-coordinator": cli.main, "motet-audit": audit.main}
-
-
-def motet(*arguments, program="motet-coordinator"):
-    """Run the command line in this process; return the exit code and all that it said; any other error is a traceback."""
-    said = io.StringIO()
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        patch.setattr(sys, "argv", [program, *map(str, arguments)])
-        for name, value in {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}.items():
-            patch.setenv(name, value)
-        with pytest.raises(SystemExit) as end:
-            MAINS[program]()
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    return end.value.code, said.getvalue()
-
-
-def as_process(*arguments):
-    """Run the command line as a user does; return the exit code and all that it said."""
-    done = subprocess.run(
-        [Path(sys.executable).parent / "motet-coordinator", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said, said
-    return done.returncode, said
-
-
-def ask(*arguments, app=cli.app):
-    """Run a command in this process."""
-    result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, list(map(str, arguments)))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+ask = partial(commands.ask, cli.app)
 
 
 @pytest.fixture
 def home(tmp_path):
-    ask("init", "--home", tmp_path / "hub", *CHOICES)
+    ask("init", "--home", tmp_path / "hub", *COORDINATOR)
     return tmp_path / "hub"
-
-
-def request(folder, name):
-    key = Ed25519PrivateKey.generate()
-    member = Member(
-        name=name, identity=key.public_key().public_bytes_raw().hex(), ledger_key="x", node_key="x", relay_certificate=""
-    )
-    path = folder / f"{name}.{len(list(folder.iterdir()))}.json"
-    path.write_bytes(enrolment.request(member, key=key))
-    return path
 
 
 def test_the_commands_start_without_torch_and_statistics():
@@ -128,7 +72,7 @@ def test_help_mentions_every_option(command):
 
 @pytest.mark.parametrize("command", sorted(AUDIT_OPTIONS))
 def test_help_of_the_auditor_mentions_every_option(command):
-    said = ask(command, "--help", app=audit.app)
+    said = commands.ask(audit.app, command, "--help")
     assert {option for option in AUDIT_OPTIONS[command] if option not in said} == set()
 
 
@@ -156,12 +100,12 @@ def test_a_coordinator_enrols_and_proposes(home, tmp_path):
         (("nothing",), 64, "No such command"),
         (("report",), 64, "--home"),
         (("report", "--home", "HOME", "--colour"), 64, "No such option"),
-        (("init", "--home", "HOME", *CHOICES), 11, "exists already"),
-        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub"), 10, "HOST:PORT"),
-        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub:many"), 10, "HOST:PORT"),
-        (("init", "--home", "NEW", *CHOICES[:4], "--address", ":1"), 10, "HOST:PORT"),
-        (("init", "--home", "NEW", *CHOICES[:4], "--address", "hub:99999"), 10, "HOST:PORT"),
-        (("init", "--home", "NEW", "--name", "Hub", *CHOICES[2:]), 10, "lower-case"),
+        (("init", "--home", "HOME", *COORDINATOR), 11, "exists already"),
+        (("init", "--home", "NEW", *COORDINATOR[:4], "--address", "hub"), 10, "HOST:PORT"),
+        (("init", "--home", "NEW", *COORDINATOR[:4], "--address", "hub:many"), 10, "HOST:PORT"),
+        (("init", "--home", "NEW", *COORDINATOR[:4], "--address", ":1"), 10, "HOST:PORT"),
+        (("init", "--home", "NEW", *COORDINATOR[:4], "--address", "hub:99999"), 10, "HOST:PORT"),
+        (("init", "--home", "NEW", "--name", "Hub", *COORDINATOR[2:]), 10, "lower-case"),
         (("enrol", "--home", "NONE", "x"), 12, "init"),
         (("enrol", "--home", "HOME"), 64, "REQUESTS"),
         (("enrol", "--home", "HOME", "NONE"), 10, "cannot be read"),
@@ -201,7 +145,7 @@ def test_a_mistake_is_one_sentence_and_its_exit_code(arguments, code, says, home
 
 
 def test_a_coordinator_at_an_ipv6_address_has_a_certificate_for_it(tmp_path):
-    ask("init", "--home", tmp_path / "hub", *CHOICES[:4], "--address", "[::1]:18443")
+    ask("init", "--home", tmp_path / "hub", *COORDINATOR[:4], "--address", "[::1]:18443")
     settings = json.loads((tmp_path / "hub" / "coordinator.json").read_bytes())
     assert (settings["superlink"], settings["lane"]) == ("[::1]:18443", "[::1]:18444")
     found = json.loads(ask("doctor", "--home", tmp_path / "hub", "--json"))
@@ -263,121 +207,6 @@ def test_what_cannot_be_revoked_changes_nothing(home, tmp_path, names, hospital,
     assert (home / "roster.json").read_bytes() == before
 
 
-def test_status_tells_once_how_coordinator_and_last_run_stand(home, tmp_path):
-    empty = json.loads(ask("status", "--home", home, "--json"))
-    assert (empty["serving"], empty["roster"], empty["hospitals"], empty["run"]) == (False, None, [], None)
-    assert "There is no roster yet." in ask("status", "--home", home)
-    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
-    run = home / "runs" / "0123"
-    run.mkdir()
-    (run / "study.json").write_bytes(federation.study().canonical_bytes())
-    Journal(run / "journal.jsonl").write({"type": "stopped", "time": 1.0})
-    told = json.loads(ask("status", "--home", home, "--json"))
-    assert (told["hospitals"], told["run"]["phase"], told["run"]["run"]) == (["a", "b", "c"], "stopped", "0123")
-    said = ask("status", "--home", home)
-    assert "serve does not run" in said
-    assert "The run was stopped before its end." in said
-    assert re.search(r"ended +1970-01-01", said)
-
-
-def test_a_study_does_not_run_without_the_superlink(home, tmp_path):
-    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
-    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
-    code, said = motet("run", "--home", home, proposed["hash"])
-    assert code == 12
-    assert "SuperLink is not running" in said
-    assert not list((home / "runs").iterdir())
-
-
-def test_a_study_does_not_run_beside_one_that_serve_goes_on_with(home, tmp_path):
-    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
-    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
-    (home / "runs" / "0123").mkdir()
-    Journal(home / "runs" / "0123" / "journal.jsonl").write({"type": "start"})
-    with locks.hold(home / "serve.lock", busy=""), locks.hold(home / "runs" / "0123" / "run.lock", busy=""):
-        code, said = motet("run", "--home", home, proposed["hash"])
-    assert (code, "runs already" in said) == (AlreadyRunning.exit_code, True), said
-    assert [path.name for path in (home / "runs").iterdir()] == ["0123"]
-
-
-def test_a_run_that_nobody_follows_is_stopped_by_the_command(home):
-    code, said = motet("stop", "--home", home)
-    assert (code, "no run" in said) == (12, True), said
-    for name, kinds in (("0123", ["start"]), ("4567", ["start", "done"])):
-        (home / "runs" / name).mkdir()
-        (home / "runs" / name / "study.json").write_bytes(federation.study().canonical_bytes())
-        for kind in kinds:
-            Journal(home / "runs" / name / "journal.jsonl").write({"type": kind, "time": 1.0})
-    assert motet("stop", "--home", home, "4567")[0] == 12  # it has ended
-    told = json.loads(CliRunner().invoke(cli.app, ["stop", "--home", str(home), "--json"]).stdout)
-    assert (told["run"], told["charged"]) == ("0123", {"training": 0, "exact": 0, "other": 0})
-    assert "Stopped at round 0" in told["words"]
-    journal = Journal(home / "runs" / "0123" / "journal.jsonl")
-    assert ([event["type"] for event in journal.events()], (home / "runs" / "0123" / "stop").exists()) == (
-        ["start", "stopped"],
-        True,
-    )
-    assert motet("stop", "--home", home, "0123")[0] == 12  # once is enough
-    assert motet("stop", "--home", home, "../x")[0] == 12
-
-
-def test_a_run_that_flower_does_not_take_is_stopped_for_good(home, tmp_path, monkeypatch):
-    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
-    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "flwr").write_text("#!/bin/sh\necho no\n")
-    (tmp_path / "bin" / "flwr").chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    with locks.hold(home / "serve.lock", busy=""):
-        code, said = motet("run", "--home", home, proposed["hash"])
-    assert (code, "did not take the run" in said) == (10, True), said
-    (run,) = (home / "runs").iterdir()
-    assert (run / "stop").exists()  # should Flower begin it later, it asks nothing of anybody
-    assert json.loads(ask("status", "--home", home, "--json"))["run"]["phase"] == "stopped"
-
-
-FLOWER = """#!/bin/sh
-name=$(echo "$*" | sed 's/.*run="\\([0-9a-f]*\\)".*/\\1/')
-echo '{"type": "start", "time": 1.0}\n{"type": "done", "time": 2.0}' > "HOME/runs/$name/journal.jsonl"
-echo '{"run-id": 1}'
-"""
-
-
-def test_a_run_that_ends_says_in_json_where_its_result_is_and_nothing_else_on_stdout(home, tmp_path, monkeypatch):
-    ask("enrol", "--home", home, *(request(tmp_path, name) for name in ("a", "b", "c")))
-    proposed = json.loads(ask("propose", "--home", home, STUDY_FILE, "--json"))
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "flwr").write_text(FLOWER.replace("HOME", str(home)))
-    (tmp_path / "bin" / "flwr").chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    with locks.hold(home / "serve.lock", busy=""):
-        ended = CliRunner().invoke(cli.app, ["run", "--home", str(home), proposed["hash"], "--json"])
-    (run,) = (home / "runs").iterdir()
-    assert (ended.exit_code, ended.exception) == (0, None)
-    assert json.loads(ended.stdout) == {
-        "run": run.name,
-        "result": str(run / "result.json"),
-        "report": str(run / "report.html"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("names", "unseen", "says"),
-    [
-        ("ab", "", "The roster has 2 hospitals, a round of this study needs 3."),
-        ("abc", "c", "The roster, without the unseen ones, has 2 hospitals, a round of this study needs 3."),
-    ],
-)
-def test_a_roster_that_is_too_small_for_the_study_does_not_run(names, unseen, says, home, tmp_path):
-    ask("enrol", "--home", home, *(request(tmp_path, name) for name in names))
-    wanted = tmp_path / "study.toml"
-    wanted.write_text(STUDY_FILE.read_text() + (f'\n[evaluation]\nunseen = ["{unseen}"]\n' if unseen else ""))
-    proposed = json.loads(ask("propose", "--home", home, wanted, "--json"))
-    code, said = motet("run", "--home", home, proposed["hash"])
-    assert (code, says in said) == (10, True), said
-    assert not list((home / "runs").iterdir())
-
-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -391,35 +220,6 @@ def test_a_study_that_could_not_be_run_to_its_end_is_not_proposed(old, new, says
     code, said = motet("propose", "--home", home, wrong)
     assert (code, says in said) == (10, True), said
     assert not list((home / "studies").iterdir())
-
-
-@pytest.mark.parametrize(
-    "result",
-    [
-        {},
-        [],
-        {"study": {}},
-        {"study": {"title": "t"}, "training": {}, "seconds": {}},
-        {"study": {"title": "t"}, "hospitals": ["a"], "training": {"auc": None}, "ols": {}, "patients": 3, "seconds": {}},
-    ],
-)
-def test_a_result_of_another_structure_is_a_file_to_restore_and_no_bug(result, home):
-    (home / "runs" / "0123").mkdir()
-    (home / "runs" / "0123" / "result.json").write_text(json.dumps(result))
-    code, said = motet("report", "--home", home)
-    assert (code, "structure of result.json" in said) == (10, True), said
-
-
-def test_a_taken_port_is_13(tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        ask("init", "--home", tmp_path / "hub", *CHOICES[:4], "--address", f"127.0.0.1:{port}")
-        ask("enrol", "--home", tmp_path / "hub", *(request(tmp_path, name) for name in ("a", "b", "c")))
-        code, said = as_process("serve", "--home", tmp_path / "hub")
-    assert code == 13
-    assert f"Port {port} is in use" in said
 
 
 @pytest.mark.parametrize(
@@ -437,10 +237,10 @@ def test_a_taken_port_is_13(tmp_path):
     ids=str,
 )
 def test_a_mistake_of_the_auditor_is_64(arguments, code):
-    assert motet(*arguments, program="motet-audit")[0] == code
+    assert commands.motet(*arguments, program="motet-audit")[0] == code
 
 
 def test_a_file_that_is_no_bundle_is_not_verified(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 not a zip")
     for command in ("verify", "show"):
-        assert motet(command, tmp_path / "x.zip", program="motet-audit")[0] in {1, 64}
+        assert commands.motet(command, tmp_path / "x.zip", program="motet-audit")[0] in {1, 64}

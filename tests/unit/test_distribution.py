@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from client import distribution, shelf
 from client.config import Home
 from client.inside import Cohort
-from tests.unit.test_hospital_cli import CHOICES, motet
+from tests.commands import HOSPITAL as CHOICES
+from tests.commands import hospital as motet
 
 
 @settings(max_examples=150, deadline=None)

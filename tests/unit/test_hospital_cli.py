@@ -1,14 +1,9 @@
 """motet-hospital: every command explains itself; every mistake is one sentence and the documented exit code."""
 
-import contextlib
-import io
 import json
-import logging
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,13 +12,11 @@ from typer.testing import CliRunner
 from client import cli
 from common import enrolment, roster
 from common.roster import Member
-from tests import federation
+from tests import commands, federation
+from tests.commands import HOSPITAL as CHOICES
+from tests.commands import hospital as motet
 
 STUDY = federation.study()
-CHOICES = (
-    *("--name", "hosp-a", "--scans", "scans", "--clinical", "c.csv", "--epsilon-cap", "3", "--delta-cap", "1e-6"),
-    *("--hospitals-min", "3", "--colluders-min", "1", "--patients-min", "5", "--exact-releases-max", "9"),
-)
 OPTIONS = {
     "init": {*CHOICES[::2], "--home"},
     "enrol": {"--home", "--json", "REQUEST"},
@@ -43,42 +36,7 @@ OPTIONS = {
 }
 
 
-def motet(*arguments, program="motet-hospital"):
-    """Run the command line in this process; return the exit code and all that it said; any other error is a traceback."""
-    said = io.StringIO()
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        patch.setattr(sys, "argv", [program, *map(str, arguments)])
-        for name, value in {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}.items():
-            patch.setenv(name, value)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    return end.value.code, said.getvalue()
-
-
-def as_process(*arguments):
-    """Run the command line as a user does; return the exit code and all that it said."""
-    done = subprocess.run(
-        [Path(sys.executable).parent / "motet-hospital", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said, said
-    return done.returncode, said
-
-
-def ask(*arguments):
-    """Run a command in this process, for what needs no exit code of `main`."""
-    result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(cli.app, list(map(str, arguments)))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+ask = partial(commands.ask, cli.app)
 
 
 @pytest.fixture
@@ -158,9 +116,9 @@ def test_a_hospital_enrols_approves_and_shows_its_state(home, tmp_path):
 
 
 def test_the_same_commands_end_alike_as_processes(tmp_path):
-    assert as_process("init", "--home", tmp_path / "hosp", *CHOICES)[0] == 0
-    assert as_process("init", "--home", tmp_path / "hosp", *CHOICES)[0] == 11
-    assert as_process("vault", "--home", tmp_path / "none")[0] == 12
+    assert commands.as_process("motet-hospital", "init", "--home", tmp_path / "hosp", *CHOICES)[0] == 0
+    assert commands.as_process("motet-hospital", "init", "--home", tmp_path / "hosp", *CHOICES)[0] == 11
+    assert commands.as_process("motet-hospital", "vault", "--home", tmp_path / "none")[0] == 12
 
 
 def test_approve_without_a_hash_shows_the_file_and_approves_nothing(home, tmp_path):

@@ -33,7 +33,8 @@ from common.errors import ConfigError, GeometryRefused, NoScans
 from common.recipe import Filters, Points
 from common.study import Study
 from tests import federation, phantoms, tables
-from tests.unit.test_hospital_cli import CHOICES, motet
+from tests.commands import HOSPITAL as CHOICES
+from tests.commands import hospital as motet
 from tests.unit.test_prepare import recipe
 
 PATIENTS = 8

@@ -17,11 +17,9 @@ from common.codes import PARAMETERS
 from common.errors import ConfigError
 from common.study import Study
 from tests import federation, phantoms
-from tests.unit.test_coordinator_cli import CHOICES as COORDINATOR_CHOICES
-from tests.unit.test_coordinator_cli import STUDY_FILE
-from tests.unit.test_coordinator_cli import motet as coordinator
-from tests.unit.test_hospital_cli import CHOICES
-from tests.unit.test_hospital_cli import motet as hospital
+from tests.commands import COORDINATOR as COORDINATOR_CHOICES
+from tests.commands import HOSPITAL as CHOICES
+from tests.commands import STUDY_FILE, coordinator, hospital
 
 README = Path(__file__).parents[2] / "server" / "README.md"
 PATIENTS = {"P-1": 20.0, "P-2": 60.0}  # and the standard deviation of HU

@@ -18,8 +18,9 @@ from server import plan as plans
 from server import plan_rules, plan_shown
 from server.infer.private import least_squares, typical
 from tests import cohorts, federation, tables
+from tests.commands import STUDY_FILE
+from tests.commands import coordinator as motet
 from tests.tables import FACTORS, NUMBERS
-from tests.unit.test_coordinator_cli import STUDY_FILE, motet
 
 PRIVACY: dict[str, Any] = {
     "noise_multiplier": Decimal("1.2"),

@@ -16,7 +16,8 @@ from client import picture
 from client.measure import region
 from common.recipe import Points
 from tests import federation, phantoms
-from tests.unit.test_hospital_cli import CHOICES, motet
+from tests.commands import HOSPITAL as CHOICES
+from tests.commands import hospital as motet
 
 
 def pixels(data: bytes) -> Any:

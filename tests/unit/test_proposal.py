@@ -12,8 +12,9 @@ from common import study as studies
 from common.errors import ConfigError
 from server import plan
 from tests import federation
+from tests.commands import HOSPITAL as CHOICES
+from tests.commands import hospital as motet
 from tests.policies import policy
-from tests.unit.test_hospital_cli import CHOICES, motet
 
 POLICY = policy(epsilon_cap=Decimal(7), colluders_min=1, exact_releases_max=2)
 NOISY = {

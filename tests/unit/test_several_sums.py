@@ -13,7 +13,7 @@ from common import terms
 from common.errors import AlreadyAnswered, TooFewPatients
 from common.query import ask
 from tests import cohorts
-from tests.unit.test_analyses import Asker, asker
+from tests.asking import Asker, asker
 from tests.unit.test_disclosure_attacks import POLICY
 from tests.unit.test_sums_together import SECRET, judge_of, one_sum
 

@@ -16,8 +16,8 @@ from common.errors import AlreadyAnswered, OutsidePolicy, TooFewPatients
 from common.mechanism import Exact
 from common.query import ask
 from tests import cohorts
+from tests.asking import LOGISTIC, Asker, asker, glm
 from tests.federation import HOSPITALS
-from tests.unit.test_analyses import LOGISTIC, Asker, asker, glm
 from tests.unit.test_disclosure_attacks import POLICY
 
 SECRET = b"s" * 32
