@@ -217,6 +217,9 @@ def _gpu() -> Finding:
         found, there = device.picked(), torch.cuda.device_count()
         used = sum(one.name != device.PROCESSOR for one in found)
         said = f"{used} of {there} in use. " + " ".join(one.said for one in found)
+        said += (
+            f" One that fails at the vault is left out for {device.AGAIN_AFTER} steps, then for twice as many; its log says so."
+        )
         return well("gpu", said) if used == there else warn("gpu", said, mend="Update torch and the driver.")
     if list(Path("/dev").glob("nvidia[0-9]*")):
         return warn("gpu", "There is one, but torch does not see it.", mend="Install torch's CUDA build, and check the driver.")

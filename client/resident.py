@@ -1,6 +1,7 @@
 """A cohort's views on a GPU, with their augmentations: moved once and kept between rounds, where its memory has room."""
 
 import weakref
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from client import augment
 
-__all__ = ["SHARE", "free_bytes", "kept"]
+__all__ = ["SHARE", "free_bytes", "kept", "release"]
 
 SHARE: Final = 0.5  # of the device's free memory at most; the rest is for micro-batches and per-patient gradients
 
@@ -42,6 +43,12 @@ def kept(views: NDArray[np.float32], *, augmentations: int, device: str) -> Tens
 
     _held[device] = (weakref.ref(views, gone), augmentations, moved)
     return moved
+
+
+def release(*, beside: Collection[str]) -> None:
+    """Give back the memory of all devices but those `beside`: one that is not in use may be in want of it."""
+    for name in _held.keys() - {*beside}:
+        del _held[name]
 
 
 def free_bytes(device: str) -> int:

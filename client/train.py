@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client import augment, features, most_patients, resident
-from client.engine import independence, split
+from client.engine import device, independence, split
 from client.engine.batch import Bag, Batch, packed
 from client.inside import Cohort
 from client.label import labelled_rows, labels
@@ -144,4 +144,5 @@ def _full_sum(
         return (batch.to(where) for batch in packed(views, bags=bags, rows_at_once=rows))
 
     total = split.clipped_sum_by(model, patients, packing=packing, loss=loss, clip_norm=float(study.privacy.clip_norm))
+    resident.release(beside=[one.name for one in device.picked()])
     return np.concatenate([total[name].numpy().ravel() for name in names])

@@ -34,7 +34,7 @@ FIELDS: Final = frozenset(  # what `extra` may carry; anything else is left out
         "state",
         "status",
     }
-    | {"step", "study", "task", "why"}
+    | {"step", "steps", "study", "task", "why"}
 )
 EVENT: Final = re.compile(r"[a-z][a-z0-9-]{1,39}\Z")
 WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}\Z")  # names, codes, hashes; nothing with a blank in it

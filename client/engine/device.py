@@ -1,4 +1,7 @@
-"""Where the engine computes: on the GPUs whose clipped sums were tried here and are right, else on the processor; and why."""
+"""Where the engine computes: on the GPUs whose clipped sums were tried here and are right, else on the processor; and why.
+
+A GPU that fails is left out and tried again after AGAIN_AFTER steps without it; each time it fails, after twice as many.
+"""
 
 import logging
 import threading
@@ -14,15 +17,18 @@ from client.engine.batch import packed
 from client.engine.clipped import clipped_sum
 from common.networks.standardised import StandardisedConv2d
 
-__all__ = ["FAILURES", "PROCESSOR", "Device", "among", "lost", "picked", "tried"]
+__all__ = ["AGAIN_AFTER", "FAILURES", "PROCESSOR", "Device", "among", "lost", "picked", "step_begins", "tried"]
 
 log = logging.getLogger("motet.vault")
 
 DIFFERENCE_MOST: Final = 3e-6  # relative; reference training.md 1.3, u: float32 with exact products, not TF32 or half precision
 FAILURES: Final = (RuntimeError, AssertionError, NotImplementedError)  # torch's words for a device that does not work
 PROCESSOR: Final = "cpu"
+AGAIN_AFTER: Final = 100  # steps
 _PATIENTS, _CLIP_NORM = 12, 0.3
 _in_use: list["Device"] = []  # of this process, once they were picked
+_out: dict[str, int] = {}  # of each GPU that is left out, how many steps are still computed without it
+_waits: dict[str, int] = {}  # of each GPU that ever failed, how many steps it was to wait the last time
 _one_at_a_time = threading.Lock()  # two that pick at once would list a device twice, and two threads train one network
 
 
@@ -35,7 +41,7 @@ class Device:
 
 
 def picked() -> tuple[Device, ...]:
-    """Return the devices on which this process trains: the same for its life, but for those that were lost.
+    """Return the devices on which this process trains: the same for its life, but for those that were lost or came back.
 
     Who asks while another tries them waits: no sum is computed during a trial, which sets the process's switches.
     """
@@ -43,7 +49,31 @@ def picked() -> tuple[Device, ...]:
         if not _in_use:
             names = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
             _in_use.extend(among(names))
+            for name in {*names} - {one.name for one in _in_use}:
+                _leave_out(name)
         return tuple(_in_use)
+
+
+def step_begins() -> None:
+    """Count a step, and try those left-out devices again that have waited long enough: who passes trains from now on.
+
+    Never during a step: within one, patients keep their devices. What follows from a patient's presence is only when a device
+    failed, as before.
+    """
+    with _one_at_a_time:
+        for name in list(_out):
+            _out[name] -= 1
+            if _out[name] >= 0:
+                continue
+            found = tried(name)
+            if found.name == PROCESSOR:
+                _leave_out(name)
+                log.warning("training-device-left-out", extra={"at": name, "steps": _out[name]})
+                continue
+            del _out[name]
+            there = [one for one in _in_use if one.name != PROCESSOR]
+            _in_use[:] = sorted([*there, found], key=lambda one: (len(one.name), one.name))
+            log.warning("training-device-back", extra={"at": name})
 
 
 def among(names: Sequence[str]) -> tuple[Device, ...]:
@@ -52,18 +82,25 @@ def among(names: Sequence[str]) -> tuple[Device, ...]:
     good = tuple(one for one in found if one.name != PROCESSOR)
     for name, one in zip(names, found, strict=True) if good else ():
         if one.name == PROCESSOR:
-            log.warning("training-device-left-out", extra={"at": name})
+            log.warning("training-device-left-out", extra={"at": name, "steps": AGAIN_AFTER})
     nothing = Device(name=PROCESSOR, said="Training runs on the processor: torch sees no GPU.")
     return good or tuple(found[:1]) or (nothing,)
 
 
 def lost(name: str, error: Exception) -> None:
-    """Train without device `name` from now on, and say so in the log; without any, on the processor."""
+    """Train without device `name` for now, and say so and for how long in the log; without any, on the processor."""
     why = type(error).__name__
-    log.warning("training-device-lost", extra={"at": name, "why": why})
     with _one_at_a_time:
         left = [one for one in _in_use if one.name != name]
         _in_use[:] = left or [Device(name=PROCESSOR, said=f"Training runs on the processor: {name} failed ({why}).")]
+        steps = _leave_out(name)
+    log.warning("training-device-lost", extra={"at": name, "why": why, "steps": steps})
+
+
+def _leave_out(name: str) -> int:
+    """Note that a device is out, and return for how many steps: twice as many as the last time."""
+    _out[name] = _waits[name] = 2 * _waits[name] if name in _waits else AGAIN_AFTER
+    return _out[name]
 
 
 def tried(name: str) -> Device:

@@ -38,9 +38,10 @@ def clipped_sum_by(
     """Return clipped.clipped_sum of `patients`, pseudonym and bag each, on the processor, by all devices that were picked.
 
     `packing` is asked in the device's thread. What one patient adds is the same for every sample, as long as the devices are;
-    the order of addition is theirs. A device that fails is left out from then on: what the others had summed is thrown away,
-    and all is computed anew without it, at the end on the processor. Raises what clipped_sum raises.
+    the order of addition is theirs. A device that fails is left out for some steps (device.py): what the others had summed is
+    thrown away, and all is computed anew without it, at the end on the processor. Raises what clipped_sum raises.
     """
+    device.step_begins()
     while True:
         names = [one.name for one in device.picked()]
         shares: list[list[Bag]] = [[] for _ in names]

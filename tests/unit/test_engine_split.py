@@ -26,6 +26,8 @@ def devices(monkeypatch):
 
     def use(*names):
         monkeypatch.setattr(device, "_in_use", [device.Device(name=name, said="") for name in names])
+        monkeypatch.setattr(device, "_out", {})
+        monkeypatch.setattr(device, "_waits", {})
 
     return use
 
@@ -117,7 +119,8 @@ def test_devices_that_fail_the_trial_are_left_out_and_named(caplog):
 
 
 def test_threads_that_pick_at_once_list_no_device_twice(monkeypatch):
-    monkeypatch.setattr(device, "_in_use", [])
+    for held, empty in (("_in_use", []), ("_out", {}), ("_waits", {})):
+        monkeypatch.setattr(device, held, empty)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # it is tried, and takes its time, whether it is there or not
     everybody = threading.Barrier(4)
