@@ -17,7 +17,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from client.imaging import images
 from client.imaging.found import Contours, Frames, Projection, Reason, Segmentation, Slice
 from client.imaging.guard import Guard, Limits
-from tests.phantoms import Ellipsoid, volume, write_series
+from tests.phantoms import Ellipsoid, enhanced, volume, write_series
 
 LENGTHS = [0, 1, 0x7FFF, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF]
 TAGS = [0x00280010, 0x00280011, 0x00280008, 0x00280100, 0x00280002, 0x00281053, 0x00281052, 0x7FE00010, 0x00080005]
@@ -50,31 +50,11 @@ def seeds(folder: Path) -> list[bytes]:
     for kind in (images.MR, images.CR):
         made.append(pydicom.dcmread(paths[1]))
         made[-1].SOPClassUID = made[-1].file_meta.MediaStorageSOPClassUID = kind
-    made.append(_enhanced([pydicom.dcmread(path) for path in paths[:-1]]))
+    made.append(enhanced(paths, order=range(len(paths) - 1)))
     deflated = pydicom.dcmread(paths[2])
     deflated.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     made.append(deflated)
     return plain + [_bytes(one) for one in made]
-
-
-def _enhanced(slices: Sequence[Dataset]) -> Dataset:
-    ds, shared, plane, measures = pydicom.dcmread(io.BytesIO(_bytes(slices[0]))), Dataset(), Dataset(), Dataset()
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = images.ENHANCED_CT
-    ds.NumberOfFrames = len(slices)
-    plane.ImageOrientationPatient, measures.PixelSpacing = ds.ImageOrientationPatient, ds.PixelSpacing
-    scale = Dataset()
-    scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = 1, -1024, "HU"
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
-    shared.PixelValueTransformationSequence = [scale]
-    frames = []
-    for one in slices:
-        frame, place = Dataset(), Dataset()
-        place.ImagePositionPatient = one.ImagePositionPatient
-        frame.PlanePositionSequence = [place]
-        frames.append(frame)
-    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
-    ds.PixelData = b"".join(one.PixelData for one in slices)
-    return ds
 
 
 def _bytes(ds: Dataset) -> bytes:

@@ -174,6 +174,16 @@ def export(path: Path, ledger: Ledger, *, plan: Study | None = None) -> None:
     )
 
 
+def charged(folder: Path, *asks: tuple[Mechanism, Decimal], plan: Study) -> bundle.Bundle:
+    """Return the bundle of a real ledger that was asked for these releases: mechanism and delta."""
+    with create(folder / "ledger.sqlite", plan=plan) as ledger:
+        for number, (mechanism, delta) in enumerate(asks, start=1):
+            receipt = Ask(number=number, mechanism=mechanism, study=plan.hash(), delta=delta).to(ledger)
+            ledger.release(receipt, sha256=f"{number:064x}", size_bytes=80)
+        export(folder / "aalen.zip", ledger, plan=plan)
+    return bundle.read(folder / "aalen.zip")
+
+
 def asked(ledger, number=1, **changes):
     """Reserve a round at a ledger; `changes` go to what is asked."""
     arguments = {

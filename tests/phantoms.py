@@ -4,6 +4,7 @@ Everything is defined in patient coordinates (LPS, mm) and sampled at the voxel 
 shows the same object.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from client.inside import Acquisition, Float, Float32, Mask, Volume
 
@@ -192,6 +193,30 @@ def write_segmentation(path: Path, *, slices: Sequence[Dataset], region: Mask, s
     )
     seg.save_as(path)
     return path
+
+
+def enhanced(series: Sequence[Path], *, order: Sequence[int]) -> Dataset:
+    """An Enhanced CT of the series, its frames in `order`, each with a rescale of its own."""
+    slices = [pydicom.dcmread(path) for path in series[:-1]]
+    ds = copy.deepcopy(slices[0])
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    ds.NumberOfFrames = len(order)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+        delattr(ds, keyword)
+    shared, plane, measures = Dataset(), Dataset(), Dataset()
+    plane.ImageOrientationPatient, measures.PixelSpacing = slices[0].ImageOrientationPatient, slices[0].PixelSpacing
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
+    frames, stored = [], []
+    for at in order:
+        frame, place, scale = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = slices[at].ImagePositionPatient
+        scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = 1, -1024 - at, "HU"
+        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [place], [scale]
+        frames.append(frame)
+        stored.append((slices[at].pixel_array + at).astype("<u2"))
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
+    ds.PixelData = np.stack(stored).tobytes()
+    return ds
 
 
 def _uid(patient: str, seed: int, what: str) -> UID:

@@ -27,8 +27,8 @@ from client.imaging.volume import assemble
 from client.inside import Scan
 from common.errors import ConfigError, NoScans
 from tests import structures
-from tests.phantoms import Ellipsoid, volume, write_series
-from tests.unit.test_images import enhanced, radiograph
+from tests.phantoms import Ellipsoid, enhanced, volume, write_series
+from tests.unit.test_images import radiograph
 
 NEEDLES = (
     *(b"ZHANG", b"MRN-12345", b"ALT-777", b"Secret Rd", b"SECRET", b"OP^NAME", b"ACC999", b"19600102", b"20250304"),

@@ -18,7 +18,7 @@ from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
 from client.inside import Scan, SetAside
 from common.errors import GeometryRefused
-from tests.phantoms import Ellipsoid, volume, write_series
+from tests.phantoms import Ellipsoid, enhanced, volume, write_series
 
 IMAGE = volume(Ellipsoid(semi_axes_mm=(8, 5, 3), angle_deg=30), shape=(6, 32, 40), body_radius_mm=14)
 
@@ -142,29 +142,6 @@ def test_millimetres_of_a_radiograph_are_the_patients_as_far_as_the_file_tells(
     else:
         assert isinstance(found, Projection)
         np.testing.assert_allclose(found.spacing_mm, spacing_mm, rtol=1e-12)
-
-
-def enhanced(series: list[Path], *, order: list[int]) -> Dataset:
-    """An Enhanced CT of the series, its frames in `order`, each with a rescale of its own."""
-    slices = [pydicom.dcmread(path) for path in series[:-1]]
-    ds = copy.deepcopy(slices[0])
-    ds.SOPClassUID, ds.NumberOfFrames = images.ENHANCED_CT, len(order)
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
-        delattr(ds, keyword)
-    shared, plane, measures = Dataset(), Dataset(), Dataset()
-    plane.ImageOrientationPatient, measures.PixelSpacing = slices[0].ImageOrientationPatient, slices[0].PixelSpacing
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
-    frames, stored = [], []
-    for at in order:
-        frame, place, scale = Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = slices[at].ImagePositionPatient
-        scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = 1, -1024 - at, "HU"
-        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [place], [scale]
-        frames.append(frame)
-        stored.append((slices[at].pixel_array + at).astype("<u2"))
-    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
-    ds.PixelData = np.stack(stored).tobytes()
-    return ds
 
 
 def test_an_enhanced_object_is_the_volume_of_its_frames(guard: Guard, series: list[Path], tmp_path: Path) -> None:

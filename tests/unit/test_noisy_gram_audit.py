@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from scipy import optimize, stats
@@ -14,7 +15,7 @@ from common.ledger.events import Event, Kind
 from common.mechanism import Exact
 from common.study import Study
 from tests import ledgers
-from tests.ledgers import CAP, DELTA, Ask, share
+from tests.ledgers import CAP, DELTA, share
 
 PRIVACY = {
     "noise_multiplier": "4",
@@ -34,16 +35,7 @@ def study(**changes):
 STUDY = study()
 GRAM = announcement.mechanism_for(STUDY, task="gram", hospitals=3, dimension=10)
 GRAM_DELTA = Decimal("1e-6")
-
-
-def charged(folder, *asks, plan=STUDY):
-    """Return the bundle of a real ledger that was asked for these releases."""
-    with ledgers.create(folder / "ledger.sqlite", plan=plan) as ledger:
-        for number, (mechanism, delta) in enumerate(asks, start=1):
-            receipt = Ask(number=number, mechanism=mechanism, study=plan.hash(), delta=delta).to(ledger)
-            ledger.release(receipt, sha256=f"{number:064x}", size_bytes=80)
-        ledgers.export(folder / "aalen.zip", ledger, plan=plan)
-    return bundle.read(folder / "aalen.zip")
+charged = partial(ledgers.charged, plan=STUDY)
 
 
 def analytic(sigma, delta):

@@ -1,17 +1,18 @@
 """What the auditor finds in the ledger of a charged evaluation: its cost by every accountant, and lies about it."""
 
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
 from common import announcement, scores
-from common.audit import bundle, verify
+from common.audit import verify
 from common.errors import RecordDamaged
 from common.ledger import accounting
 from common.mechanism import Exact, NoisyScores, from_entry
 from common.study import Study
 from tests import ledgers
-from tests.ledgers import DELTA, Ask, share
+from tests.ledgers import DELTA, share
 
 PRIVACY = {"noise_multiplier": "4", "delta": "1e-6", "patients_max": 1000, "colluders": 1, "rounds_void_allowed": 1}
 
@@ -23,16 +24,7 @@ def study(**changes):
 STUDY = study()
 SCORES = announcement.mechanism_for(STUDY, task="evaluate", hospitals=3, dimension=scores.dimension(STUDY))
 SCORES_DELTA = Decimal("1e-6")
-
-
-def charged(folder, *asks, plan=STUDY):
-    """Return the bundle of a real ledger that was asked for these releases."""
-    with ledgers.create(folder / "ledger.sqlite", plan=plan) as ledger:
-        for number, (mechanism, delta) in enumerate(asks, start=1):
-            receipt = Ask(number=number, mechanism=mechanism, study=plan.hash(), delta=delta).to(ledger)
-            ledger.release(receipt, sha256=f"{number:064x}", size_bytes=80)
-        ledgers.export(folder / "aalen.zip", ledger, plan=plan)
-    return bundle.read(folder / "aalen.zip")
+charged = partial(ledgers.charged, plan=STUDY)
 
 
 def test_an_entry_is_read_back_as_it_was_written():
