@@ -4,8 +4,8 @@ Each question has a name of its own, the hash of all that it is about, so that c
 again in another run or study.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -16,7 +16,7 @@ from client import columns
 from client.disclosure import COUNTS_ONLY
 from client.inside import Cohort
 from client.kernels.rows import Rows
-from common import analyses, canonical, moments, query
+from common import analyses, canonical, embedding, moments, query
 from common.announcement import Announcement
 from common.query import Query
 from common.study import Study
@@ -29,13 +29,15 @@ SOLVED_ALONE = frozenset({"logistic", "firth", "ordinal", "cox_stratified"})  # 
 class Entering:
     """What enters an exact sum: which patients, and per question their data as bytes, to be hashed and nothing else.
 
-    `variables` are those of the dictionary behind the columns, `rows` what a query is answered from; a Gram's `rows` are its
-    columns. An evaluation has neither: its sums are of scores, which no other sum holds. `grids`: on which edges variables are
-    counted; `functions`: its columns, and the variables in them, plain, transformed or a level, of which it holds products.
+    `definitions` say which network makes an embedding. `variables` are those of the dictionary behind the columns, `rows` what
+    a query is answered from; a Gram's `rows` are its columns. An evaluation has neither: its sums are of scores, which no
+    other sum holds. `grids`: on which edges variables are counted; `functions`: its columns, and the variables in them, plain,
+    transformed or a level, of which it holds products.
     """
 
     patients: tuple[str, ...]
     questions: dict[str, bytes]
+    definitions: dict[str, str] = field(default_factory=dict)
     variables: frozenset[str] = frozenset()
     rows: Rows | None = None
     kernel: str = "gram"
@@ -64,6 +66,7 @@ def of_gram(study: Study, *, cohort: Cohort) -> Entering:
             for one, other in combinations_with_replacement(sorted(data), 2)
         }
         | {canonical.digest({**incomplete, "recipe": prepared}): "".join(_patients(cohort, ~complete)).encode()},
+        definitions=definitions(study, variables=variables),
         variables=variables,
         rows=_rows(table[complete], design=study.design(), study=study),
         functions=_functions(study.design()),
@@ -102,6 +105,7 @@ def of_query(asked: Query, *, index: int, study: Study, cohort: Cohort) -> Enter
             **_taken_once(asked, question, bounds=dict(zip(rows.names, zip(rows.lower, rows.upper, strict=True), strict=True))),
             canonical.digest(incomplete): "".join(_patients(cohort, ~complete)).encode(),
         },
+        definitions=definitions(study, variables=bound.variables),
         variables=frozenset(name for name in bound.variables if name in dictionary),
         rows=rows,
         kernel=asked.kernel,
@@ -119,6 +123,20 @@ def of_scores(study: Study, *, cohort: Cohort, rows: NDArray[np.int64]) -> Enter
     scored = {"scores": study.training.model_dump(mode="python"), "recipe": prepared, "evaluation": _apart(study)}
     seen = cohort.table[rows, label].tobytes() + cohort.table[rows][:, apart].tobytes() + cohort.views[views].tobytes()
     return Entering(patients=tuple(cohort.patients[row] for row in rows), questions={canonical.digest(scored): seen})
+
+
+def definitions(study: Study, *, variables: Iterable[str]) -> dict[str, str]:
+    """Return, of those variables that a network makes, what a record of sums knows them by, and which network it is.
+
+    A study names its network once: its dictionary, and with it what is asked, can be another study's with another network.
+    """
+    made = [
+        one for one in study.variables if one.name in set(variables) and one.source == "image" and embedding.named(one.name)
+    ]
+    recipe, network = study.recipe.model_dump(mode="python"), f"{study.training.model}, prior {study.training.prior_sha256[:8]}"
+    return {
+        canonical.digest({"made by": study.question(one.name), "recipe": recipe}): f"{one.name} of {network}" for one in made
+    }
 
 
 def counting(announcement: Announcement, *, blob: bytes, study: Study, rows: Rows) -> tuple[str, int, str]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from common import files
 from common.errors import AlreadyAnswered, RecordDamaged
@@ -36,13 +37,16 @@ def check(
     secret: bytes,
     under: str = "",
     again: bool = False,
+    definitions: Mapping[str, str] = MappingProxyType({}),
 ) -> Record:
     """Return the record with these sums in it, to be saved before anything leaves.
 
     questions: what is asked -> what enters the sum, any bytes; kept as keyed hashes only. `under`: the approved roster's hash.
     `again`: the ledger knows that these sums left before and will not count them a second time; then each must stand in the
-    record under the same roster's hash, since the same name under another key may be another hospital.
-    Raises AlreadyAnswered when one of them was answered over other rows or another roster, RecordDamaged when the record cannot
+    record under the same roster's hash, since the same name under another key may be another hospital. `definitions`: of the
+    variables in them, by name and bounds, what makes their values, in words that a log may hold.
+    Raises AlreadyAnswered when one of them was answered over other rows or another roster, or a variable of it was made by
+    something else, RecordDamaged when the record cannot
     be read, or has forgotten what the ledger knows.
     """
     record = _read(path)
@@ -51,6 +55,16 @@ def check(
             "The ledger shows exact sums that the record of exact sums does not know.",
             action="Restore state/exact.json from your newest backup, or ask for a new study.",
         )
+    made = {
+        name: Answered(rows=hmac.new(secret, words.encode(), hashlib.sha256).hexdigest(), roster=())
+        for name, words in definitions.items()
+    }
+    for name, now in made.items():
+        if record.get(name, now) != now:
+            raise AlreadyAnswered(
+                f"Exact sums of a variable of this name were had of another network; now it is {definitions[name]}.",
+                action="Propose the study with the network of the earlier one, without this variable, or with noise.",
+            )
     asked = {
         question: Answered(rows=hmac.new(secret, rows, hashlib.sha256).hexdigest(), roster=tuple(roster), under=under)
         for question, rows in questions.items()
@@ -72,7 +86,7 @@ def check(
                 "This exact statistic was answered under a roster with other keys before.",
                 action="Ask for a new study: its sums are counted as new ones.",
             )
-    return {**record, **asked}
+    return {**record, **made, **asked}
 
 
 def save(path: Path, record: Record) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from client import between, disclosure, exact, harmonise, pipeline, policy, released
 from client.config import Policy
-from client.entering import counting
+from client.entering import counting, definitions
 from client.inside import Cohort
 from client.kernels.rows import Rows, Seat
 from client.ledger import Ledger
@@ -61,10 +61,12 @@ class Gate:
         blob, coefficients = harmonisation.unpack(blob)
         if announced.task == "gram" and blob:
             raise OutsidePolicy("A Gram is asked with nothing beside it.", action="Check the coordinator's version.")
-        asked = harmonise.question(study, coefficients=coefficients)
-        exact.save(
-            self._exact_file, exact.check(self._exact_file, questions=asked, roster=announced.hospitals, secret=self.secret)
+        asked, position = harmonise.question(study, coefficients=coefficients), study.harmonised
+        made = definitions(study, variables=() if position is None else study.asked(position).variables)
+        record = exact.check(
+            self._exact_file, questions=asked, roster=announced.hospitals, secret=self.secret, definitions=made
         )
+        exact.save(self._exact_file, record)
         return blob, pipeline.harmonised(coefficients, study=study, cohort=cohort)
 
     def check(self, asked: Asked) -> Checked:
@@ -90,6 +92,7 @@ class Gate:
             secret=self.secret,
             under=announced.roster,
             again=again,
+            definitions=entering.definitions,
         )
         record, contribution = released.read(self._released_file), None
         if entering.rows is not None:
