@@ -13,8 +13,8 @@ def check(
 ) -> None:
     """Raise RosterNotApproved unless the roster names this hospital with its identity and its ledger keys.
 
-    Whoever put another ledger key there could show a ledger of his own as this hospital's. The second key may be missing, as of
-    a hospital that enrolled before there was one, but not once the roster that was approved `before` has named it.
+    Whoever put another ledger key there could show a ledger of his own as this hospital's. The second key may be missing
+    only where the roster that was approved `before` has none of it either: whoever enrols sends it.
     """
     again = "Enrol again with the coordinator."
     own = proposed.member(name) if name in proposed.names else None
@@ -24,6 +24,6 @@ def check(
         note.key_of(origin, key=ledger).vkey,
     ):
         raise RosterNotApproved("The roster does not hold this hospital's key.", action=again)
-    had = before is not None and name in before.names and before.member(name).ledger_ml_dsa
-    if own.ledger_ml_dsa != post_quantum.key_of(origin, key=ledger).vkey and (own.ledger_ml_dsa or had):
+    without = before is not None and name in before.names and not before.member(name).ledger_ml_dsa
+    if own.ledger_ml_dsa != post_quantum.key_of(origin, key=ledger).vkey and (own.ledger_ml_dsa or not without):
         raise RosterNotApproved("The roster does not hold the second key of this hospital's ledger (ML-DSA-44).", action=again)

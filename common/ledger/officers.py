@@ -16,14 +16,13 @@ DOMAIN: Final = b"motet/policy/v1\0"
 
 
 def must_sign(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> frozenset[str]:
-    """Return the officers of whom two must sign the step from one recorded policy to the next; none where it needs none.
+    """Return the officers of whom two must sign the step from one recorded policy to the next; none where nobody can or need.
 
-    It needs them when the policy before names officers and the next one raises a cap, or names other officers.
+    It needs them when the next policy raises a cap, or names other officers than the one before, if that names any.
     """
     named = (before or {}).get("officers") or []
     officers = frozenset(key for key in named if isinstance(key, str)) if isinstance(named, list) else frozenset()
-    raised = any(_number((before or {}).get(cap)) < _number(after.get(cap)) for cap in CAPS)
-    return officers if officers and (raised or named != (after.get("officers") or [])) else frozenset()
+    return officers if _raises(before, after) or named != (after.get("officers") or []) else frozenset()
 
 
 def statement(before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str) -> bytes:
@@ -38,8 +37,16 @@ def sign(before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str, ke
 
 
 def check(before: Mapping[str, Any] | None, after: Mapping[str, Any], *, origin: str, signatures: Mapping[str, str]) -> None:
-    """Raise OutsidePolicy when the step needs two officers' signatures and has not two that hold."""
+    """Raise OutsidePolicy when the step needs two officers' signatures and has not two that hold.
+
+    A policy that names no officers has nobody to sign: its caps stay, and the first officers may be named by anybody.
+    """
     officers = must_sign(before, after)
+    if not officers and _raises(before, after):
+        raise OutsidePolicy(
+            "A cap was raised, and the policy before names no officers of whom two could sign.",
+            action="Put the old cap back, name two officers in site.toml and restart the vault; then they sign a higher one.",
+        )
     if not officers:
         return
     said = statement(before or {}, after, origin=origin)
@@ -49,6 +56,10 @@ def check(before: Mapping[str, Any] | None, after: Mapping[str, Any], *, origin:
             f"A cap was raised, or the officers changed, with {len(held)} of {SIGNERS} officers' signatures.",
             action="Let two officers run `motet-hospital sign-policy`, or put the old policy back.",
         )
+
+
+def _raises(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
+    return any(_number((before or {}).get(cap)) < _number(after.get(cap)) for cap in CAPS)
 
 
 def _holds(key: str, signature: str, said: bytes) -> bool:

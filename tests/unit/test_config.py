@@ -247,8 +247,13 @@ def test_a_roster_without_this_hospitals_key_is_refused(name, home):
 
 def test_a_roster_with_another_ledger_key_or_without_the_second_that_was_there_is_refused(home):
     origin, stranger = ledger_origin("hosp-a"), Ed25519PrivateKey.generate()
-    bare = make_roster(home, ledger_ml_dsa="")  # as of a hospital that enrolled before there was a second key
-    config.approve_roster(home, data=bare.bytes(), expected_hash=bare.hash())
+    bare = make_roster(home, ledger_ml_dsa="")
+    with pytest.raises(RosterNotApproved, match="second key"):  # it was sent with the enrolment
+        config.approve_roster(home, data=bare.bytes(), expected_hash=bare.hash())
+    (home.approved / "roster.json").write_bytes(bare.bytes())  # approved when hospitals had no second key yet
+    config._edit_policy(home, "approved_roster", bare.hash())
+    again = make_roster(home, ledger_ml_dsa="")
+    config.approve_roster(home, data=again.bytes(), expected_hash=again.hash())
     whole = make_roster(home)
     config.approve_roster(home, data=whole.bytes(), expected_hash=whole.hash())
     before = tree(home.folder)

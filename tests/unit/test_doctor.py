@@ -20,7 +20,7 @@ from client.origin import ledger_origin
 from client.relay import RelayHome
 from common import findings, locks, ports, roster
 from common.errors import ConfigError, NotSetUp
-from common.ledger import note
+from common.ledger import note, post_quantum
 from common.roster import Member
 from server import certificates, config, door
 from server import doctor as coordinator_doctor
@@ -72,6 +72,7 @@ def approve(home, *, names=("hosp-a", "hosp-b", "hosp-c")):
                 name=name,
                 identity=key.public_key().public_bytes_raw().hex(),
                 ledger_key=note.key_of(ledger_origin(name), key=hospital.ledger_key(home)).vkey,
+                ledger_ml_dsa=post_quantum.key_of(ledger_origin(name), key=hospital.ledger_key(home)).vkey,
                 node_key=kept.node_public.read_text().strip() if mine else name,
                 relay_certificate=kept.certificate.read_text() if mine else "",
             )

@@ -217,10 +217,11 @@ def test_huge_or_foreign_text_does_not_enter(ledger):
 
 
 def test_a_new_policy_is_an_entry(ledger):
-    for cap in (9, 8):
-        ledger.record_policy({"epsilon_cap": Decimal(cap)})
+    caps = {"delta_cap": Decimal("1e-5")}
+    for cap in (7, 6):  # lower than CAP: nobody signs for that
+        ledger.record_policy({**caps, "epsilon_cap": Decimal(cap)})
     said = [events.decode(entry).fields for entry in list(ledger.entries())[-2:]]
-    assert [one["policy"] for one in said] == [{"epsilon_cap": "9"}, {"epsilon_cap": "8"}]
+    assert [one["policy"]["epsilon_cap"] for one in said] == ["7", "6"]
     assert [one.keys() for one in said] == [{"policy", "salt"}] * 2
     salts = {bytes.fromhex(one["salt"]) for one in said}
     assert [len(salt) for salt in salts] == [16, 16]  # two, and not the same

@@ -59,11 +59,43 @@ def test_signatures_do_not_raise_a_cap_again_after_it_was_lowered(ledger):
         ledger.record_policy(raised, signatures=both)
 
 
-def test_a_missing_cap_is_a_raised_one_and_a_policy_without_officers_is_free():
+def test_a_missing_cap_is_a_raised_one_and_a_first_policy_needs_nobody():
     after = {name: value for name, value in policy().items() if name != "epsilon_cap"}
     assert officers.must_sign(policy(), after) == set(OFFICERS)
-    assert officers.must_sign(policy(officers=[]), policy("99")) == set()
     assert officers.must_sign(None, policy("99")) == set()
+    officers.check(None, policy("99"), origin=ledgers.ORIGIN, signatures={})
+
+
+def bare(path):
+    made = Ledger.create(path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=clock)
+    made.record_policy(policy(officers=[]))
+    return made
+
+
+@pytest.mark.parametrize("after", [policy("9", officers=[]), policy("9"), policy(exact_releases_max=6, officers=[])])
+def test_without_officers_no_cap_is_raised_until_they_are_named(tmp_path, after):
+    with bare(tmp_path / "bare.sqlite") as ledger:
+        size = ledger.size()
+        for signatures_ in ({}, signed(ledger, after, PI, DPO)):
+            with pytest.raises(OutsidePolicy, match="no officers"):
+                ledger.record_policy(after, signatures=signatures_)
+        assert ledger.size() == size
+        ledger.record_policy(policy("7", officers=[]))  # lowering needs nobody
+        ledger.record_policy(policy("7"))  # nor does naming the first
+        raised = {**after, "officers": OFFICERS}
+        ledger.record_policy(raised, signatures=signed(ledger, raised, PI, DPO))
+        assert ledger.policy() == raised
+
+
+def test_the_auditor_finds_a_cap_that_was_raised_where_nobody_could_sign(tmp_path, monkeypatch):
+    with bare(tmp_path / "bare.sqlite") as ledger:
+        ledger.record_study(ledgers.HASH, title=ledgers.study().title)
+        monkeypatch.setattr(officers, "check", lambda *_args, **_named: None)  # a hospital whose program does not ask
+        ledger.record_policy(policy("10", officers=[]))
+        ledgers.export(tmp_path / "bad.zip", ledger)
+        monkeypatch.undo()
+        with pytest.raises(CapPassed, match="officers"):
+            verify.verify(bundle.read(tmp_path / "bad.zip"), roster_hash=None)
 
 
 def test_the_auditor_finds_a_cap_that_was_raised_without_them(tmp_path, ledger, monkeypatch):
