@@ -16,11 +16,12 @@ class Privacy(Part):
     """The privacy parameters of training: somebody has to choose them.
 
     Unit: patient. Adjacency: add or remove one. `noise_multiplier` is relative to the L2 sensitivity, as faced by the
-    coordinator together with `colluders` hospitals.
+    coordinator together with `colluders` hospitals. `clip_norm` has bounds: patients' norms are sums of float32 squares, which
+    vanish below 1e-19 and overflow above 1e19, and a norm that vanished would not be clipped.
     """
 
     noise_multiplier: Positive
-    clip_norm: Positive
+    clip_norm: Annotated[Decimal, Field(ge=Decimal("1e-6"), le=1_000_000, max_digits=24)]
     sampling_rate: Probability
     delta: Delta
     colluders: Colluders
