@@ -1,14 +1,17 @@
 """What leaves a hospital in a training step: a vector with the whole noise, whoever was drawn; nothing says how many."""
 
 import logging
+import random
 from decimal import Decimal
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 from scipy.stats import chi2
 
 from client import train
+from client.attack.canaries import mechanism_of
 from client.attack.draws import opened_sum
 from common import model, wire
 from common.crypto import rng
@@ -42,6 +45,17 @@ def test_an_empty_draw_leaves_as_noise_of_the_whole_deviation():
     deviation = float(mechanism.noise_multiplier) * mechanism.sensitivity  # of the honest hospitals' shares
     squares, freedom = np.square(np.array(seen) / deviation).sum(), 120 * 13
     assert chi2.ppf(1e-7, freedom) < squares < chi2.isf(1e-7, freedom)
+
+
+def test_no_seed_of_any_generator_repeats_the_noise_that_leaves():
+    mechanism, seen = mechanism_of(noise=Decimal(2), rate=Decimal("0.5"), dimension=64, patients=10), set()
+    for _ in range(3):
+        torch.manual_seed(0)
+        torch.cuda.manual_seed_all(0)
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        seen.add(opened_sum(np.zeros(64), mechanism=mechanism).tobytes())
+    assert len(seen) == 3
 
 
 def stripped(plain):
