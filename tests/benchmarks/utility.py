@@ -8,12 +8,17 @@ on 10 fifths, the better six on 20 more, the better three on 40 more); then it t
 found, and the test part is looked at once per seed. The search is not charged to epsilon, and what is left of its chance is not
 in the standard error of a ratio: `at_centrals_setting` is Motet with the values that the search found for central DP-SGD.
 
+How many seeds: --seeds for every row; then, from the spread of these alone, as many for Motet and central DP-SGD as bring the
+standard error of their ratio to 0.001, a fifth of what the bar leaves, at most ten times --seeds (Stein's two stages, 1945).
+The seeds of the first stage are kept, whatever they said.
+
 Motet's row takes the product's secret randomness, so its figures vary from run to run within their spread. The cells are spread
 over this machine's cores.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import signal
@@ -46,6 +51,7 @@ ROWS = ("non_private_pooled", "central", "motet", "local_noise_fedavg", "alone")
 SHOWN = ("no DP", "pooled", "Motet", "FedAvg", "alone")
 DELTA = "0.00001"
 BAR = 0.995  # Motet's mean AUC over central DP-SGD's
+STANDARD_ERROR, TIMES_MOST = 0.001, 10
 OPTIMISERS = {
     "momentum": {"kind": "momentum", "momentum": "0.9"},
     "adam": {"kind": "adam", "beta_1": "0.9", "beta_2": "0.99", "damping": "0.00000001"},
@@ -107,10 +113,10 @@ def way_of(options):
     return {"optimiser": OPTIMISERS[options.optimiser], "schedule": schedule, "average": average}
 
 
-def judged(row, data, *, setting, options, spent):
-    """Test AUC of one row at one setting, over the seeds."""
-    found = []
-    for seed in range(options.seeds):
+def judged(row, data, *, setting, seeds, spent, before=()):
+    """Test AUC of one row at one setting, over so many seeds; those of `before` are not run again."""
+    found = list(before)
+    for seed in range(len(found), seeds):
         found.append(run(row, data, setting=setting, seed=seed, tuning=False))
         spent(row, data)
     return {
@@ -133,18 +139,32 @@ def searched(row, data, *, noise, options, spent):
         spent=spent,
     )
     tuned = {"tuning_auc": float(np.mean(scores)), "tuning_spread": float(np.std(scores, ddof=1))}
-    return {**judged(row, data, setting=setting, options=options, spent=spent), **tuned}
+    return {**judged(row, data, setting=setting, seeds=options.seeds, spent=spent), **tuned}
 
 
-def cell(data, *, noise, options, spent):
+def seeds_for(ours, central):
+    """How many seeds bring the standard error of the ratio to STANDARD_ERROR, by the spread of those that there are."""
+    first = len(central["seeds"])
+    _, error = ratio_of(ours, central)
+    return min(TIMES_MOST * first, max(first, math.ceil(first * (error / STANDARD_ERROR) ** 2)))
+
+
+def cell(data, *, noise, options, spent, planned):
     """All rows at one epsilon."""
     rows = {}
     for row in ROWS:
         found = searched(row, data, noise=noise, options=options, spent=spent)
         rows[row] = {**found, "epsilon": epsilons(row, noise=noise, data=data, options=options)}
+    setting = {
+        row: Setting(learning_rate=rows[row]["learning_rate"], clip_norm=rows[row]["clip_norm"], **fixed(noise, options))
+        for row in ("central", "motet")
+    }
+    seeds = seeds_for(rows["motet"], rows["central"])
+    planned({"central": seeds - options.seeds, "motet": 2 * seeds - options.seeds}, data)
+    for row, one in setting.items():
+        rows[row] |= judged(row, data, setting=one, seeds=seeds, spent=spent, before=rows[row]["seeds"])
     central = rows["central"]
-    same = Setting(learning_rate=central["learning_rate"], clip_norm=central["clip_norm"], **fixed(noise, options))
-    beside = judged("motet", data, setting=same, options=options, spent=spent)
+    beside = judged("motet", data, setting=setting["central"], seeds=seeds, spent=spent)
     ratio, error = ratio_of(rows["motet"], central)
     same_ratio, same_error = ratio_of(beside, central)
     return {
@@ -207,12 +227,12 @@ def loaded(names, console):
     return there, absent
 
 
-def begin(cost, done):
-    """Prepare a process that takes cells; what a run costs is added to `done`, for the bar."""
+def begin(cost, done, total):
+    """Prepare a process that takes cells; what a run costs is added to `done`, what is planned to `total`, for the bar."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # Opacus on import
-    BAR_OF_ALL.update(cost=cost, done=done)
+    BAR_OF_ALL.update(cost=cost, done=done, total=total)
 
 
 def spent(row, data):
@@ -220,24 +240,28 @@ def spent(row, data):
         BAR_OF_ALL["done"].value += BAR_OF_ALL["cost"][row, data.name]
 
 
+def planned(runs, data):
+    with BAR_OF_ALL["total"].get_lock():
+        BAR_OF_ALL["total"].value += sum(count * BAR_OF_ALL["cost"][row, data.name] for row, count in runs.items())
+
+
 def one_cell(data, noise, options):
-    return cell(data, noise=noise, options=options, spent=spent)
+    return cell(data, noise=noise, options=options, spent=spent, planned=planned)
 
 
 def compare(datasets, options, console):
     """All cells, over the cores, with a bar that knows what each run costs."""
     cost = costs(datasets, options)
     each = utility_search.runs(len(options.points)) + options.seeds
-    more = {"motet": options.seeds}  # at central's setting
     noises = {name: noise_for(EPSILONS[name], rate=options.sampling_rate, steps=options.steps) for name in options.epsilons}
-    seconds = len(noises) * sum((each + more.get(row, 0)) * one for (row, _), one in cost.items())
+    seconds = len(noises) * each * sum(cost.values())
     cores = min(len(os.sched_getaffinity(0)), len(datasets) * len(noises))
-    console.print(f"about {seconds / cores:.0f} s of training on {cores} cores, and some for the accountants")
+    console.print(f"about {seconds / cores:.0f} s of training on {cores} cores, more where a cell needs seeds")
     found = {data.name: {"data": data.told(), **told(options)} for data in datasets}
     fresh = get_context("spawn")
-    done = fresh.Value("d", 0.0)
+    done, total = fresh.Value("d", 0.0), fresh.Value("d", seconds)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as shown, fresh.Pool(cores, begin, (cost, done)) as pool:
+    with Progress(*columns, console=console) as shown, fresh.Pool(cores, begin, (cost, done, total)) as pool:
         task = shown.add_task("training", total=seconds)
         cells = {
             (data.name, name): pool.apply_async(one_cell, (data, noise, options))
@@ -247,7 +271,7 @@ def compare(datasets, options, console):
         for (data, name), one in cells.items():
             while not one.ready():
                 one.wait(POLL_S)
-                shown.update(task, completed=done.value)
+                shown.update(task, completed=done.value, total=total.value)
             found[data][name] = one.get()
     return found
 
@@ -256,6 +280,7 @@ def told(options):
     """What was searched, how, and what was fixed: for every row alike."""
     return {
         "search": utility_search.told(options.points),
+        "seeds": {"first": options.seeds, "until_standard_error_of_ratio": STANDARD_ERROR, "most": TIMES_MOST * options.seeds},
         "settings": {
             "delta": DELTA,
             "steps": options.steps,
@@ -288,7 +313,7 @@ def main():
     parser.add_argument("--json", action="store_true", help="print the JSON and no table")
     parser.add_argument("--only", choices=DATA, action="append", help="this data set only; its figures alone are replaced")
     parser.add_argument("--epsilons", nargs="+", choices=EPSILONS, default=list(EPSILONS))
-    parser.add_argument("--seeds", type=int, default=40, help="at least 3")
+    parser.add_argument("--seeds", type=int, default=40, help="at least 3; a cell may need more")
     parser.add_argument("--steps", type=int, default=100, help=f"a multiple of {LOCAL_STEPS}")
     parser.add_argument("--sampling-rate", default="0.25")
     parser.add_argument("--optimiser", choices=OPTIMISERS, default="momentum")

@@ -98,14 +98,14 @@ def test_the_search_never_sees_the_test_part():
 
 
 def test_the_search_halves_the_points_and_chooses_by_all_their_fifths():
-    seen = {point: [] for point in range(12)}
+    seen, start = {point: [] for point in range(12)}, utility_search.FIRST_FIFTH
 
     def score(point, seed):
         seen[point].append(seed)
-        return point + (50 if point == 2 and seed < 110 else 0)  # lucky in the first ten fifths alone
+        return point + (50 if point == 2 and seed < start + 10 else 0)  # lucky in the first ten fifths alone
 
     best, scores = utility_search.halved(range(12), score=score)
-    first, most = list(range(100, 110)), list(range(100, 170))
+    first, most = list(range(start, start + 10)), list(range(start, start + 70))
     assert [seen[point] for point in (0, 1, 3, 4, 5, 6)] == [
         first
     ] * 6  # the same fifths for all, and no more for the worse half
@@ -163,6 +163,33 @@ def test_the_noise_is_the_least_that_keeps_the_promise():
     assert utility.epsilon_pld(float(noise) - 0.01, rate=0.25, steps=100, grid=1e-4) > 8
 
 
+def test_the_error_of_the_first_seeds_says_how_many_there_are():
+    def told(*aucs):
+        return {"auc": float(np.mean(aucs)), "spread": float(np.std(aucs, ddof=1)), "seeds": list(aucs)}
+
+    random = np.random.default_rng(0)
+    central, ours = told(*random.normal(0.87, 0.002, 40)), told(*random.normal(0.83, 0.002, 40))
+    assert utility.seeds_for(ours, central) == 40  # enough, though the bar is missed
+    central, ours = told(*random.normal(0.87, 0.01, 40)), told(*random.normal(0.88, 0.01, 40))
+    seeds = utility.seeds_for(ours, central)
+    assert 100 < seeds < 400
+    lower = told(*(auc - 0.1 for auc in ours["seeds"]))
+    assert utility.seeds_for(lower, central) == pytest.approx(seeds, rel=0.3)
+    _, error = utility.ratio_of(ours, central)
+    assert error * (40 / seeds) ** 0.5 == pytest.approx(utility.STANDARD_ERROR, rel=0.01)
+    assert utility.seeds_for(told(0.5, 0.9, 0.6), told(0.7, 0.8, 0.5)) == 30
+
+
+def test_the_first_seeds_are_kept():
+    made, few, ran = data(), setting(steps=5, noise_multiplier="20"), []
+    told = {"setting": few, "spent": lambda *given: ran.append(given[0])}
+    first = utility.judged("central", made, seeds=3, **told)
+    more = utility.judged("central", made, seeds=5, before=first["seeds"], **told)
+    assert len(ran) == 5
+    assert more["seeds"] == utility.judged("central", made, seeds=5, **told)["seeds"]
+    assert len(set(more["seeds"])) > 1
+
+
 def test_the_report_keeps_what_others_wrote_and_says_what_is_absent(monkeypatch, tmp_path, capsys):
     out = tmp_path / "training.json"
     out.write_text(json.dumps({"step_ratio": {"cnn2d": 1.1}, "utility": {"lidc": {"data": 1}, "pneumonia28": {"data": 2}}}))
@@ -193,4 +220,5 @@ def test_a_small_run_reports_every_row_with_both_epsilons(monkeypatch, tmp_path)
             assert 7.9 < row["epsilon"]["pld"] <= 8
             assert row["epsilon"]["pld"] + 0.009 < row["epsilon"]["prv"] < row["epsilon"]["pld"] + 0.0125  # reference 4.1
     assert one["ratio_to_central"] == one["rows"]["motet"]["auc"] / one["rows"]["central"]["auc"]
+    assert 3 <= len(one["rows"]["motet"]["seeds"]) == len(one["rows"]["central"]["seeds"]) <= 30
     assert one["holds"] == (one["ratio_to_central"] >= 0.995)
