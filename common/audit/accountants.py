@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from scipy.special import ndtr
 
-from common.audit import prv, recompute
+from common.audit import neighbours_pld, prv, recompute
 from common.audit.bundle import Bundle
 from common.audit.neighbours import NOTHING, Neighbours, epsilons
 from common.audit.verify import Verdict
@@ -35,12 +35,13 @@ class Costs:
     closed_form: Decimal | None
     by_study: tuple[tuple[str, Decimal], ...]  # what each study added, by RDP: epsilon of all less epsilon without it
     neighbours: Neighbours  # by RDP, at the number of colluders that each study plans for
+    neighbours_pld: Neighbours | None  # by PLD, where the plan allows it and it was asked for
 
 
-def costs(bundle: Bundle, verdict: Verdict, *, with_prv: bool = True) -> Costs:
+def costs(bundle: Bundle, verdict: Verdict, *, with_prv: bool = True, with_neighbours_pld: bool = False) -> Costs:
     """Return the costs of a verified bundle; raises AccountantsDisagree where PRV contradicts PLD.
 
-    `with_prv` False leaves the slowest accountant out.
+    `with_prv` and `with_neighbours_pld` False leave the slowest accountants out.
     """
     if verdict.delta is None:
         zero = Decimal(0)
@@ -54,8 +55,10 @@ def costs(bundle: Bundle, verdict: Verdict, *, with_prv: bool = True) -> Costs:
             closed_form=zero,
             by_study=(),
             neighbours=NOTHING,
+            neighbours_pld=NOTHING if with_neighbours_pld else None,
         )
     state, delta = replayed(bundle), verdict.delta
+    noisy = [one.mechanism for one in state.private() if isinstance(one.mechanism, GaussianShare)]
     return Costs(
         delta=delta,
         rdp=verdict.epsilon_rdp,
@@ -65,9 +68,10 @@ def costs(bundle: Bundle, verdict: Verdict, *, with_prv: bool = True) -> Costs:
         prv=_prv(state.tally, delta, verdict) if with_prv else None,
         closed_form=_closed_form(state.tally, delta),
         by_study=tuple(_by_study(state, delta)),
-        neighbours=epsilons(
-            (one.mechanism for one in state.private() if isinstance(one.mechanism, GaussianShare)), delta=delta
-        ),
+        neighbours=epsilons(noisy, delta=delta),
+        neighbours_pld=neighbours_pld.epsilons(noisy, delta=delta, once=verdict.epsilon_pld)
+        if with_neighbours_pld and verdict.epsilon_pld is not None
+        else None,
     )
 
 

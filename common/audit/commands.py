@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable  # noqa: TC003
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ from common.audit import verify as verifier
 from common.audit.attack import given
 from common.audit.bundle import Bundle
 from common.audit.ending import CODES_HELP, NOT_PINNED, check_pin, fail
+from common.audit.neighbours import Neighbours
 from common.audit.show import printable
 from common.audit.verify import Verdict
 from common.errors import ConfigError, MotetError, RecordDamaged
@@ -30,7 +31,7 @@ from common.ledger import note
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RosterHash = Annotated[str | None, typer.Option(help="The approved roster's hash, 64 hex digits.")]
 COLUMNS: Final = {  # of recompute: by accountant, the fields of Costs and their titles
-    "pld": {"pld": "PLD", "pld_independent": "PLD, second", "pld_withheld": ""},
+    "pld": {"pld": "PLD", "pld_independent": "PLD, second", "pld_withheld": "", "neighbours_pld": ""},
     "prv": {"prv": "PRV, at most"},
     "rdp": {"rdp": "RDP", "neighbours": "", "by_study": ""},
 }
@@ -119,7 +120,10 @@ def recompute_command(
         raise click.UsageError(f"--accountants takes {', '.join(COLUMNS)}, by comma")
     verified = _verified(paths, roster_hash)
     try:
-        found = {name: accountants.costs(*both, with_prv="prv" in wanted) for name, both in verified.items()}
+        found = {
+            name: accountants.costs(*both, with_prv="prv" in wanted, with_neighbours_pld="pld" in wanted)
+            for name, both in verified.items()
+        }
     except MotetError as error:
         fail(error)
     left_out = {key for name in set(COLUMNS) - set(wanted) for key in COLUMNS[name]}
@@ -134,10 +138,9 @@ def recompute_command(
     console = Console(highlight=False)
     console.print(table)
     if "rdp" in wanted:
-        other = Table("hospital", *NEIGHBOURS.values(), box=box.SIMPLE, title="RDP, of neighbours that differ by one patient")
-        for name, one in found.items():
-            other.add_row(name, *(_number(getattr(one.neighbours, key)) for key in NEIGHBOURS))
-        console.print(other)
+        console.print(_neighbours("RDP", {name: one.neighbours for name, one in found.items()}))
+    if "pld" in wanted:
+        console.print(_neighbours("PLD", {name: one.neighbours_pld for name, one in found.items()}))
     for name, one in found.items():
         if one.pld_withheld:
             console.print(f"{name}: PLD and PRV are withheld because {one.pld_withheld}.", soft_wrap=True)
@@ -145,6 +148,14 @@ def recompute_command(
             console.print(
                 f"{name}: PRV cannot say it: too many releases, too little noise, or delta too small.", soft_wrap=True
             )
+
+
+def _neighbours(accountant: str, costs: Mapping[str, Neighbours | None]) -> Table:
+    title = f"{accountant}, of neighbours that differ by one patient"
+    told = Table("hospital", *NEIGHBOURS.values(), box=box.SIMPLE, title=title)
+    for name, one in costs.items():
+        told.add_row(name, *(_number(getattr(one, key, None)) for key in NEIGHBOURS))
+    return told
 
 
 def reconcile_command(

@@ -39,7 +39,6 @@ def facts(bundle: Bundle, verdict: Verdict, *, attacks: Sequence[Attacked] = ())
     state = accountants.replayed(bundle)
     costs = accountants.costs(bundle, verdict)
     right, found = _odds(state.tally)
-    neighbours = _neighbours(state, costs.delta)
     return Facts(
         hospital=verdict.hospital,
         values={
@@ -71,8 +70,7 @@ def facts(bundle: Bundle, verdict: Verdict, *, attacks: Sequence[Attacked] = ())
             "found_of_100": found,
             "exact": _exact(verdict),
             "burn_down": [list(point) for point in _burn_down(state, costs.delta)],
-            "collusion": [[row["colluders"], row["add-or-remove-one"]] for row in neighbours],
-            "neighbours": neighbours,
+            "neighbours": _neighbours(state, costs.delta),
             "colluders_planned": max((one.colluders for one in _private(state)), default=0),
             "attacks": [one.plain() for one in attacks],
         },

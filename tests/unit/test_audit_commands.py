@@ -186,7 +186,7 @@ def test_the_page_is_the_same_every_time_and_runs_nothing_foreign(made, language
     assert 50 <= told["right_of_100"] <= 100
     assert [row["statistic"] for row in told["exact"]] == ["gram"]
     assert [count for count, _ in told["burn_down"]] == [1, 2, 3]
-    epsilons = [Decimal(epsilon) for _, epsilon in told["collusion"]]
+    epsilons = [Decimal(row["add-or-remove-one"]) for row in told["neighbours"]]
     assert epsilons == sorted(epsilons), "more colluders know more of the noise"
     assert epsilons[told["colluders_planned"]] == pytest.approx(Decimal(told["rdp"]), rel=Decimal("1e-4"))
     for text in (

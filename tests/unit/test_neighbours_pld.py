@@ -1,0 +1,101 @@
+"""Other neighbours by PLD: the library's figures, never above RDP, withheld with the plan, and infinite rather than wrong."""
+
+import json
+import sys
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from common import cli
+from common.audit import accountants, bundle, neighbours, neighbours_pld, verify
+from common.ledger import accounting
+from common.mechanism import LocalSteps
+from tests import ledgers
+from tests.ledgers import DELTA, share
+
+ONCE = Decimal(1)
+TABLE = [  # by dp-accounting 0.6.0 at delta 1e-5 on a grid of 1e-3
+    (1.0, 0.02, 2000, 9.4063, 12.9154),
+    (2.0, 0.25, 100, 12.9185, 15.1423),
+    (12.0, 0.25, 30, 0.8379, 0.8581),
+]
+
+
+@pytest.mark.parametrize(("sigma", "rate", "count", "replaced", "twice"), TABLE)
+def test_the_library_s_figures_are_told(sigma, rate, count, replaced, twice):
+    part = (neighbours_pld._Part(sigma=sigma, rate=rate, count=count, once=False),)
+    assert neighbours_pld._pld(part, 1e-5, "replace") == pytest.approx(replaced, abs=2e-3)
+    assert neighbours_pld._pld(part, 1e-5, "twice") == pytest.approx(twice, abs=2e-3)
+
+
+def test_pld_is_below_renyi_for_every_notion():
+    for noise in ("1.5", "6"):
+        releases = [share(noise=noise)] * 8
+        rdp = neighbours.epsilons(releases, delta=DELTA)
+        once = accounting.round_up(accounting.epsilon_pld(releases, delta=DELTA))
+        found = neighbours_pld.epsilons(releases, delta=DELTA, once=once)
+        assert found.zero_out == found.add_or_remove_one == once < found.replace_one < found.two_hospitals
+        assert found.replace_one < rdp.replace_one
+        assert found.two_hospitals < rdp.two_hospitals
+
+
+def test_without_sampling_both_are_half_the_noise():
+    releases = [replace(share(noise="40"), sampling_rate=Decimal(1))] * 5
+    half = accounting.epsilon_pld([replace(one, noise_multiplier=Decimal(20)) for one in releases], delta=DELTA)
+    found = neighbours_pld.epsilons(releases, delta=DELTA, once=ONCE)
+    assert float(found.replace_one) == pytest.approx(half, rel=1e-3)
+    assert float(found.two_hospitals) == pytest.approx(half, rel=1e-3)
+
+
+def test_a_release_with_the_whole_noise_of_every_hospital_composes_in_two_of_them():
+    base = share()
+    names = "noise_multiplier clip_norm sampling_rate hospitals colluders dimension share_bits ring_bits patients_per_step_max"
+    local = LocalSteps(**{name: getattr(base, name) for name in names.split()}, local_steps=4, scale_bits=0)
+    found = neighbours_pld.epsilons([local] * 3, delta=DELTA, once=ONCE)
+    assert float(found.two_hospitals) == pytest.approx(accounting.epsilon_pld([local] * 6, delta=DELTA), rel=1e-3)
+
+
+def test_nothing_costs_nothing_and_too_little_noise_is_infinite():
+    assert neighbours_pld.epsilons([], delta=DELTA, once=Decimal(0)) == neighbours.NOTHING
+    for hopeless in (share(noise="0.1"), replace(share(noise="0.4"), sampling_rate=Decimal(1))):
+        found = neighbours_pld.epsilons([hopeless] * 200, delta=DELTA, once=ONCE)
+        assert found.replace_one == found.two_hospitals == Decimal("Infinity")
+
+
+@pytest.mark.parametrize("sigma", [0.3, 20.0])
+@pytest.mark.parametrize("rate", [1e-6, 0.5, 1.0])
+def test_extreme_steps_have_a_figure_that_is_none_too_small(sigma, rate):
+    part = (neighbours_pld._Part(sigma=sigma, rate=rate, count=1, once=False),)
+    once = (neighbours_pld._Part(sigma=sigma, rate=rate, count=1, once=True),)
+    least = neighbours_pld._pld(once, 1e-5, "twice")
+    for pair in ("replace", "twice"):
+        assert neighbours_pld._pld(part, 1e-5, pair) >= least - 2e-3  # two points of the coarser grid
+    assert least >= 0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("neighbours")
+    with ledgers.create(folder / "ledger.sqlite") as ledger:
+        ledgers.run_rounds(ledger, rounds=2, mechanism=share())
+        ledgers.export(folder / "aalen.zip", ledger)
+    return folder / "aalen.zip"
+
+
+def test_recompute_tells_it_where_pld_is_asked_for(place, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["motet-audit", "recompute", str(place), "--accountants", "pld", "--json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["neighbours_pld"]["zero_out"] == told["pld"] < told["neighbours_pld"]["replace_one"]
+    assert "neighbours" not in told
+
+
+def test_it_is_withheld_with_the_plan(place):
+    read = bundle.read(place)
+    verdict = verify.verify(read, roster_hash=None)
+    withheld = replace(verdict, epsilon_pld=None, epsilon_pld_independent=None, pld_withheld="the plan came late")
+    assert accountants.costs(read, withheld, with_prv=False, with_neighbours_pld=True).neighbours_pld is None
+    assert accountants.costs(read, verdict, with_prv=False).neighbours_pld is None
+    assert accountants.costs(read, verdict, with_prv=False, with_neighbours_pld=True).neighbours_pld is not None
