@@ -42,6 +42,10 @@ class Session:
         """Tell whether the pair keys are there."""
         return bool(self.pair_keys)
 
+    def closed(self) -> bool:
+        """Tell whether the coordinator has closed the run: no secret is left."""
+        return not self.pair_keys and not self.setup_key
+
     def with_bundles(self, bundles: dict[str, bytes], *, me: str) -> tuple[Self, dict[str, bytes]]:
         """Set-up step 2: return the state and one sealed secret per peer; raises when set-up was already past this step."""
         if not self.setup_key or self.sent_secrets:
@@ -107,12 +111,16 @@ class Session:
 
     def save(self, folder: Path) -> None:
         """Write the state, 0600, synced to disk before it returns."""
-        files.write(_path(folder, self.run), self._bytes(), private=True)
+        files.write(state_path(folder, run=self.run), self._bytes(), private=True)
 
     def save_with(self, folder: Path, *, reply: bytes, label: str) -> None:
         """Write the reply that was made under `label`, then the state, both 0600, synced to disk before it returns."""
         files.write_together(
-            {reply_path(folder, run=self.run, label=label): reply, _path(folder, self.run): self._bytes()}, private=True
+            {
+                reply_path(folder, run=self.run, label=label): reply,
+                state_path(folder, run=self.run): self._bytes(),
+            },
+            private=True,
         )
 
     def _bytes(self) -> bytes:
@@ -143,7 +151,7 @@ def seeds(pair_keys: dict[str, bytes], *, ctx: bytes, me: str) -> dict[str, byte
 def load(folder: Path, *, run: str) -> Session:
     """Read the state of `run`; raises SetupMissing when there is none or it cannot be read."""
     try:
-        plain: dict[str, Any] = json.loads(_path(folder, run).read_bytes())
+        plain: dict[str, Any] = json.loads(state_path(folder, run=run).read_bytes())
         return Session(
             run=plain["run"],
             study=plain["study"],
@@ -166,15 +174,16 @@ def load(folder: Path, *, run: str) -> Session:
 
 def exists(folder: Path, *, run: str) -> bool:
     """Tell whether a state of `run` is on disk."""
-    return _path(folder, run).exists()
+    return state_path(folder, run=run).exists()
 
 
 def reply_path(folder: Path, *, run: str, label: str) -> Path:
     """Return where the reply that was made under `label` is kept."""
-    return _path(folder, run).with_name(f"{run}-{label}.reply")
+    return state_path(folder, run=run).with_name(f"{run}-{label}.reply")
 
 
-def _path(folder: Path, run: str) -> Path:
+def state_path(folder: Path, *, run: str) -> Path:
+    """Return where the state of `run` is kept."""
     if not RUN.fullmatch(run):
         raise BadEnvelope("A run's name is malformed.", action="Start a new run.")
     return folder / f"{run}.run.json"
