@@ -58,6 +58,17 @@ def test_an_attack_as_good_as_the_claim_allows_raises_alarms_no_more_often_than_
     assert np.mean(alarms) <= 0.04
 
 
+@pytest.mark.parametrize("shared", [0.0, 0.6])
+def test_what_is_said_of_an_attack_as_good_as_the_claim_allows_does_not_contradict_the_claim(shared):
+    """The counted rate of false alarms is not the true one: the ceiling is said at the end of its interval, too."""
+    random = np.random.default_rng(25)
+    found = [one for _ in range(RUNS) for one in told(random, shared=shared)[0]]
+    assert np.mean([one.least > one.ceiling_most for one in found]) <= 0.01
+    assert np.mean([one.least > one.ceiling for one in found]) > 0.02, "by the counted rate alone it often would"
+    first = next(iter(membership.checks(found[:1], name="x")))
+    assert first.claim.endswith(f"{100 * found[0].ceiling_most:.1f} % if they are {100 * found[0].false_alarm_most:.1f} %")
+
+
 def test_an_attack_that_finds_every_member_raises_an_alarm_although_models_are_few():
     random = np.random.default_rng(23)
     found, _ = told(random, shared=0.3, shift=20.0)
