@@ -58,9 +58,17 @@ class Identity:
     frame_of_reference: str = field(repr=False)
 
 
+def series_key(who: Identity, *, modality: str) -> tuple[str, ...]:
+    """Return what tells series apart: study and series; each radiograph is a series of its own, told by its instance, too.
+
+    What lies in one DICOM series of radiographs need have neither one size nor one view.
+    """
+    return (who.study, who.series, *([who.instance] if modality in PLANAR else []))
+
+
 def series_of(who: Identity, *, modality: str) -> str:
-    """Return the raw name of a series, of which its pseudonym is made: each radiograph is a series of its own."""
-    return "/".join((who.study, who.series, *([who.instance] if modality in PLANAR else [])))
+    """Return the raw name of a series, of which its pseudonym is made."""
+    return "/".join(series_key(who, modality=modality))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

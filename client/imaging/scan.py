@@ -20,6 +20,7 @@ from client.imaging.found import (
     Reason,
     Segmentation,
     Slice,
+    series_key,
     series_of,
 )
 from client.inside import Scan, SetAside, freeze
@@ -85,7 +86,8 @@ def read_scans(
             segmentations.append((path, name, _headless(found)))
         elif slices := _slices(found, modality=modality):
             kept += sum(one.pixels.nbytes for one in slices if one.pixels is not None)
-            groups.setdefault(_series_of(slices[0]), _Series()).images.extend(_Found(path, name, one) for one in slices)
+            key = series_key(slices[0].identity, modality=modality)
+            groups.setdefault(key, _Series()).images.extend(_Found(path, name, one) for one in slices)
         else:
             yield SetAside(name=name, reason=Reason.MODALITY)
             step(1)
@@ -119,12 +121,6 @@ def refuse_absent(scans: Path, *, written: Path | None = None) -> None:
 
 def _headless(found: Segmentation | Contours) -> Segmentation | Contours:
     return replace(found, planes=None, positions_mm=None) if isinstance(found, Segmentation) else contours.headless(found)
-
-
-def _series_of(one: Slice) -> tuple[str, ...]:
-    """Return under what a slice is grouped; what lies in one series of radiographs need have neither one size nor one view."""
-    series = one.identity.study, one.identity.series
-    return (*series, one.identity.instance) if one.modality in PLANAR else series
 
 
 def _slices(found: Found, *, modality: str) -> tuple[Slice, ...]:
