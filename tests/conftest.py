@@ -1,6 +1,12 @@
-"""Fixtures that many tests share: phantom scans once per session, a fresh federation per test."""
+"""Fixtures that many tests share: phantom scans once per session, a fresh federation per test, a lane.
 
+What is heavy is imported where it is used: the process that hands out the tests to others needs none of it.
+"""
+
+import contextlib
 import fcntl
+import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +14,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-from client.imaging.guard import Guard
-from tests import federation, phantoms
-from tests.lanes import lane_roster, quick, there  # noqa: F401  (fixtures)
 
 settings.register_profile("motet", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
 settings.load_profile("motet")
@@ -28,9 +30,22 @@ def pytest_configure() -> None:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Tell the garbage collector that modules and tests stay: it would look at a million objects again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
+def guard() -> Iterator[Any]:
     """Return a guard and its child, for all tests of a module."""
+    from client.imaging.guard import Guard
+
     with Guard() as running:
         yield running
 
@@ -47,6 +62,8 @@ def everybodys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def phantom_scans(everybodys: Path) -> Path:
     """Write every hospital's phantoms, in each of which identifiers are planted."""
+    from tests import federation, phantoms
+
     folder = everybodys / "scans"
     with (everybodys / "scans.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,7 +82,9 @@ def cohort_cache(everybodys: Path) -> Path:
 
 
 @pytest.fixture
-def make_federation(tmp_path: Path, phantom_scans: Path, cohort_cache: Path) -> Iterator[Callable[..., federation.Federation]]:
+def make_federation(tmp_path: Path, phantom_scans: Path, cohort_cache: Path) -> Iterator[Callable[..., Any]]:
+    from tests import federation
+
     made: list[federation.Federation] = []
 
     def make(**policy: Any) -> federation.Federation:
@@ -76,3 +95,31 @@ def make_federation(tmp_path: Path, phantom_scans: Path, cohort_cache: Path) -> 
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture(scope="module")
+def lane_roster(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a coordinator's folder, a roster of two hospitals and their relays' folders."""
+    from tests import lanes
+
+    folder = tmp_path_factory.mktemp("lane")
+    return folder, *lanes.certified(folder, lanes.NAMES)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the lane notice ten times as fast."""
+    from tests import lanes
+
+    lanes.hurry(monkeypatch)
+
+
+@pytest.fixture
+def there(lane_roster: Any, quick: None, caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    """Return a lane, relays through links, all of it ended at the end, and no text from outside in any log."""
+    from tests import lanes
+
+    caplog.set_level(logging.INFO)
+    with contextlib.ExitStack() as stack:
+        yield lanes.There(*lane_roster, stack)
+    assert lanes.SHOUT not in caplog.text

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import logging
 import os
 import select
 import socket
@@ -194,31 +193,14 @@ def echo(data):
     return b"<" + data + b">"
 
 
-@pytest.fixture(scope="module")
-def lane_roster(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lane")
-    return folder, *certified(folder, NAMES)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """The lane notices ten times as fast."""
+def hurry(monkeypatch):
+    """Let the lane notice ten times as fast."""
     for module in (client.lane, server.lane):
         monkeypatch.setattr(module, "BEAT_S", 0.1)
         monkeypatch.setattr(module, "SILENCE_S", 0.8)
     monkeypatch.setattr(client.lane, "AGAIN_S", 0.02)
     monkeypatch.setattr(client.lane, "AGAIN_S_MOST", 0.1)
     monkeypatch.setattr(server.lane, "TELL_S", 0.0)
-
-
-@pytest.fixture
-def there(lane_roster, quick, caplog):
-    """A lane, relays through links, all of it ended at the end, and no text from outside in any log."""
-    folder, signed, homes = lane_roster
-    caplog.set_level(logging.INFO)
-    with contextlib.ExitStack() as stack:
-        yield There(folder, signed, homes, stack)
-    assert SHOUT not in caplog.text
 
 
 class There:
