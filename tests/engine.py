@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from client.engine import toom
 from client.engine.batch import packed
 from common.networks.standardised import EPSILON, StandardisedConv2d
 
@@ -49,6 +50,21 @@ class Sequence(nn.Module):
     def forward(self, views):
         x = torch.tanh(self.norm(self.inner(views[:, 0])))
         return self.head(torch.tanh(self.outer(x)).mean(1)).squeeze(1)
+
+
+KERNELS = ("grouped", "unfolded", "shifted", "gram", "toom")
+
+
+def always(kernel):
+    """A choice of kernels that takes `kernel` wherever it can do it."""
+
+    def chosen(geometry, *, inputs, outputs, **_):
+        if geometry.groups > 1:
+            return "grouped"
+        can = kernel != "toom" or toom.products(geometry, inputs=inputs[1:], outputs=outputs[1:]) is not None
+        return kernel if can else "gram"
+
+    return chosen
 
 
 def made(network, *, seed=0):

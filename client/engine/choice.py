@@ -44,9 +44,7 @@ def fastest(
 def _fastest(
     geometry: Geometry, rows: int, views: int, inputs: tuple[int, ...], outputs: tuple[int, ...], device: str, threads: int
 ) -> str:
-    positions = views * int(torch.Size(outputs[1:]).numel())
-    seen = views * int(torch.Size(inputs[1:]).numel())
-    names = kernels.candidates(geometry, patients=rows // views, positions=positions, seen=seen)
+    names = kernels.candidates(geometry, patients=rows // views, views=views, inputs=inputs[1:], outputs=outputs[1:])
     if len(names) == 1 or threads < 1:
         return names[0]
     generator = torch.Generator(device).manual_seed(0)

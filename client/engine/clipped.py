@@ -50,13 +50,14 @@ def clipped_sum(
             factors = _factors(tape.squares(), present=batch.present, clip_norm=clip_norm)
             tape.deliver(factors, into=total)
             contributed = contributed or bool(factors.any())
-    for parameter in trained.values():
-        found = total.get(parameter)
-        total[parameter] = torch.zeros_like(parameter, dtype=torch.float64) if found is None else _contiguous(found)
-    for name, module in network.named_modules():
-        weight = trained.get(f"{name}.weight")
-        if isinstance(module, StandardisedConv2d | StandardisedConv3d) and weight is not None and contributed:
-            total[weight] = project(module, total[weight])  # some patient contributed, so the weight as used is finite
+    for name, parameter in trained.items():
+        found, module = total.get(parameter), network.get_submodule(name.rpartition(".")[0])
+        if found is None:
+            total[parameter] = torch.zeros_like(parameter, dtype=torch.float64)
+        elif contributed and isinstance(module, StandardisedConv2d | StandardisedConv3d) and parameter is module.weight:
+            total[parameter] = project(module, found)  # some patient contributed, so the weight as used is finite
+        else:
+            total[parameter] = _contiguous(found)
     return {name: total[parameter] for name, parameter in trained.items()}
 
 

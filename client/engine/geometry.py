@@ -1,6 +1,5 @@
 """How a convolution walks over its input: kernel, stride, padding, dilation, groups; and the patches that it sees."""
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -102,10 +101,8 @@ class Geometry:
             ),
         )
 
-    def meetings(
-        self, *, inputs: tuple[int, ...], outputs: tuple[int, ...]
-    ) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-        """Return, for each kernel element in order, which outputs meet an input in the image, and those inputs, by axis."""
+    def meetings(self, *, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> list[list[tuple[slice, slice]]]:
+        """Return, for each axis and kernel element along it, which outputs meet an input in the image, and those inputs."""
         along: list[list[tuple[slice, slice]]] = []
         for at, width in enumerate(self.kernel):
             step, found = self.stride[at], []
@@ -118,7 +115,7 @@ class Geometry:
                 else:
                     found.append((slice(first, last + 1), slice(first * step + start, last * step + start + 1, step)))
             along.append(found)
-        return [(tuple(out for out, _ in one), tuple(there for _, there in one)) for one in itertools.product(*along)]
+        return along
 
     def offsets(self, inputs: Tensor, *, out: tuple[int, ...]) -> list[Tensor]:
         """Return, for each kernel element in order, the part of the padded input that meets the outputs, (row, in, *out)."""

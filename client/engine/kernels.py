@@ -6,10 +6,12 @@
 | unfolded | patches times output gradients, one matrix product per row | groups = 1 |
 | shifted | one product per kernel element over slices of the padded input | groups = 1 |
 | gram | exact norm from products of positions, nothing instantiated (taps.py) | groups = 1 |
+| toom | the same, delivered with fewer products (toom.py) | groups = 1, stride and dilation 1, one or two axes |
 
 Source: reference training.md 2.2 and 2.3.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -19,10 +21,11 @@ from client.engine.geometry import Geometry
 from client.engine.outer import Gram, instantiated
 from client.engine.tape import Chunks, PatientGradients
 from client.engine.taps import Taps
+from client.engine.toom import Toom, products
 
 __all__ = ["CHUNK_BYTES", "KEPT_BYTES", "KERNELS", "candidates", "gradients"]
 
-CHUNK_BYTES = 8 << 20  # instantiated at once: what stays in cache, and below what the allocator returns to the system
+CHUNK_BYTES = 2 << 20  # instantiated at once: what stays in cache, and below what the allocator returns to the system
 SIDE_BY_SIDE = 1 << 18  # numbers of one layer that are put beside those of other layers
 KEPT_BYTES = 256 << 20  # instantiated and kept in all by one layer; above it only Gram is left
 
@@ -58,16 +61,21 @@ def shifted(inputs: Tensor, outputs: Tensor, geometry: Geometry, views: int) -> 
 KERNELS: dict[str, Kernel] = {"grouped": grouped, "unfolded": unfolded, "shifted": shifted}
 
 
-def candidates(geometry: Geometry, *, patients: int, positions: int, seen: int) -> tuple[str, ...]:
-    """Return the kernels that can do it within the memory cap; `positions` and `seen` count a patient's outputs and inputs."""
+def candidates(
+    geometry: Geometry, *, patients: int, views: int, inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> tuple[str, ...]:
+    """Return the kernels that can do it within the memory cap, for `views` rows a patient of axes `inputs` and `outputs`."""
     if geometry.groups > 1:
         return ("grouped",)
+    positions, seen = views * math.prod(outputs), views * math.prod(inputs)
     out, channels = geometry.weight[:2]
     fits = 4 * patients * geometry.size <= KEPT_BYTES
     worthwhile = positions**2 * out + seen**2 * channels <= 4 * positions * geometry.size
     small = 8 * patients * (positions * (out + positions) + seen * (channels + seen)) <= KEPT_BYTES
     gram = ("gram",) if small and (worthwhile or not fits) else ()
-    return (*(KERNELS if fits or not gram else ()), *gram)
+    fewer = products(geometry, inputs=inputs, outputs=outputs) if gram else None
+    toom = () if fewer is None or 8 * patients * views * fewer * (out + channels) > KEPT_BYTES else ("toom",)
+    return (*(KERNELS if fits or not gram else ()), *gram, *toom)
 
 
 def gradients(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> PatientGradients | Tensor:
@@ -75,6 +83,8 @@ def gradients(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry,
     patients = len(inputs) // views
     if name == "gram":
         return Taps(inputs, outputs, geometry=geometry, views=views)
+    if name == "toom":
+        return Toom(inputs, outputs, geometry=geometry, views=views)
     chunk = max(1, CHUNK_BYTES // (4 * geometry.size))
     parts = []
     for first in range(0, patients, chunk):

@@ -8,6 +8,7 @@ sum_t |g_t||a_t| < 100 ||G||.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ def instantiated(left: Tensor, right: Tensor) -> Tensor:
 class Products(ABC):
     """Gradients of which only the products of positions are formed; patients' norms from these."""
 
+    FLOOR: ClassVar[float] = 0.0  # times the root of sum_t |g_t|^2 sum_t |a_t|^2: no norm is below it
+
     @abstractmethod
     def grams(self) -> tuple[Tensor, Tensor]:
         """Return g_t.g_t' and a_t.a_t' of each patient, (patient, t, t'), float64."""
@@ -34,8 +37,25 @@ class Products(ABC):
         """Return squared norms, never below those of the exact gradients."""
         left, right = self.grams()
         exact = (left * right).sum((1, 2))
-        lengths = (_diagonal(left) * _diagonal(right)).sqrt().sum(1)
-        return exact.clamp(min=0) + EPSILON * lengths.square()
+        lengths = [_diagonal(one) for one in (left, right)]
+        least = self.FLOOR**2 * lengths[0].sum(1) * lengths[1].sum(1)
+        return torch.maximum(exact, least) + EPSILON * (lengths[0] * lengths[1]).sqrt().sum(1).square()
+
+    def deliver(self, factors: Tensor, *, into: Tensor | None) -> Tensor:
+        """Return `into` plus the sum of factor times gradient, in products of float64 over all patients."""
+        if not bool((factors != 0).any()):
+            return self.room().zero_() if into is None else into
+        found = self.room() if into is None else into
+        self.add(factors, into=found, beta=int(into is not None))
+        return found
+
+    @abstractmethod
+    def room(self) -> Tensor:
+        """Return room for the total, float64, laid out in memory as `add` likes it best."""
+
+    @abstractmethod
+    def add(self, factors: Tensor, *, into: Tensor, beta: int) -> None:
+        """Add the sum to beta times `into`, which may hold anything where beta is zero; some factor is not zero."""
 
 
 class Gram(Products):
@@ -49,19 +69,17 @@ class Gram(Products):
         left, right = (torch.bmm(one, one.transpose(1, 2)) for one in (self._left, self._right))
         return left, right
 
+    @override
     def room(self) -> Tensor:
-        """Return zeros for the total, (o, k)."""
-        return torch.zeros(self._left.shape[2], self._right.shape[2], dtype=torch.float64, device=self._left.device)
+        return torch.empty(self._left.shape[2], self._right.shape[2], dtype=torch.float64, device=self._left.device)
 
-    def deliver(self, factors: Tensor, *, into: Tensor) -> None:
-        """Add one product over all patients' positions, in float64."""
+    @override
+    def add(self, factors: Tensor, *, into: Tensor, beta: int) -> None:
         kept = factors != 0
-        if not bool(kept.any()):
-            return
         every = bool(kept.all())
         left = (self._left if every else self._left[kept]) * factors[kept, None, None]
         right = self._right if every else self._right[kept]
-        into.view(left.shape[2], right.shape[2]).addmm_(left.flatten(0, 1).t(), right.flatten(0, 1))
+        into.view(left.shape[2], right.shape[2]).addmm_(left.flatten(0, 1).t(), right.flatten(0, 1), beta=beta)
 
 
 def _diagonal(products: Tensor) -> Tensor:

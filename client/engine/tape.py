@@ -21,12 +21,11 @@ class PatientGradients(Protocol):
         """Return the squared L2 norm of each, shape (patient,), float64."""
         ...
 
-    def room(self) -> Tensor:
-        """Return zeros for the total, float64, laid out in memory as `deliver` likes it best."""
-        ...
+    def deliver(self, factors: Tensor, *, into: Tensor | None) -> Tensor:
+        """Return `into` plus the sum of factor times gradient, float64; a patient of factor zero is not touched.
 
-    def deliver(self, factors: Tensor, *, into: Tensor) -> None:
-        """Add the sum of factor times gradient to `into`, float64, any layout; a patient of factor zero is not touched."""
+        `into` may have any layout and is overwritten; None gives a total of its own, in the layout that is fastest.
+        """
         ...
 
 
@@ -41,18 +40,17 @@ class Chunks:
         """Return squared norms by square().sum(): float32 norm() is too small on long vectors (reference 2.5)."""
         return torch.cat([chunk.square().sum(1).double() for chunk in self._chunks])
 
-    def deliver(self, factors: Tensor, *, into: Tensor) -> None:
-        """Add patient by patient into float64, so that no patient's part is rounded by another's."""
-        every, first = factors.tolist(), 0
+    def deliver(self, factors: Tensor, *, into: Tensor | None) -> Tensor:
+        """Return `into` plus the sum, in products of float64, so that no patient's part is rounded by another's."""
+        first = 0
         for chunk in self._chunks:
-            for row, factor in zip(chunk, every[first : first + len(chunk)], strict=True):
-                if factor:
-                    into.add_(row.view(self._shape), alpha=factor)
-            first += len(chunk)
-
-    def room(self) -> Tensor:
-        """Return zeros for the total."""
-        return torch.zeros(self._shape, dtype=torch.float64, device=self._chunks[0].device)
+            of_chunk = factors[first : first + len(chunk)]
+            first, kept = first + len(chunk), of_chunk != 0
+            if bool(kept.any()):
+                rows = chunk if bool(kept.all()) else chunk[kept]
+                found = (of_chunk[kept] @ rows.double()).view(self._shape)
+                into = found if into is None else into.add_(found)
+        return torch.zeros(self._shape, dtype=torch.float64, device=factors.device) if into is None else into
 
 
 class Tape:
@@ -101,14 +99,11 @@ class Tape:
     def deliver(self, factors: Tensor, *, into: dict[Parameter, Tensor]) -> None:
         """Add the sum over patients of factor times gradient to each parameter's float64 total; `factors` is (patient,).
 
-        `into` gets a total of zeros for a parameter that it does not have; that total need not be contiguous.
+        `into` gets a total for a parameter that it does not have, zeros where nobody is left; it need not be contiguous.
         """
         for parameter, _ in self._rows:
             if parameter not in into:
                 into[parameter] = torch.zeros_like(parameter, dtype=torch.float64)
-        for parameter, gradients in self._large:
-            if parameter not in into:
-                into[parameter] = gradients.room()
         kept = factors != 0
         if self._rows and bool(kept.any()):
             rows = torch.cat([rows for _, rows in self._rows], dim=1)
@@ -118,4 +113,4 @@ class Tape:
                 into[parameter].add_(delivered[first : first + part.shape[1]].view(parameter.shape))
                 first += part.shape[1]
         for parameter, gradients in self._large:
-            gradients.deliver(factors, into=into[parameter])
+            into[parameter] = gradients.deliver(factors, into=into.get(parameter))

@@ -5,6 +5,7 @@ in the image, so that no product with padding is made (on a 2 x 2 image five of 
 ||G||^2 = sum_{t,t'} (g_t.g_t') sum_d (x_{t+d}.x_{t'+d}). As in outer.py it is computed in float64, and never too small.
 """
 
+import itertools
 import math
 
 import torch
@@ -23,44 +24,52 @@ class Taps(Products):
     def __init__(self, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> None:
         """Take rows of patients with `views` rows each; groups = 1."""
         self._geometry, self._views = geometry, views
-        self._left, self._right = outputs.double(), inputs.double()
+        self._left, self._right = outputs.detach(), inputs.detach()
         self._met = geometry.meetings(inputs=tuple(inputs.shape[2:]), outputs=tuple(outputs.shape[2:]))
 
     @override
     def grams(self) -> tuple[Tensor, Tensor]:
         """Return g_t.g_t' and a_t.a_t', (patient, t, t'), of positions over a patient's views; a_t is what position t sees."""
-        views, seen = self._views, tuple(self._right.shape[2:])
-        left, right = (_by_patient(rows, views=views) for rows in (self._left, self._right))
-        between = torch.bmm(right, right.transpose(1, 2)).view(-1, views, *seen, views, *seen)
-        shape = tuple(self._left.shape[2:])
-        summed = between.new_zeros((len(between), views, *shape, views, *shape))
-        every = slice(None)
-        for out, there in self._met:
-            summed[(every, every, *out, every, *out)] += between[(every, every, *there, every, *there)]
-        return torch.bmm(left, left.transpose(1, 2)), summed.view(len(between), left.shape[1], left.shape[1])
+        views = self._views
+        left, between = (_gram(rows.double(), views=views) for rows in (self._left, self._right))
+        patients, shape = len(left), [views, *self._right.shape[2:]]
+        between = between.flatten(1).t().contiguous()  # patients last: long runs to add
+        for axis, met in enumerate(self._met, start=1):  # the sum over kernel elements, axis by axis
+            before, after, size = math.prod(shape[:axis]), math.prod(shape[axis + 1 :]), self._left.shape[1 + axis]
+            summed = between.new_zeros(before, size, after, before, size, after, patients)
+            between = between.view(before, shape[axis], after, before, shape[axis], after, patients)
+            for out, there in met:
+                summed[:, out, :, :, out] += between[:, there, :, :, there]
+            between, shape[axis] = summed, size
+        return left, between.view(-1, patients).t().contiguous().view_as(left)
 
+    @override
     def room(self) -> Tensor:
-        """Return zeros for the total, (out, in, *kernel), in memory (out, *kernel, in): each product fits in as it is."""
+        """Return room for the total, (out, in, *kernel), in memory (out, *kernel, in): each product fits in as it is."""
         out, seen, *kernel = self._geometry.weight
-        made = torch.zeros(out, *kernel, seen, dtype=torch.float64, device=self._left.device)
-        return made.movedim(-1, 1)
+        return torch.empty(out, *kernel, seen, dtype=torch.float64, device=self._left.device).movedim(-1, 1)
 
-    def deliver(self, factors: Tensor, *, into: Tensor) -> None:
-        """Add one product over all patients for each kernel element, in float64."""
+    @override
+    def add(self, factors: Tensor, *, into: Tensor, beta: int) -> None:
         rows = factors.repeat_interleave(self._views)
         kept = rows != 0
-        if not bool(kept.any()):
-            return
-        every = bool(kept.all())
+        every, axes = bool(kept.all()), range(2, self._left.ndim)
         left, right = (one if every else one[kept] for one in (self._left, self._right))
-        axes = range(2, left.ndim)
-        left = left * rows[kept].view(-1, *[1] * (left.ndim - 1))
-        left, right = (one.permute(*axes, 0, 1).contiguous() for one in (left, right))
+        left, right = (one.permute(*axes, 0, 1).contiguous().double() for one in (left, right))
+        self._add(left * rows[kept, None], right, into=into, beta=beta)
+
+    def _add(self, left: Tensor, right: Tensor, *, into: Tensor, beta: int) -> None:
+        """Add the sum over rows of their gradients to beta times `into`; `left` and `right` are (*axes, row, channel)."""
         by_element = into.view(*into.shape[:2], math.prod(into.shape[2:]))
-        for at, (out, there) in enumerate(self._met):
-            by_element[:, :, at].addmm_(left[out].flatten(0, -2).t(), right[there].flatten(0, -2))
+        for at, one in enumerate(itertools.product(*self._met)):
+            out, there = zip(*one, strict=True)
+            by_element[:, :, at].addmm_(left[out].flatten(0, -2).t(), right[there].flatten(0, -2), beta=beta)
 
 
-def _by_patient(rows: Tensor, *, views: int) -> Tensor:
-    """Return (patient, view and position, channel) of (row, channel, *axes)."""
-    return rows.flatten(2).transpose(1, 2).reshape(len(rows) // views, -1, rows.shape[1])
+def _gram(rows: Tensor, *, views: int) -> Tensor:
+    """Return the products of all positions of all views of a patient, (patient, t, t'), from (row, channel, *axes)."""
+    if views == 1:
+        flat = rows.flatten(2)
+        return torch.bmm(flat.transpose(1, 2), flat)
+    by_patient = rows.flatten(2).transpose(1, 2).reshape(len(rows) // views, -1, rows.shape[1])
+    return torch.bmm(by_patient, by_patient.transpose(1, 2))

@@ -100,7 +100,7 @@ def ours(network, images, held, adam, *, at_once, device, products):
         batches = [replace(one, views=held[at * at_once : (at + 1) * at_once]) for at, one in enumerate(made)]
     total = clipped_sum(network, batches, loss=engine.loss, clip_norm=1.0, products=products)
     for name, parameter in network.named_parameters():
-        parameter.grad = total[name].div_(len(images)).to(parameter.dtype)
+        parameter.grad = total[name].to(parameter.dtype).div_(len(images))
     adam.step()
 
 

@@ -10,7 +10,9 @@ from torch import nn
 from client.engine import independence, layers
 from client.engine.batch import packed
 from client.engine.clipped import clipped_sum, recorded
+from client.engine.geometry import Geometry
 from client.engine.outer import Gram
+from client.engine.toom import Toom
 from tests import engine
 
 SHAPE = (2, 16, 16)
@@ -64,7 +66,7 @@ def patient_bits(network, shown, *, place, places):
     return tape.squares()[place].numpy().tobytes(), b"".join(one.numpy().tobytes() for one in out.values())
 
 
-@pytest.mark.parametrize("kernel", ["grouped", "unfolded", "shifted", "gram"])
+@pytest.mark.parametrize("kernel", engine.KERNELS)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(sorted(HOSTILE)),
@@ -75,7 +77,7 @@ def patient_bits(network, shown, *, place, places):
 def test_a_patients_gradient_has_the_same_bits_whoever_else_is_there_and_in_any_place(kernel, kind, place, neighbours, seed):
     network, mine = hostile(kind), engine.views(1, *SHAPE, seed=99)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "fastest", lambda geometry, **_: kernel if geometry.groups == 1 else "grouped")
+        patch.setattr(layers, "fastest", engine.always(kernel))
         alone, among = np.zeros((8, *SHAPE), np.float32), engine.views(8, *SHAPE, seed=seed) * np.float32(neighbours)
         alone[0], among[place] = mine, mine
         assert patient_bits(network, among, place=place, places=8) == patient_bits(network, alone, place=0, places=8)
@@ -107,9 +109,9 @@ def test_a_planted_giant_moves_the_sum_by_the_clip_norm_only():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-@pytest.mark.parametrize("kernel", ["grouped", "unfolded", "shifted", "gram"])
+@pytest.mark.parametrize("kernel", engine.KERNELS)
 def test_a_patient_without_a_finite_gradient_contributes_exactly_zero(value, kernel, monkeypatch):
-    monkeypatch.setattr(layers, "fastest", lambda geometry, **_: kernel if geometry.groups == 1 else "grouped")
+    monkeypatch.setattr(layers, "fastest", engine.always(kernel))
     network, images, patients = engine.made(engine.Small2d()), engine.views(sum(SIZES), *SHAPE), engine.bags(SIZES)
     images[3] = value  # a view of the third patient
     without = total(network, images, patients[:2] + patients[3:])
@@ -128,6 +130,24 @@ def test_gram_norm_of_cancelling_positions_is_never_below_what_is_delivered():
             factors[at] = min(1.0, 1.0 / float(norms[at]))
             held.deliver(factors, into=out)
             assert out.norm() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e8, 1e15])
+def test_products_at_points_of_cancelling_views_move_no_sum_by_more_than_the_clip_norm(scale):
+    random = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(5, 6, 3, padding=1)
+    inputs, outputs = torch.randn(32, 1, 5, 8, 8, generator=random), torch.randn(32, 1, 6, 8, 8, generator=random) * scale
+    inputs = torch.cat([inputs, inputs * (1 + 1e-7)], 1).flatten(0, 1)  # of two views that sum to almost nothing
+    outputs = torch.cat([outputs, -outputs], 1).flatten(0, 1)
+    held = Toom(inputs, outputs, geometry=Geometry.of(layer), views=2)
+    norms = held.squares().sqrt()
+    lengths = [rows.double().square().flatten(1).sum(1).view(32, 2).sum(1).sqrt() for rows in (inputs, outputs)]
+    assert (norms >= Toom.FLOOR * lengths[0] * lengths[1]).all()
+    everybody = held.deliver(1 / norms, into=None)
+    for at in range(32):
+        others = (1 / norms).clone()
+        others[at] = 0
+        assert (everybody - held.deliver(others, into=None)).norm() <= 1 + 1e-6
 
 
 class Coupled(nn.Module):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine import device, kernels, layers
+from client.engine import device, kernels, layers, toom
 from client.engine.clipped import clipped_sum
 from client.engine.geometry import Geometry
 from common.errors import ConfigError, InternalError
@@ -37,10 +37,10 @@ def test_sum_equals_one_patient_at_a_time(kind, sizes):
     compare(engine.made(network()), shape, sizes)
 
 
-@pytest.mark.parametrize("kernel", ["grouped", "unfolded", "shifted", "gram"])
+@pytest.mark.parametrize("kernel", engine.KERNELS)
 @pytest.mark.parametrize("kind", ["convolutions", "volumes"])
 def test_every_kernel_is_exact(kind, kernel, monkeypatch):
-    monkeypatch.setattr(layers, "fastest", lambda geometry, **_: kernel if geometry.groups == 1 else "grouped")
+    monkeypatch.setattr(layers, "fastest", engine.always(kernel))
     network, shape = NETWORKS[kind]
     compare(engine.made(network()), shape, SIZES["unequal"])
 
@@ -73,10 +73,44 @@ def test_products_by_kernel_element_equal_instantiated_gradients(layer, shape):
     found = kernels.gradients("gram", inputs, outputs, geometry=geometry, views=2)
     rows = kernels.grouped(inputs.double(), outputs.double(), geometry, 2)
     torch.testing.assert_close(found.squares(), rows.square().sum(1), rtol=1e-8, atol=0)
-    for room in (found.room(), torch.zeros(geometry.weight, dtype=torch.float64)):
-        found.deliver(factors, into=room)
-        found.deliver(factors, into=room)
-        torch.testing.assert_close(room, 2 * (factors @ rows).view(geometry.weight), rtol=1e-9, atol=1e-12)
+    for room in (None, torch.zeros(geometry.weight, dtype=torch.float64)):
+        total = found.deliver(factors, into=found.deliver(factors, into=room))
+        torch.testing.assert_close(total, 2 * (factors @ rows).view(geometry.weight), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "products"),
+    [
+        (nn.Conv2d(3, 4, 3, padding=1), (1, 1), 1),
+        (nn.Conv2d(3, 4, 3, padding=1), (2, 2), 9),  # 16 pairs of positions that meet
+        (nn.Conv2d(3, 4, 3, padding=1), (4, 4), 36),  # of 100
+        (nn.Conv2d(3, 4, 3, padding=1), (8, 8), 144),  # of 484
+        (nn.Conv2d(3, 4, 3), (9, 6), 72),
+        (nn.Conv2d(3, 4, (2, 3), padding=(2, 4)), (5, 7), 240),  # tiles that see padding only
+        (nn.Conv1d(3, 4, 4, padding=2), (11,), 24),
+        (nn.Conv1d(3, 4, 6, padding=2), (11,), 60),
+    ],
+)
+def test_products_at_points_equal_instantiated_gradients_and_are_fewer(layer, shape, products):
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 3, *shape, generator=random)
+    outputs = torch.randn(layer(inputs).shape, generator=random)
+    geometry, factors = Geometry.of(layer), torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
+    assert toom.products(geometry, inputs=shape, outputs=tuple(outputs.shape[2:])) == products
+    found = kernels.gradients("toom", inputs, outputs, geometry=geometry, views=2)
+    rows = kernels.grouped(inputs.double(), outputs.double(), geometry, 2)
+    torch.testing.assert_close(found.squares(), rows.square().sum(1), rtol=1e-7, atol=0)
+    for room in (None, torch.zeros(geometry.weight, dtype=torch.float64)):
+        total = found.deliver(factors, into=found.deliver(factors, into=room))
+        torch.testing.assert_close(total, 2 * (factors @ rows).view(geometry.weight), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(3, 4, 3, dilation=2), nn.Conv2d(3, 4, 7), nn.Conv3d(3, 4, 3)]
+)
+def test_products_at_points_are_refused_where_there_is_no_such_algorithm(layer):
+    outputs = tuple(layer(torch.zeros(1, 3, *[8] * len(layer.kernel_size))).shape[2:])
+    assert toom.products(Geometry.of(layer), inputs=(8,) * len(outputs), outputs=outputs) is None
 
 
 @pytest.mark.parametrize("freeze", [("plain",), ("norm", "point"), ("plain", "norm", "grouped", "dilated"), ("head",)])
