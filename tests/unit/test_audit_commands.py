@@ -25,25 +25,36 @@ def upload(number, *, size=64, run="run"):
     return wire.seal(envelope, key=ledgers.key(10))
 
 
-@pytest.fixture
-def made(tmp_path):
-    """A ledger of one exact sum and three steps, its bundle, and the run's folder as the coordinator keeps it."""
-    run = tmp_path / "the-run"
+def run_of(folder, *mechanisms):
+    """A ledger of these releases, its bundle, and the run's folder as the coordinator keeps it."""
+    run = folder / "the-run"
     events = [{"type": "start", "run": "run"}]
-    with ledgers.create(tmp_path / "ledger.sqlite") as ledger:
-        for number, mechanism in enumerate((GRAM, share(), share(), share()), start=1):
+    with ledgers.create(folder / "ledger.sqlite") as ledger:
+        for number, mechanism in enumerate(mechanisms, start=1):
             receipt, sent = Ask(number=number, mechanism=mechanism).to(ledger), upload(number)
             ledger.release(receipt, sha256=hashlib.sha256(sent).hexdigest(), size_bytes=len(sent))
             place = run / "rounds" / f"{number:06d}"
             place.mkdir(parents=True)
             (place / "aalen.envelope").write_bytes(sent)
             events.append({"type": "round", "round": number, "uploaded": ["aalen"], "state": "opened"})
-        ledgers.export(tmp_path / "aalen.zip", ledger)
+        ledgers.export(folder / "aalen.zip", ledger)
         notes = [ledger.checkpoint()]
         ledger.refuse(code="E-REFUSED", study=None, round_number=None)
         notes.append(ledger.checkpoint())
     write(run, events)
-    return tmp_path, events, notes
+    return folder, events, notes
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A run of one exact sum and three steps."""
+    return run_of(tmp_path, GRAM, share(), share(), share())
+
+
+@pytest.fixture
+def exact(tmp_path):
+    """A run of four exact sums, for what has nothing to do with the accountants, which take their time."""
+    return run_of(tmp_path, GRAM, GRAM, GRAM, GRAM)
 
 
 def write(run, events):
@@ -65,8 +76,8 @@ def test_both_sides_of_a_run_agree(made):
 
 
 @pytest.mark.parametrize("what", ["a round that no ledger knows", "other bytes in a known round"])
-def test_an_upload_that_no_ledger_declares_ends_with_five(made, what):
-    folder, events, _ = made
+def test_an_upload_that_no_ledger_declares_ends_with_five(exact, what):
+    folder, events, _ = exact
     number = 5 if what.startswith("a round") else 2
     place = folder / "the-run" / "rounds" / f"{number:06d}"
     place.mkdir(exist_ok=True)
@@ -77,8 +88,8 @@ def test_an_upload_that_no_ledger_declares_ends_with_five(made, what):
     assert f"round {number}" in done.stderr
 
 
-def test_an_upload_that_the_coordinator_hides_is_found_and_one_that_was_lost_is_told(made):
-    folder, events, _ = made
+def test_an_upload_that_the_coordinator_hides_is_found_and_one_that_was_lost_is_told(exact):
+    folder, events, _ = exact
     (folder / "the-run" / "rounds" / "000003" / "aalen.envelope").unlink()
     assert audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run").returncode == 1
     lost = [*events[:3], {"type": "round", "round": 3, "uploaded": [], "state": "void"}, *events[4:]]
@@ -89,8 +100,8 @@ def test_an_upload_that_the_coordinator_hides_is_found_and_one_that_was_lost_is_
     assert audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run").returncode == 1
 
 
-def test_an_upload_that_the_hospital_never_signed_convicts_nobody(made):
-    folder, _, _ = made
+def test_an_upload_that_the_hospital_never_signed_convicts_nobody(exact):
+    folder, _, _ = exact
     path = folder / "the-run" / "rounds" / "000002" / "aalen.envelope"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run").returncode == 1
@@ -121,8 +132,8 @@ def witnessed(path, *notes):
     return path
 
 
-def test_a_cosigned_bundle_says_who_saw_it_and_too_few_witnesses_end_with_three(made):
-    folder, _, (first, _) = made
+def test_a_cosigned_bundle_says_who_saw_it_and_too_few_witnesses_end_with_three(exact):
+    folder, _, (first, _) = exact
     seen = witness.cosigned(first, lines=[witness.cosign(first, name="lead", key=ledgers.key(9), now=7)])
     path = witnessed(folder / "witnessed.jsonl", seen)
     one = folder / "aalen.zip"
@@ -134,14 +145,14 @@ def test_a_cosigned_bundle_says_who_saw_it_and_too_few_witnesses_end_with_three(
     assert audit("verify", one, "--witnessed", folder / "nothing").returncode == 64
 
 
-def test_a_bundle_older_than_what_was_seen_ends_with_three(made):
-    folder, _, (_, later) = made
+def test_a_bundle_older_than_what_was_seen_ends_with_three(exact):
+    folder, _, (_, later) = exact
     with pytest.raises(Unwitnessed):
         verify.verify(bundle.read(folder / "aalen.zip"), roster_hash=None, notes=[later])
 
 
-def test_a_rewritten_ledger_is_convicted_by_its_own_signature(made, tmp_path):
-    folder, _, (first, _) = made
+def test_a_rewritten_ledger_is_convicted_by_its_own_signature(exact, tmp_path):
+    folder, _, (first, _) = exact
     read = bundle.read(folder / "aalen.zip")
     with ledgers.create(tmp_path / "another.sqlite") as other:  # the same hospital and key, other entries
         while other.size() < len(read.entries):
@@ -180,9 +191,10 @@ def test_the_page_is_the_same_every_time_and_runs_nothing_foreign(made, language
     folder, _, _ = made
     read = bundle.read(folder / "aalen.zip")
     verdict = verify.verify(read, roster_hash=None)
-    pages = [page_html.render(page.page(report.facts(read, verdict), language=language)) for _ in range(2)]
+    facts = [report.facts(read, verdict) for _ in range(2)]
+    pages = [page_html.render(page.page(one, language=language)) for one in facts]
     assert pages[0] == pages[1]
-    told = report.facts(read, verdict).values
+    told = facts[0].values
     assert 50 <= told["right_of_100"] <= 100
     assert [row["statistic"] for row in told["exact"]] == ["gram"]
     assert [count for count, _ in told["burn_down"]] == [1, 2, 3]
@@ -196,7 +208,7 @@ def test_the_page_is_the_same_every_time_and_runs_nothing_foreign(made, language
         "pip install -c deploy/constraints.txt .\n",  # never a name that anybody may register
         "<code>motet-audit attack conformance</code>",
         "<svg",
-        hashlib.sha256(report.plain(report.facts(read, verdict))).hexdigest(),
+        hashlib.sha256(report.plain(facts[1])).hexdigest(),
     ):
         assert text in pages[0]
     assert not [word for word in ("<script", "http", "src=", "{{", "{%", "None") if word in pages[0]]
@@ -218,8 +230,8 @@ def test_the_commands_write_page_and_record(made):
     assert (told["curator"], told["parameters"]["releases"], len(told["unprotected_quantities"])) == ("aalen", 3, 1)
 
 
-def test_reconcile_says_whose_bundle_was_not_given_and_that_the_roster_was_not_pinned(made):
-    folder, _, _ = made
+def test_reconcile_says_whose_bundle_was_not_given_and_that_the_roster_was_not_pinned(exact):
+    folder, _, _ = exact
     done = audit("reconcile", folder / "aalen.zip", "--run", folder / "the-run")
     others = sorted(set(ledgers.HOSPITALS) - {"aalen"})
     assert f"No bundle was given of {', '.join(others)}" in done.stdout
@@ -227,8 +239,8 @@ def test_reconcile_says_whose_bundle_was_not_given_and_that_the_roster_was_not_p
 
 
 @pytest.mark.parametrize("command", ["recompute", "registry", "reconcile", "report"])
-def test_the_bundle_that_does_not_hold_is_named_and_a_malformed_hash_is_a_usage_error(made, command):
-    folder, _, _ = made
+def test_the_bundle_that_does_not_hold_is_named_and_a_malformed_hash_is_a_usage_error(exact, command):
+    folder, _, _ = exact
     rest = {"reconcile": ["--run", folder / "the-run"], "report": ["--out", folder / "pages"]}.get(command, [])
     (folder / "torn.zip").write_bytes((folder / "aalen.zip").read_bytes()[:-5])
     torn = audit(command, folder / "torn.zip", *rest)
@@ -242,8 +254,8 @@ def test_help_names_the_exit_codes_of_an_attack_that_succeeds_and_of_a_full_disk
     assert "10 what is printed cannot be written" in said
 
 
-def test_what_cannot_be_written_is_said_and_nothing_is_overwritten(made, monkeypatch):
-    folder, _, _ = made
+def test_what_cannot_be_written_is_said_and_nothing_is_overwritten(exact, monkeypatch):
+    folder, _, _ = exact
     kept = folder / "kept"
     kept.write_bytes(b"mine")
     assert audit("prove", folder / "aalen.zip", 1, "--out", kept).returncode == 64
