@@ -78,9 +78,14 @@ def candidates(
     return (*(KERNELS if fits or not gram else ()), *gram, *toom)
 
 
-def gradients(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> PatientGradients | Tensor:
-    """Return the patients' weight gradients; side by side, (patient, element), where they are few."""
+def gradients(
+    name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int, scale: Tensor | None = None
+) -> PatientGradients | Tensor:
+    """Return the patients' weight gradients, each filter times its `scale`; (patient, element) where they are few."""
     patients = len(inputs) // views
+    late = scale is not None and name in KERNELS and patients * geometry.size < outputs.numel()
+    if scale is not None and not late:
+        outputs = outputs * scale.view(-1, *[1] * len(geometry.kernel))
     if name == "gram":
         return Taps(inputs, outputs, geometry=geometry, views=views)
     if name == "toom":
@@ -89,7 +94,10 @@ def gradients(name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry,
     parts = []
     for first in range(0, patients, chunk):
         rows = slice(first * views, (first + chunk) * views)
-        parts.append(KERNELS[name](inputs[rows], outputs[rows], geometry, views))
+        found = KERNELS[name](inputs[rows], outputs[rows], geometry, views)
+        if scale is not None and late:
+            found.view(len(found), len(scale), -1).mul_(scale[:, None])
+        parts.append(found)
     return Chunks(parts, shape=geometry.weight) if len(parts) > 1 or parts[0].numel() > SIDE_BY_SIDE else parts[0]
 
 

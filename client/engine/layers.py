@@ -51,7 +51,6 @@ class _Convolve(torch.autograd.Function):
             tape.put(module.bias, _per_patient(outputs.flatten(2).sum(2), tape))
         if module.weight.requires_grad:
             inputs = inputs.to(outputs.dtype)
-            weighted = outputs if ctx.scale is None else outputs * ctx.scale.view(-1, *[1] * len(geometry.kernel))
             name = fastest(
                 geometry,
                 rows=len(inputs),
@@ -61,7 +60,7 @@ class _Convolve(torch.autograd.Function):
                 device=str(inputs.device),
                 threads=torch.get_num_threads(),
             )
-            found = kernels.gradients(name, inputs, weighted, geometry=geometry, views=tape.views)
+            found = kernels.gradients(name, inputs, outputs, geometry=geometry, views=tape.views, scale=ctx.scale)
             tape.put(module.weight, found)
         return onward, None, None, None, None
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 __all__ = ["StandardisedConv2d", "StandardisedConv3d", "project"]
 
-AT_ONCE = 1 << 15  # elements of filters that are projected at once: they stay in a core's cache
+AT_ONCE = 1 << 16  # elements of filters that are standardised or projected at once: they stay in a core's cache
 EPSILON = 1e-10  # of a filter's variance: a constant filter acts as zero
 
 
@@ -57,7 +57,7 @@ def project(module: StandardisedConv2d | StandardisedConv3d, gradients: Tensor) 
     for first in range(0, len(found), at_once):
         rows = slice(first, first + at_once)
         part = gradients[rows].flatten(2).contiguous().flatten(1) if turn else found[rows]
-        used = _standardised(weight[rows])[0].to(gradients.dtype)
+        used = _of_filters(weight[rows])[0].to(gradients.dtype)
         part.sub_(part.mean(1, keepdim=True))
         part.addcmul_(used, torch.linalg.vecdot(part, used)[:, None], value=-1)
         if turn:
@@ -67,6 +67,18 @@ def project(module: StandardisedConv2d | StandardisedConv3d, gradients: Tensor) 
 
 def _standardised(weight: Tensor) -> tuple[Tensor, Tensor]:
     flat = weight.flatten(1)
+    if torch.is_grad_enabled() and weight.requires_grad:
+        used, scale = _of_filters(flat)
+        return used.view_as(weight), scale
+    used, scale = torch.empty_like(flat), flat.new_empty(len(flat))
+    at_once = max(1, AT_ONCE // flat.shape[1])
+    for first in range(0, len(flat), at_once):
+        rows = slice(first, first + at_once)
+        used[rows], scale[rows] = _of_filters(flat[rows])
+    return used.view_as(weight), scale
+
+
+def _of_filters(flat: Tensor) -> tuple[Tensor, Tensor]:
     centred = flat - flat.mean(1, keepdim=True)
     scale = (centred.square().sum(1) + EPSILON * flat.shape[1]).rsqrt()
-    return (centred * scale[:, None]).view_as(weight), scale
+    return centred * scale[:, None], scale
