@@ -1,6 +1,7 @@
 """The architecture, as the repository states it: imports, sizes, docstrings, what is installed and what the bundle carries."""
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -23,6 +24,11 @@ def loaded(modules, *names):
     code = f"import sys, {modules}\nprint(*(name for name in {names!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     return set(done.stdout.split())
+
+
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
 
 
 def program(name):
@@ -62,13 +68,13 @@ def test_a_file_is_not_too_long(path):
 
 @pytest.mark.parametrize("path", WRITTEN, ids=IDS)
 def test_a_file_says_in_its_first_line_what_it_is(path):
-    first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+    first = (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
     assert first.endswith(".")
 
 
 @pytest.mark.parametrize("path", [path for path in WRITTEN if path.name == "__init__.py"], ids=str)
 def test_a_packages_file_is_one_sentence_and_nothing_else(path):
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     assert len(tree.body) == 1
     text = ast.get_docstring(tree) or ""
     assert text.endswith(".")
@@ -81,7 +87,7 @@ def dotted(node):
 
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_pickled_or_evaluated(path):
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(parsed(path)))
     imported = {alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
     imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     assert not {name.partition(".")[0] for name in imported} & {"pickle", "dill", "joblib", "marshal", "shelve"}
@@ -95,7 +101,7 @@ def test_nothing_is_pickled_or_evaluated(path):
 
 @pytest.mark.parametrize("path", WRITTEN, ids=IDS)
 def test_nothing_is_asserted_outside_tests(path):
-    assert not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text())))
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(parsed(path)))
 
 
 def test_package_names_are_ours_alone():

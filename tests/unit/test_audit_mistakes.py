@@ -132,7 +132,7 @@ def test_a_study_that_was_changed_is_damage_and_no_other_version(exported, tmp_p
 def test_a_pipe_that_was_closed_does_not_look_like_a_record_that_was_changed(exported, options):
     ours, theirs = os.pipe()
     os.close(ours)
-    call = [sys.executable, "-c", "from common.cli import main; main()", "verify", exported / "late.zip", *options]
+    call = [sys.executable, "-c", "from common.cli import main; main()", "verify", exported / "early.zip", *options]
     done = subprocess.run(call, stdout=theirs, stderr=subprocess.PIPE, check=False)
     os.close(theirs)
     assert (done.returncode, b"Traceback" in done.stderr, b"Exception ignored" in done.stderr) == (10, False, False)

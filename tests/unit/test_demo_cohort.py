@@ -274,7 +274,8 @@ def test_a_hospital_reads_its_scans_and_sets_none_aside(written):
     assert sorted(map(len, table.bags)) == [1] * 6 + [2]
 
 
-def test_the_same_seed_gives_the_same_bytes(written, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(cohort.os, "cpu_count", lambda: 1)  # whatever the number of processes
     write(tmp_path / "again", hospitals=HOSPITALS[:1])
     names = {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert names == {p.relative_to(written[0]) for p in (written[0] / HOSPITALS[0]).rglob("*") if p.is_file()}
@@ -295,8 +296,9 @@ def test_nothing_is_overwritten_and_a_killed_run_is_not_taken_for_a_whole_one(tm
 
 
 @needs_lidc
-def test_a_run_that_fails_leaves_nothing(tmp_path):
+def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()  # an empty folder may be there
+    monkeypatch.setattr(cohort.os, "cpu_count", lambda: 1)  # the other patients still wait
 
     def interrupt(done, total):
         raise KeyboardInterrupt

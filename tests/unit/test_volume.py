@@ -120,7 +120,7 @@ def test_padding_becomes_air_and_stays_out_of_regions() -> None:
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_volume_and_region_are_where_highdicom_puts_them(tmp_path: Path, name: str, reverse: bool) -> None:
+def test_volume_and_region_are_where_highdicom_puts_them(guard: Guard, tmp_path: Path, name: str, reverse: bool) -> None:
     orientation = ORIENTATIONS[name]
     centre_mm = (12.0, -7.0, 33.0)
     lesion = Ellipsoid(semi_axes_mm=(8, 4, 5), angle_deg=25, centre_mm=centre_mm)
@@ -137,8 +137,7 @@ def test_volume_and_region_are_where_highdicom_puts_them(tmp_path: Path, name: s
         centre_mm=centre_mm,
         reverse=reverse,
     )
-    with Guard() as guard:
-        (one,) = read_scans(tmp_path, pseudonym=lambda kind, _: kind, reader=guard, modality="CT")
+    (one,) = read_scans(tmp_path, pseudonym=lambda kind, _: kind, reader=guard, modality="CT")
     assert isinstance(one, Scan)
     found = assemble(one)
     theirs = hd.get_volume_from_series([pydicom.dcmread(path) for path in paths[:-1]]).to_patient_orientation("HPL")
@@ -161,14 +160,13 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     [("ge-head-tilt-uneven", 28, Gate.UNEVEN_SPACING), ("philips-head-phantom-tilt", 54, Gate.SHEARED)],
 )
 def test_real_tilted_and_uneven_heads_are_refused(
-    tmp_path_factory: pytest.TempPathFactory, name: str, slices: int, reason: Gate
+    guard: Guard, tmp_path_factory: pytest.TempPathFactory, name: str, slices: int, reason: Gate
 ) -> None:
     archive = DATA / "geometry-ct" / f"{name}.tar.xz"
     if not archive.exists():
         pytest.skip(f'real data "geometry-ct" not found in {DATA} (set MOTET_TEST_DATA)')
     folder = _unpacked(archive, tmp_path_factory.mktemp(name))
-    with Guard() as guard:
-        results = list(read_scans(folder, pseudonym=lambda kind, raw: f"{kind}{hash(raw)}", reader=guard, modality="CT"))
+    results = list(read_scans(folder, pseudonym=lambda kind, raw: f"{kind}{hash(raw)}", reader=guard, modality="CT"))
     scans = [one for one in results if isinstance(one, Scan)]
     assert [len(one.pixels) for one in scans] == [slices]
     assert refused(scans[0]) == reason
@@ -200,7 +198,7 @@ def _heads(repaired: Volume, *, of: Scan) -> float:
     return worst
 
 
-def test_real_stacked_phases_are_refused_as_duplicates() -> None:
+def test_real_stacked_phases_are_refused_as_duplicates(guard: Guard) -> None:
     folder = DATA / "duplicate-positions-mr"
     if not folder.exists():
         pytest.skip(f'real data "duplicate-positions-mr" not found in {DATA} (set MOTET_TEST_DATA)')
@@ -227,14 +225,13 @@ def test_real_stacked_phases_are_refused_as_duplicates() -> None:
         )
     )
     assert sorted(round(step, 3) for step in phase_1.spacing_mm) == [0.703, 0.703, 2.0]
-    with Guard() as guard:
-        results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard, modality="CT")
-        assert isinstance(first := next(results), SetAside)
-        assert first.reason == Reason.MODALITY  # not what the study measures
-        with pytest.raises(NoScans):
-            list(results)
-        results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard, modality="MR")
-        reasons = {item.reason for item in itertools.islice(results, len(list(folder.iterdir())) - 36 + 1)}
-        assert reasons == {Reason.NOT_DICOM, Reason.SEVERAL_PHASES}  # nobody drew on one of them
-        with pytest.raises(NoScans):
-            list(results)
+    results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard, modality="CT")
+    assert isinstance(first := next(results), SetAside)
+    assert first.reason == Reason.MODALITY  # not what the study measures
+    with pytest.raises(NoScans):
+        list(results)
+    results = read_scans(folder, pseudonym=lambda kind, _: kind, reader=guard, modality="MR")
+    reasons = {item.reason for item in itertools.islice(results, len(list(folder.iterdir())) - 36 + 1)}
+    assert reasons == {Reason.NOT_DICOM, Reason.SEVERAL_PHASES}  # nobody drew on one of them
+    with pytest.raises(NoScans):
+        list(results)
