@@ -18,6 +18,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("motet", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
 settings.load_profile("motet")
 
+SLOW = {  # whoever takes one of these last lets the others wait
+    *("test_volumes.py", "test_protocol_states.py", "test_federation.py", "test_demo_cohort.py", "test_modalities.py"),
+    *("test_noisy_gram.py", "test_accounting.py", "test_audit_commands.py", "test_one_run.py", "test_points.py"),
+}
 IN_MEMORY = Path("/dev/shm")
 IN_MEMORY_BYTES_LEAST = 4 << 30
 
@@ -39,6 +43,11 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with real processes and with the files that take longest; the others keep their order."""
+    items.sort(key=lambda item: item.path.parent.name != "e2e" and item.path.name not in SLOW)
 
 
 @pytest.fixture(scope="module")

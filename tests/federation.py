@@ -88,6 +88,11 @@ STUDY: dict[str, Any] = {
     "evaluation": {},
 }
 
+TRANSFORMS = {"longest_diameter_mm": ("square", "sqrt"), "mean_hu": ("square",), "depth_min_mm": ("square", "sqrt")}
+TRANSFORMED = [
+    {**one, "transforms": TRANSFORMS.get(one["name"], ())} for one in STUDY["variables"]
+]  # one cohort for all who ask
+
 
 def study(**parts: Any) -> Study:
     """Return the phantom study, with whole parts replaced or, for dictionaries, some of their keys."""

@@ -66,18 +66,16 @@ def test_study_that_asks_nothing_more_gets_components_and_partial_correlations_o
 
 
 def test_terms_of_a_study_go_through_vaults_and_coordinator_and_equal_statsmodels(make_federation) -> None:
-    variables = [dict(one) for one in federation.STUDY["variables"]]
-    variables[2]["transforms"] = ["log1p"]  # depth_min_mm
-    text = "malignancy ~ mean_hu * longest_diameter_mm + log1p(depth_min_mm)"
-    one, wanted = make_federation(), federation.study(variables=variables, statistics={"models": [text]})
+    text = "malignancy ~ mean_hu * longest_diameter_mm + sqrt(depth_min_mm)"
+    one, wanted = make_federation(), federation.study(variables=federation.TRANSFORMED, statistics={"models": [text]})
     one.approve(wanted)
     result = one.run(wanted)
     table = np.concatenate([vault.prepare(wanted.hash()).table for vault in one.vaults.values()])
     frame = pd.DataFrame(table, columns=[variable.name for variable in wanted.variables]).dropna()
-    theirs = smf.ols(text.replace("log1p", "np.log1p"), frame).fit(method="qr")
+    theirs = smf.ols(text.replace("sqrt", "np.sqrt"), frame).fit(method="qr")
     (model,) = result["linear"]["models"]
     for row in model["fit"]["rows"]:
-        parts = row["term"].replace("(intercept)", "Intercept").replace("log1p", "np.log1p").split(":")
+        parts = row["term"].replace("(intercept)", "Intercept").replace("sqrt", "np.sqrt").split(":")
         name = next(name for name in theirs.params.index if sorted(name.split(":")) == sorted(parts))
         assert row["estimate"] == pytest.approx(theirs.params[name], rel=1e-10)
         assert row["standard_error"] == pytest.approx(theirs.bse[name], rel=1e-10)

@@ -35,12 +35,10 @@ MANY = (  # 21 columns in all
     "malignancy ~ square(mean_hu) * sqrt(depth_min_mm) * sqrt(longest_diameter_mm)",
     "malignancy ~ mean_hu * square(depth_min_mm) * square(longest_diameter_mm)",
 )
-TRANSFORMS = {"longest_diameter_mm": ("square", "sqrt"), "mean_hu": ("square",), "depth_min_mm": ("square", "sqrt")}
 
 
 def noisy_study(models=(), **changes):
-    variables = [{**one, "transforms": TRANSFORMS.get(one["name"], ())} for one in federation.STUDY["variables"]]
-    return federation.study(variables=variables, statistics={"models": models, "privacy": {**PRIVACY, **changes}})
+    return federation.study(variables=federation.TRANSFORMED, statistics={"models": models, "privacy": {**PRIVACY, **changes}})
 
 
 def approved(one, wanted):
