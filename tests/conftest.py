@@ -132,3 +132,18 @@ def there(lane_roster: Any, quick: None, caplog: pytest.LogCaptureFixture) -> It
     with contextlib.ExitStack() as stack:
         yield lanes.There(*lane_roster, stack)
     assert lanes.SHOUT not in caplog.text
+
+
+@pytest.fixture
+def ledger_path(tmp_path: Path) -> Path:
+    """Return where `ledger` lies, or would."""
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(ledger_path: Path) -> Iterator[Any]:
+    """Return a new ledger of the hospital aalen, which knows its policy and one study."""
+    from tests import ledgers
+
+    with ledgers.create(ledger_path) as opened:
+        yield opened

@@ -22,17 +22,6 @@ from tests.ledgers import CAP, DELTA, GRAM, HASH, asked, kinds, share
 SHA = hashlib.sha256(b"bytes").hexdigest()
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def ledger(path):
-    with ledgers.create(path) as opened:
-        yield opened
-
-
 def test_reserve_release_commit_are_three_entries(ledger):
     receipt = asked(ledger)
     ledger.release(receipt, sha256=SHA, size_bytes=5)
@@ -142,10 +131,10 @@ def test_a_void_round_stays_charged_and_an_aborted_one_is_given_back_in_ledgers_
         ledgers.give_back(ledger, voided.reservation)
 
 
-def test_what_was_left_reserved_is_forfeited_at_the_next_start(path):
-    with ledgers.create(path) as first:
+def test_what_was_left_reserved_is_forfeited_at_the_next_start(ledger_path):
+    with ledgers.create(ledger_path) as first:
         receipt = asked(first)
-    with ledgers.reopen(path) as again:
+    with ledgers.reopen(ledger_path) as again:
         assert kinds(again)[-1] == Kind.FORFEIT
         assert again.spent(delta=DELTA).releases_private == 1
         with pytest.raises(ReservationConflict):
@@ -154,9 +143,9 @@ def test_what_was_left_reserved_is_forfeited_at_the_next_start(path):
         assert kinds(again)[-1] == Kind.FORFEIT
 
 
-def test_looking_forfeits_nothing_and_writes_nothing(path, ledger):
+def test_looking_forfeits_nothing_and_writes_nothing(ledger_path, ledger):
     receipt = asked(ledger)
-    with Ledger.look(path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock) as reader:
+    with Ledger.look(ledger_path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock) as reader:
         assert reader.spent(delta=DELTA) == ledger.spent(delta=DELTA)
         assert note.verify(reader.checkpoint(), keys=[note.parse_key(reader.verify_key)])
         with pytest.raises(RecordUnwritable):

@@ -26,37 +26,26 @@ from tests.ledgers import DELTA, GRAM, asked, kinds, share
 SHA = hashlib.sha256(b"bytes").hexdigest()
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def ledger(path):
-    with ledgers.create(path) as opened:
-        yield opened
-
-
-def test_an_existing_ledger_is_never_overwritten(path, ledger):
-    before = path.read_bytes()
+def test_an_existing_ledger_is_never_overwritten(ledger_path, ledger):
+    before = ledger_path.read_bytes()
     with pytest.raises(AlreadyExists):
-        Ledger.create(path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock)
-    assert path.read_bytes() == before
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in path.parent.iterdir() if file.name.endswith(".new")] == []
+        Ledger.create(ledger_path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock)
+    assert ledger_path.read_bytes() == before
+    assert ledger_path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in ledger_path.parent.iterdir() if file.name.endswith(".new")] == []
 
 
-def test_a_missing_ledger_or_one_of_another_key_is_not_opened(path, ledger):
+def test_a_missing_ledger_or_one_of_another_key_is_not_opened(ledger_path, ledger):
     with pytest.raises(NotSetUp):
-        ledgers.reopen(path.with_name("absent.sqlite"))
+        ledgers.reopen(ledger_path.with_name("absent.sqlite"))
     with pytest.raises(RecordDamaged):
-        Ledger.open(path, origin=ledgers.ORIGIN, key=ledgers.key(2), clock=ledgers.clock)
+        Ledger.open(ledger_path, origin=ledgers.ORIGIN, key=ledgers.key(2), clock=ledgers.clock)
     with pytest.raises(RecordDamaged):
-        Ledger.open(path, origin="motet.example/ledger/berlin", key=ledgers.LEDGER_KEY, clock=ledgers.clock)
+        Ledger.open(ledger_path, origin="motet.example/ledger/berlin", key=ledgers.LEDGER_KEY, clock=ledgers.clock)
 
 
-def test_a_closed_ledger_says_so(path):
-    ledger = ledgers.create(path)
+def test_a_closed_ledger_says_so(ledger_path):
+    ledger = ledgers.create(ledger_path)
     ledger.close()
     ledger.close()
     with pytest.raises(InternalError):
@@ -72,8 +61,8 @@ def test_a_closed_ledger_says_so(path):
         "INSERT INTO leaf VALUES (99, x'00', x'00')",
     ],
 )
-def test_the_database_itself_refuses_to_change_an_entry(path, ledger, statement):
-    connection = sqlite3.connect(path)
+def test_the_database_itself_refuses_to_change_an_entry(ledger_path, ledger, statement):
+    connection = sqlite3.connect(ledger_path)
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         connection.execute(statement)
     connection.close()
@@ -88,10 +77,10 @@ def test_the_database_itself_refuses_to_change_an_entry(path, ledger, statement)
         "UPDATE leaf SET hash = x'00' WHERE seq = 0",
     ],
 )
-def test_tampering_behind_the_triggers_is_found_at_open(path, tamper):
-    with ledgers.create(path) as ledger:
+def test_tampering_behind_the_triggers_is_found_at_open(ledger_path, tamper):
+    with ledgers.create(ledger_path) as ledger:
         ledgers.run_rounds(ledger, rounds=1)
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(ledger_path, isolation_level=None)
     triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
     for name, _ in triggers:
         connection.execute(f"DROP TRIGGER {name}")
@@ -100,16 +89,16 @@ def test_tampering_behind_the_triggers_is_found_at_open(path, tamper):
         connection.execute(sql)
     connection.close()
     with pytest.raises(RecordDamaged):
-        ledgers.reopen(path)
+        ledgers.reopen(ledger_path)
 
 
-def test_missing_triggers_and_garbage_are_found_at_open(path, tmp_path):
-    ledgers.create(path).close()
-    connection = sqlite3.connect(path, isolation_level=None)
+def test_missing_triggers_and_garbage_are_found_at_open(ledger_path, tmp_path):
+    ledgers.create(ledger_path).close()
+    connection = sqlite3.connect(ledger_path, isolation_level=None)
     connection.execute("DROP TRIGGER no_update")
     connection.close()
     with pytest.raises(RecordDamaged, match="tables"):
-        ledgers.reopen(path)
+        ledgers.reopen(ledger_path)
     for name, content in (("empty", b""), ("garbage", b"garbage" * 1000)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RecordDamaged):
@@ -137,14 +126,14 @@ def in_child(work) -> int:
 
 
 @pytest.mark.parametrize("statements", range(1, 61, 3))
-def test_kill_at_any_statement_leaves_sent_within_released(path, tmp_path, statements):
+def test_kill_at_any_statement_leaves_sent_within_released(ledger_path, tmp_path, statements):
     """SIGKILL just before the n-th SQL statement of a vault that reserves, releases, sends and commits."""
-    with ledgers.create(path):
+    with ledgers.create(ledger_path):
         pass
     sent = tmp_path / "sent"
 
     def work():
-        ledger, left = ledgers.reopen(path), [statements]
+        ledger, left = ledgers.reopen(ledger_path), [statements]
 
         def countdown(_):
             left[0] -= 1
@@ -161,7 +150,7 @@ def test_kill_at_any_statement_leaves_sent_within_released(path, tmp_path, state
                 ledger.commit(receipt.reservation)
 
     assert os.WIFSIGNALED(in_child(work))
-    with ledgers.reopen(path) as ledger:
+    with ledgers.reopen(ledger_path) as ledger:
         said = [events.decode(line) for line in ledger.entries()]
         released = {event.fields["id"]: event.fields["sha256"] for event in said if event.kind == Kind.RELEASE}
         reserved = {event.fields["id"] for event in said if event.kind == Kind.RESERVE}
@@ -171,10 +160,10 @@ def test_kill_at_any_statement_leaves_sent_within_released(path, tmp_path, state
         assert ledger.spent(delta=DELTA).releases_private == len(reserved)
 
 
-def test_two_processes_at_the_limit_exactly_one_wins(path):
+def test_two_processes_at_the_limit_exactly_one_wins(ledger_path):
     single = share(noise="1", rate="1")
     cap = accounting.round_up(accounting.epsilon_rdp([single], delta=DELTA))
-    ledgers.create(path).close()
+    ledgers.create(ledger_path).close()
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()
     children = []
@@ -183,7 +172,7 @@ def test_two_processes_at_the_limit_exactly_one_wins(path):
         if child == 0:
             status = 3
             try:
-                ledger = ledgers.reopen(path)
+                ledger = ledgers.reopen(ledger_path)
                 os.write(ready_write, b".")
                 os.read(go_read, 1)
                 asked(ledger, number=number, mechanism=single, epsilon_cap=cap)
@@ -201,18 +190,18 @@ def test_two_processes_at_the_limit_exactly_one_wins(path):
     for descriptor in (ready_read, ready_write, go_read, go_write):
         os.close(descriptor)
     assert statuses == [0, 1]
-    with ledgers.reopen(path) as ledger:
+    with ledgers.reopen(ledger_path) as ledger:
         assert ledger.spent(delta=DELTA).releases_private == 1
         assert ledger.spent(delta=DELTA).refusals == 1
 
 
-def test_a_full_disk_raises_and_marks_nothing(path):
+def test_a_full_disk_raises_and_marks_nothing(ledger_path):
     """The kernel refuses every write beyond the file's size: nothing is released."""
-    with ledgers.create(path) as ledger:
+    with ledgers.create(ledger_path) as ledger:
         asked(ledger, number=7)
 
     def work():
-        ledger = Ledger.look(path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock)
+        ledger = Ledger.look(ledger_path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock)
         ledger._leaves._db.execute("PRAGMA query_only = 0")
         receipt = asked(ledger, number=7)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
@@ -224,11 +213,11 @@ def test_a_full_disk_raises_and_marks_nothing(path):
             os._exit(2)
 
     assert in_child(work) == 0
-    with Ledger.look(path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock) as reader:
+    with Ledger.look(ledger_path, origin=ledgers.ORIGIN, key=ledgers.LEDGER_KEY, clock=ledgers.clock) as reader:
         assert kinds(reader)[-1] == Kind.RESERVE
 
 
-def test_a_read_only_ledger_raises_and_marks_nothing(path, ledger):
+def test_a_read_only_ledger_raises_and_marks_nothing(ledger_path, ledger):
     receipt = asked(ledger)
     ledger._leaves._db.execute("PRAGMA query_only = 1")
     with pytest.raises(RecordUnwritable):
@@ -239,7 +228,7 @@ def test_a_read_only_ledger_raises_and_marks_nothing(path, ledger):
     assert kinds(ledger)[-1] == Kind.RELEASE
 
 
-def test_entries_are_read_page_by_page_from_any_number_on(path, ledger, monkeypatch):
+def test_entries_are_read_page_by_page_from_any_number_on(ledger_path, ledger, monkeypatch):
     for number in range(6):
         ledger.refuse(code="E-REFUSED", study=None, round_number=number)
     every = list(ledger.entries())
@@ -254,7 +243,7 @@ def test_entries_are_read_page_by_page_from_any_number_on(path, ledger, monkeypa
         return real(leaves, start, most=most)
 
     monkeypatch.setattr(Leaves, "since", since)
-    with ledgers.reopen(path) as again:
+    with ledgers.reopen(ledger_path) as again:
         assert (again.size(), again.checkpoint()) == (ledger.size(), ledger.checkpoint())
     assert set(reads) == {3}  # never the whole file at once
 
