@@ -149,6 +149,8 @@ def test_sums_that_differ_by_many_patients_are_answered(make_federation):
     made = asker(make_federation, narrow, wide, rows=missing("x2", patients=40))
     made.ask(glm(0, 0, predictors=("x1",)))
     made.ask(glm(0, 0, 0, predictors=("x1", "x2")), position=1)
+    assert refusals(made.one) == []
+    assert told(made.one) == set()
 
 
 def test_the_covariance_attack_is_refused(make_federation):

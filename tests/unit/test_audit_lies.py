@@ -44,7 +44,8 @@ def test_a_lie_under_the_real_signature_is_found(lie):
 
 
 def test_the_honest_form_of_those_lies_holds():
-    verify.verify(forged(reserve(), release(), (Kind.COMMIT, {"id": "run/1/aalen"})), roster_hash=ROSTER_HASH)
+    verdict = verify.verify(forged(reserve(), release(), (Kind.COMMIT, {"id": "run/1/aalen"})), roster_hash=ROSTER_HASH)
+    assert (verdict.releases_private, verdict.releases_void, verdict.forfeited) == (1, 0, 0)
 
 
 def test_a_cap_passed_is_found_even_if_a_refund_followed():

@@ -49,6 +49,10 @@ def test_an_independent_library_accepts_our_proofs():
         for old in range(1, size + 1):
             proof = tlog.ConsistencyProof(old, size, list(merkle.consistency_proof(LEAVES[:size], old)))
             proof.check(merkle.root(LEAVES[:old]), root)
+    with pytest.raises(tlog.InclusionProofInvalid):  # it can say no
+        tlog.InclusionProof(0, 8, list(merkle.inclusion_proof(LEAVES[:8], 0))).check(LEAVES[1], merkle.root(LEAVES[:8]))
+    with pytest.raises(tlog.ConsistencyProofInvalid):
+        tlog.ConsistencyProof(3, 8, list(merkle.consistency_proof(LEAVES[:8], 3))).check(LEAVES[0], merkle.root(LEAVES[:8]))
 
 
 def test_a_changed_longer_or_shorter_proof_is_refused():

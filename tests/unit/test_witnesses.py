@@ -169,7 +169,11 @@ def test_a_checkpoint_older_than_all_that_is_known_needs_no_proof_when_it_was_as
     early = hospital.ledger.told(()).plain()
     hospital.grow()
     hospital.tell()
+    newest = hospital.passed()
     hospital.witnesses.take("aalen", early, late=True)
+    assert hospital.passed() == newest
+    with pytest.raises(LedgerRewritten):
+        hospital.witnesses.take("aalen", early)  # told as what the ledger is now
 
 
 def test_a_long_file_is_written_anew_at_start_and_still_convicts(hospital, monkeypatch):
