@@ -50,15 +50,17 @@ class Children:
     def end_all(self) -> None:
         """End every child: the relays while the SuperLink still answers, then the rest, the last started first.
 
-        A SuperNode that cannot sign off tries again and again until it is killed.
+        A SuperNode that cannot sign off tries again and again until it is killed. An interruption meanwhile waits for the end:
+        every child leads a session of its own, and whoever was not ended yet would outlive this process.
         """
         relays = [child for name, child in self.running.items() if name.endswith("-relay")]
-        for those in (relays, [child for child in self.running.values() if child not in relays]):
-            for child in reversed(those):
-                if child.poll() is None:
-                    child.terminate()
-            for child in reversed(those):
-                end(child)
+        with uninterrupted():
+            for those in (relays, [child for child in self.running.values() if child not in relays]):
+                for child in reversed(those):
+                    if child.poll() is None:
+                        child.terminate()
+                for child in reversed(those):
+                    end(child)
 
 
 @contextmanager

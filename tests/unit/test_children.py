@@ -1,5 +1,9 @@
 """The demo's children are ended in an order in which each can still sign off."""
 
+import os
+import signal
+import threading
+
 import pytest
 from rich.console import Console
 
@@ -64,3 +68,21 @@ def test_an_interruption_ends_them_in_the_same_order(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     all_signed_off(kept[0], tmp_path / "answers")
+
+
+def test_a_second_interruption_leaves_nobody_behind(tmp_path):
+    kept = []
+
+    def interrupted():
+        with children(tmp_path, console=Console(quiet=True)) as running:
+            kept.append(running)
+            started(running, tmp_path / "answers")
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # while the relays still sign off
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        all_signed_off(kept[0], tmp_path / "answers")
+    finally:
+        kept[0].end_all()
