@@ -10,10 +10,12 @@ in the standard error of a ratio: `at_centrals_setting` is Motet with the values
 
 How many seeds: --seeds for every row; then, from the spread of these alone, as many for Motet and central DP-SGD as bring the
 standard error of their ratio to 0.001, a fifth of what the bar leaves, at most ten times --seeds (Stein's two stages, 1945).
-The seeds of the first stage are kept, whatever they said.
+The seeds of the first stage are kept, whatever they said, and a cell gets more of them whether it holds the bar or misses it.
+A ratio's standard error is over seeds: the patients of the test part are the same for all, and their chance is in no figure.
+`holds` is said of the ratio itself, not of an end of its interval.
 
-Motet's row takes the product's secret randomness, so its figures vary from run to run within their spread. The cells are spread
-over this machine's cores.
+Motet's row takes the product's secret randomness, so its figures vary from run to run within their spread; all other rows are
+drawn by seed and repeat. The cells are spread over this machine's cores.
 """
 
 import argparse
