@@ -38,7 +38,8 @@ READING = "the statistics are read from their sum"
 def begin(*, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carrier, folder: Path, run: str) -> Exchange:
     """Write down that a run begins, or goes on in another life, and what was seen of the hospitals' ledgers before.
 
-    Raises ConfigError, and writes nothing, where the run began over another roster: its set-up and its sums are over that one.
+    Raises ConfigError, and writes nothing, where the run began over another roster: its set-up and its sums are over that one;
+    KeyboardInterrupt where it was stopped.
     """
     journal = Journal(folder / "journal.jsonl")
     before = [event for event in journal.events() if event["type"] == "start"]
@@ -54,7 +55,7 @@ def begin(*, study: Study, roster: Roster, key: Ed25519PrivateKey, carrier: Carr
     )
     begun: dict[str, Any] = {"run": run, "study": study.hash(), "roster": roster.hash()}
     if before:
-        exchange.say("resumed", **begun)
+        stopping.go_on(journal, **begun)
     else:
         exchange.say("start", **begun, witnessed=shown)
     return exchange

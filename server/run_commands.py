@@ -35,6 +35,7 @@ from server import (
 )
 from server.config import Home
 from server.glance import Glance
+from server.journal import Journal, how_ended
 from server.options import AsJson, Folder, beside, out
 
 
@@ -105,12 +106,12 @@ def run(
     out.print(f"Result: {result}\nReport: {report}", soft_wrap=True)
 
 
-def _interrupted(folder: Path, *, stop: Callable[[], bool], said: Console) -> None:
-    """Stop a run and say how it ended; raises KeyboardInterrupt but where it was at its end and has a result."""
+def _interrupted(folder: Path, *, stop: Callable[[], object], said: Console) -> None:
+    """Stop a run and say how it ended; raises KeyboardInterrupt but where it was at its end and is done."""
     said.print("Stopping: the round under way ends, no other begins.")
-    stopped = stop()
+    stop()
     said.print(stopping.told(folder), soft_wrap=True)
-    if stopped or not (folder / "result.json").exists():
+    if how_ended(Journal(folder / "journal.jsonl").life()) != "done":
         raise KeyboardInterrupt
 
 

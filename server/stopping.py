@@ -46,6 +46,16 @@ class Stoppable:
             raise KeyboardInterrupt
 
 
+def go_on(journal: Journal, **facts: object) -> None:
+    """Write down that a run goes on in another life; raises KeyboardInterrupt, and writes nothing, where it was stopped before.
+
+    `serve` may have handed the run on just before it was stopped.
+    """
+    event = {"type": "resumed", "time": round(time.time(), 3), **facts}
+    if not journal.write_if(event, lambda life: how_ended(life) != "stopped"):
+        raise KeyboardInterrupt
+
+
 def past_stopping(journal: Journal) -> None:
     """Write down that every hospital has answered for the last time: from here on the run ends with its result.
 

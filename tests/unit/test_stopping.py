@@ -1,14 +1,16 @@
 """Ctrl-C in `run`: at most the round under way is charged, the journal ends with `stopped`, and one line says what was paid."""
 
+import contextlib
 import json
 import threading
 import time
 
 import pytest
+from rich.console import Console
 
 from common import locks, wire
 from common.errors import RecordDamaged
-from server import ending, keeper, stopping
+from server import ending, keeper, run_commands, stopping
 from server.journal import Journal
 from server.run import run_study
 from server.state import Phase
@@ -216,6 +218,28 @@ def test_a_stop_that_came_to_its_end_first_leaves_no_result(tmp_path, phantom_sc
         assert not (folder / "result.json").exists()
     finally:
         one.close()
+
+
+def test_a_run_that_was_handed_on_before_it_was_stopped_does_not_come_back(interrupted, tmp_path):
+    one, wanted, _, _ = interrupted
+    folder = tmp_path / RUN
+    folder.mkdir()
+    journal = Journal(folder / "journal.jsonl")
+    journal.write({"type": "start", "time": 1.0, "roster": one.roster.hash()})
+    stopping.past_stopping(journal)  # killed here: all that is left is on disk, nothing need be asked again
+    stop(folder)
+    with ending.recorded(folder):
+        go_on(one, wanted, folder)
+    assert kinds(folder) == ["start", "stage", "stopped"]
+
+
+@pytest.mark.parametrize(("how", "goes_on"), [("done", True), ("failed", False), ("stopped", False)])
+def test_an_interrupted_run_goes_on_to_its_result_only_where_it_is_done(tmp_path, how, goes_on):
+    for kind_ in ("start", how):
+        Journal(tmp_path / "journal.jsonl").write({"type": kind_, "time": 1.0})
+    (tmp_path / "result.json").write_text("{}")  # whose report could not be written, where it failed
+    with contextlib.nullcontext() if goes_on else pytest.raises(KeyboardInterrupt):
+        run_commands._interrupted(tmp_path, stop=lambda: stop(tmp_path), said=Console(quiet=True))
 
 
 def test_an_error_after_a_stop_does_not_change_how_the_run_ended(tmp_path):
