@@ -16,7 +16,8 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from client.imaging import images
 from client.imaging.found import Contours, Frames, Projection, Reason, Segmentation, Slice
-from client.imaging.guard import Guard, Limits
+from client.imaging.guard import Guard
+from client.imaging.limits import Limits
 from tests.phantoms import Ellipsoid, enhanced, volume, write_series
 
 LENGTHS = [0, 1, 0x7FFF, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF]

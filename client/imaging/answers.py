@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.imaging.exchange import AXES_MOST
 from client.imaging.found import Contours, Found, Frames, Identity, Projection, Segmentation, Slice
+from client.imaging.limits import Limits
 from client.inside import Acquisition, Float, Float32, Mask, freeze
 
 SENSELESS = (
@@ -21,22 +23,22 @@ SENSELESS = (
 PHASES_MOST = 16  # attributes by which slices are told apart: every pair of them is tried
 
 
-def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool) -> Found:
-    """Return what the child says that a file holds; raises one of SENSELESS where that cannot be."""
+def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels: bool, limits: Limits) -> Found:
+    """Return what the child says that a file holds; raises one of SENSELESS where that cannot be or passes `limits`."""
     identity = Identity(**{name: _text(value) for name, value in head["identity"].items()})
     if head["kind"] == "contours":
-        return _contours(identity, head=head, arrays=arrays if with_pixels else None)
+        return _contours(identity, head=head, arrays=arrays if with_pixels else None, points_most=limits.contour_points)
     if head["kind"] == "projection":
-        return _projection(identity, head=head, pixels=arrays["pixels"] if with_pixels else None)
+        return _projection(identity, head=head, pixels=arrays["pixels"] if with_pixels else None, most=limits.pixels)
     if head["kind"] == "frames":
         pixels = arrays["pixels"] if with_pixels else None
-        return _frames(identity, head=head, placed=arrays["placed"], phase=arrays["phase"], pixels=pixels)
+        return _frames(identity, head=head, placed=arrays["placed"], phase=arrays["phase"], pixels=pixels, limits=limits)
     orientation, spacing_mm = _numbers(head["orientation"], 6), _numbers(head["spacing_mm"], 2)
     if head["kind"] == "seg":
         planes: Mask | None = None
         positions_mm: Float | None = None
         if with_pixels:
-            count, rows, columns = _sizes(head["shape"], least=0)
+            count, rows, columns = _sizes(head["shape"], least=0, most=limits.region_voxels)
             bits, positions_mm = arrays["bits"], arrays["positions_mm"]
             if (
                 positions_mm.shape != (count, 3)
@@ -56,7 +58,7 @@ def parse(head: dict[str, Any], *, arrays: dict[str, NDArray[Any]], with_pixels:
             positions_mm=positions_mm,
             references=_texts(head["references"]),
         )
-    rows, columns = _sizes(head["shape"])
+    rows, columns = _sizes(head["shape"], most=limits.pixels)
     pixels = arrays["pixels"] if with_pixels else None
     if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
@@ -85,8 +87,8 @@ def _acquisition(made: dict[str, Any]) -> Acquisition:
     )
 
 
-def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | None) -> Projection:
-    rows, columns = _sizes(head["shape"])
+def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | None, most: int) -> Projection:
+    rows, columns = _sizes(head["shape"], most=most)
     if pixels is not None and (pixels.shape != (rows, columns) or np.isinf(pixels).any()):
         raise ValueError("pixels")
     return Projection(
@@ -100,9 +102,11 @@ def _projection(identity: Identity, *, head: dict[str, Any], pixels: Float32 | N
     )
 
 
-def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, phase: Float, pixels: Float32 | None) -> Frames:
-    count, rows, columns = _sizes(head["shape"])
-    if count < 1 or placed.shape != (count, 11) or not np.isfinite(placed).all():
+def _frames(
+    identity: Identity, *, head: dict[str, Any], placed: Float, phase: Float, pixels: Float32 | None, limits: Limits
+) -> Frames:
+    count, rows, columns = _sizes(head["shape"], most=limits.frame_voxels)
+    if count > limits.frames or placed.shape != (count, 11) or not np.isfinite(placed).all():
         raise ValueError("placed")
     if phase.ndim != 2 or len(phase) != count or phase.shape[1] > PHASES_MOST or np.isinf(phase).any():
         raise ValueError("phase")
@@ -128,21 +132,30 @@ def _frames(identity: Identity, *, head: dict[str, Any], placed: Float, phase: F
     )
 
 
-def _contours(identity: Identity, *, head: dict[str, Any], arrays: dict[str, NDArray[Any]] | None) -> Contours:
+def _contours(
+    identity: Identity, *, head: dict[str, Any], arrays: dict[str, NDArray[Any]] | None, points_most: int
+) -> Contours:
     of_series, references = _text(head["of_series"]), _texts(head["references"])
     if arrays is None:
         return Contours(identity=identity, of_series=of_series, points_mm=None, ends=None, references=references)
     points, ends = arrays["points_mm"], arrays["ends"]
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all() or ends.ndim != 2 or ends.shape[1] != 2:
+    if (
+        points.ndim != 2
+        or points.shape[1] != 3
+        or len(points) > points_most
+        or not np.isfinite(points).all()
+        or ends.ndim != 2
+        or ends.shape[1] != 2
+    ):
         raise ValueError("contours")
     if not len(ends) or not np.isfinite(ends).all() or np.diff(ends[:, 0], prepend=0).min() < 3 or ends[-1, 0] != len(points):
         raise ValueError("ends")
     return Contours(identity=identity, of_series=of_series, points_mm=points, ends=ends, references=references)
 
 
-def _sizes(values: Any, *, least: int = 1) -> tuple[int, ...]:  # noqa: ANN401
+def _sizes(values: Any, *, least: int = 1, most: int) -> tuple[int, ...]:  # noqa: ANN401
     sizes = tuple(int(size) for size in values)
-    if min(sizes, default=0) < least:
+    if len(sizes) > AXES_MOST or min(sizes, default=0) < least or math.prod(sizes) > most:
         raise ValueError("shape")
     return sizes
 

@@ -31,7 +31,8 @@ from pydicom.uid import (
 from client.imaging import allowed, images, lettering, pixels, structure, values
 from client.imaging.exchange import Arrays, Window
 from client.imaging.found import Reason
-from client.imaging.guard import ANSWER, HEADER, IDENTIFIERS, PIXELS, REQUEST, REWRITE, Limits
+from client.imaging.guard import ANSWER, HEADER, IDENTIFIERS, PIXELS, REQUEST, REWRITE
+from client.imaging.limits import Limits
 from client.imaging.values import Refused
 
 _CPU_TOTAL_S = 3600

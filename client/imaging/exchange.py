@@ -4,6 +4,7 @@ Its size is sealed, because a child that made it shorter would end its parent at
 at any moment; so the parent takes a copy, and checks that.
 """
 
+import contextlib
 import fcntl
 import math
 import mmap
@@ -24,6 +25,7 @@ ALIGNED = 64
 KEPT_BYTES = 1 << 24  # of the shared memory between two files; more is given back
 BLOCK_BYTES = 1 << 26  # touched as it is used; numpy asks for huge pages, of which the ends of a block are not made
 PART_BYTES = (1 << 16, 1 << 22)  # of an answer that is put into a block
+AXES_MOST = 3  # of an array
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ class Exchange:
         self._block = np.empty(0, np.uint8)  # what is left of the memory for the next answers
 
     def close(self) -> None:
-        """Give the memory back."""
-        self._memory.close()
+        """Give the memory back; as long as an error in hand still looks at it, the mapping goes with that error."""
+        with contextlib.suppress(BufferError):
+            self._memory.close()
         os.close(self.descriptor)
 
     def put(self, file: int, *, most: int) -> int | None:
@@ -76,6 +79,8 @@ class Exchange:
         at = 0
         for name, (kind, shape, *scale) in announced.items():
             dtype = STORED[kind] if scale else DTYPES[kind]
+            if len(shape) > AXES_MOST:
+                raise ValueError("shape")  # before their product is made, which may take long
             sizes = [int(size) for size in shape]
             count = math.prod(sizes)
             if min(sizes, default=0) < 0 or at + count * dtype.itemsize > self._size:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from client.imaging.answers import SENSELESS, parse
 from client.imaging.exchange import Exchange
 from client.imaging.found import Found, Reason
+from client.imaging.limits import Limits
 from common.errors import InternalError
 
 REQUEST = struct.Struct(">BQQ")  # what is asked, bytes of JSON beside the file, bytes of the file
@@ -38,24 +39,6 @@ _OF_THE_CHILD = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),  # anew for every file, a fifth of the child's time
 }
 SCRATCH_SPARE_BYTES = 1 << 16  # our own header of what the second decoder reads
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one file may cost."""
-
-    file_bytes: int = 256 << 20
-    inflated_bytes: int = 256 << 20
-    pixels: int = 4096 * 4096  # of a CT slice
-    region_voxels: int = 512 * 512 * 1024  # Rows x Columns x Frames of a segmentation
-    frames: int = 4096
-    frame_voxels: int = 1 << 27  # Rows x Columns x Frames of an enhanced image
-    contour_points: int = 1 << 20  # of an RT Structure Set's lesion
-    memory_bytes: int = 2 << 30
-    shared_bytes: int = 640 << 20  # a file, or the arrays of an answer: frames are 512 MiB
-    cpu_s: int = 20
-    wall_s: float = 60.0
-    files_open: int = 32
 
 
 class _Died(Exception):
@@ -88,18 +71,17 @@ class Guard:
         child, self._child = self._child, None
         scratch, self._scratch = self._scratch, None
         exchange, self._exchange = self._exchange, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
         if exchange is not None:
             exchange.close()
         if scratch is not None:
             os.close(scratch)
-        if child is None:
-            return
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
 
     def read(self, path: Path, *, with_pixels: bool) -> Found | Reason:
         """Return what the file holds, or why it is not used. Never raises for anything that a file may hold.
@@ -111,7 +93,7 @@ class Guard:
         if isinstance(answer, Reason):
             return answer
         try:
-            return parse(answer[0], arrays=answer[1], with_pixels=with_pixels)
+            return parse(answer[0], arrays=answer[1], with_pixels=with_pixels, limits=self._limits)
         except SENSELESS:
             self.close()
             return Reason.CRASHED
@@ -160,6 +142,14 @@ class Guard:
         return child.returncode if child else None
 
     def _start(self) -> Exchange:
+        try:
+            exchange = self._started()
+        except (OSError, _Died, TimeoutError) as error:
+            self.close()
+            raise InternalError("The DICOM reader does not start.", action="Is pydicom installed (motet[hospital])?") from error
+        return exchange
+
+    def _started(self) -> Exchange:
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         self._scratch = os.memfd_create("motet-scratch")  # the child may write no file, and cannot make this one longer
         exchange = self._exchange = Exchange(most=max(self._limits.shared_bytes, self._limits.file_bytes + 1))
@@ -177,13 +167,8 @@ class Guard:
         )
         for pipe in (self._child.stdin, self._child.stdout):
             os.set_blocking(_number(pipe), False)
-        try:
-            ready = self._take(1, until=time.monotonic() + _STARTUP_S) == b"+"
-        except (_Died, TimeoutError):
-            ready = False
-        if not ready:
-            self.close()
-            raise InternalError("The DICOM reader does not start.", action="Is pydicom installed (motet[hospital])?")
+        if self._take(1, until=time.monotonic() + _STARTUP_S) != b"+":
+            raise _Died
         return exchange
 
     def _send(self, *parts: bytes) -> None:

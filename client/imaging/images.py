@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from client.imaging import pixels, values
 from client.imaging.exchange import STORED, Arrays, Stored, exact
 from client.imaging.found import Reason
-from client.imaging.guard import Limits
+from client.imaging.limits import Limits
 from client.imaging.values import Refused
 
 AIR_HU = -1024.0

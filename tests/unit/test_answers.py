@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from client.imaging import answers
+from client.imaging.limits import Limits
 
 IDENTITY = {"patient_id": "p", "issuer": "", "study": "1", "series": "2", "instance": "3", "frame_of_reference": "4"}
 GOOD: dict[str, Any] = {
@@ -37,7 +38,7 @@ ARRAYS = (np.zeros(0, np.float32), np.zeros((0, 3)), np.zeros((1, 2, 3, 4)), np.
 def sense(head: dict[str, Any], *, arrays: dict[str, Any], with_pixels: bool) -> Any:
     """Return what was read, None where the answer makes no sense; nothing else may be raised."""
     try:
-        return answers.parse(head, arrays=arrays, with_pixels=with_pixels)
+        return answers.parse(head, arrays=arrays, with_pixels=with_pixels, limits=Limits())
     except answers.SENSELESS:
         return None
 

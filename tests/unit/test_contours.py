@@ -9,7 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from client.imaging.found import Contours, Reason
-from client.imaging.guard import Guard, Limits
+from client.imaging.guard import Guard
+from client.imaging.limits import Limits
 from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
 from client.inside import Scan, SetAside, Volume

@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from client.imaging.found import Reason, Segmentation, Slice
-from client.imaging.guard import Guard, Limits
+from client.imaging.guard import Guard
+from client.imaging.limits import Limits
 from tests.phantoms import Box, volume, write_series
 
 

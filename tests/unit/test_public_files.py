@@ -12,7 +12,8 @@ import pytest
 
 from client.imaging import decode, images, pixels
 from client.imaging.found import Reason
-from client.imaging.guard import Guard, Limits
+from client.imaging.guard import Guard
+from client.imaging.limits import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of odd values
 
