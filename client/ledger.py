@@ -93,8 +93,9 @@ class Ledger:
             except (TypeError, ValueError):
                 raise OutsidePolicy("The policy cannot be written as JSON.", action="Mend site.toml.") from None
             if plain != self._state.policy:
-                officers.check(self._state.policy, plain, origin=self._origin, signatures=signatures or {})
-                needed = officers.must_sign(self._state.policy, plain)
+                before, entry = self._state.policy, self._state.policy_entry
+                officers.check(before, plain, origin=self._origin, entry=entry, signatures=signatures or {})
+                needed = officers.must_sign(before, plain)
                 held = {key: text for key, text in (signatures or {}).items() if key in needed}
                 self._append(Kind.POLICY, policy=plain, salt=_salt(), **({"signatures": held} if held else {}))
 
@@ -225,10 +226,10 @@ class Ledger:
         body = note.Checkpoint(origin=self._origin, size=size, root=root)
         return note.sign(body.text(), name=self._origin, key=self._key)
 
-    def policy(self) -> Mapping[str, Any]:
-        """Return the last policy that was written down; empty where none was."""
+    def policy(self) -> tuple[Mapping[str, Any], int]:
+        """Return the last policy that was written down, empty where none was, and the number of its entry."""
         with self._reading():
-            return dict(self._state.policy or {})
+            return dict(self._state.policy or {}), self._state.policy_entry
 
     def spent(self, *, delta: Decimal) -> Spent:
         """Return what was spent so far, epsilon at `delta` by Renyi accounting; raises ValueError unless 0 < delta < 1."""

@@ -53,9 +53,9 @@ def sign_policy(
     after = canonical.decode(canonical.encode(site.policy.snapshot()))
     origin = ledger_origin(site.name)
     with Ledger.look(made.ledger, origin=origin, key=config.ledger_key(made), clock=lambda: int(time.time())) as ledger:
-        before = ledger.policy()
+        before, entry = ledger.policy()
     wanted = officers.must_sign(before, after)
-    public, signature = officers.sign(before, after, origin=origin, key=keys.load_private_pem(files.read(key)))
+    public, signature = officers.sign(before, after, origin=origin, entry=entry, key=keys.load_private_pem(files.read(key)))
     if public not in wanted:
         raise ConfigError(
             "This policy needs no signature of this officer.",

@@ -245,12 +245,11 @@ def _replay(lines: tuple[bytes, ...], *, plans: Mapping[str, Study], hospital: s
 def _check_officers(event: Event, state: State) -> None:
     try:
         signatures = event.fields.get("signatures", {})
-        officers.check(state.policy, event.fields["policy"], origin=state.origin, signatures=signatures)
-    except OutsidePolicy:
-        raise CapPassed(
-            f"Entry {event.seq} raises a cap, or changes the officers, without two officers' signatures.",
-            action="Ask the hospital who decided that.",
-        ) from None
+        officers.check(
+            state.policy, event.fields["policy"], origin=state.origin, entry=state.policy_entry, signatures=signatures
+        )
+    except OutsidePolicy as error:
+        raise CapPassed(f"Entry {event.seq}: {error.what}", action="Ask the hospital who decided that.") from None
 
 
 def _check_plan(

@@ -12,7 +12,7 @@ from common.errors import OutsidePolicy
 
 CAPS: Final = ("epsilon_cap", "delta_cap", "exact_releases_max")
 SIGNERS: Final = 2
-DOMAIN: Final = b"motet/policy/v1\0"
+DOMAIN: Final = b"motet/policy/v2\0"
 
 
 def must_sign(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> frozenset[str]:
@@ -25,19 +25,27 @@ def must_sign(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> fro
     return officers if _raises(before, after) or named != (after.get("officers") or []) else frozenset()
 
 
-def statement(before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str) -> bytes:
-    """Return what officers sign: the ledger, the policy that it holds and the one that is to follow."""
-    return DOMAIN + canonical.encode({"ledger": origin, "before": canonical.digest(dict(before)), "after": dict(after)})
+def statement(before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str, entry: int) -> bytes:
+    """Return what officers sign: the ledger, the policy that it holds, as which entry, and the one that is to follow.
+
+    By the entry's number a signature holds once: not again after the cap was put back to what it was.
+    """
+    step = {"before": canonical.digest(dict(before)), "entry": entry, "after": dict(after)}
+    return DOMAIN + canonical.encode({"ledger": origin, **step})
 
 
-def sign(before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str, key: Ed25519PrivateKey) -> tuple[str, str]:
+def sign(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, origin: str, entry: int, key: Ed25519PrivateKey
+) -> tuple[str, str]:
     """Return an officer's public key and signature, both hexadecimal."""
     public = key.public_key().public_bytes_raw().hex()
-    return public, key.sign(statement(before, after, origin=origin)).hex()
+    return public, key.sign(statement(before, after, origin=origin, entry=entry)).hex()
 
 
-def check(before: Mapping[str, Any] | None, after: Mapping[str, Any], *, origin: str, signatures: Mapping[str, str]) -> None:
-    """Raise OutsidePolicy when the step needs two officers' signatures and has not two that hold.
+def check(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any], *, origin: str, entry: int, signatures: Mapping[str, str]
+) -> None:
+    """Raise OutsidePolicy when the step needs two officers' signatures and has not two that hold; `before` is entry `entry`.
 
     A policy that names no officers has nobody to sign: its caps stay, and the first officers may be named by anybody.
     """
@@ -49,7 +57,7 @@ def check(before: Mapping[str, Any] | None, after: Mapping[str, Any], *, origin:
         )
     if not officers:
         return
-    said = statement(before or {}, after, origin=origin)
+    said = statement(before or {}, after, origin=origin, entry=entry)
     held = [key for key in sorted(officers) if key in signatures and _holds(key, signatures[key], said)]
     if len(held) < SIGNERS:
         raise OutsidePolicy(

@@ -73,6 +73,7 @@ class State:
         "last_ts",
         "origin",
         "policy",
+        "policy_entry",
         "refusals",
         "reservations",
         "size",
@@ -85,6 +86,7 @@ class State:
         self.origin = ""
         self.key = ""
         self.policy: Mapping[str, Any] | None = None
+        self.policy_entry = 0  # which entry that is
         self.studies: dict[str, str] = {}
         self.reservations: dict[str, Reservation] = {}
         self._runs: defaultdict[str, list[str]] = defaultdict(list)  # run -> ids
@@ -119,7 +121,7 @@ class State:
         if event.kind == Kind.GENESIS:
             self.origin, self.key = fields["origin"], fields["key"]
         elif event.kind == Kind.POLICY:
-            self.policy = fields["policy"]
+            self.policy, self.policy_entry = fields["policy"], event.seq
         elif event.kind == Kind.PLAN:
             if fields["study"] in self.studies:
                 raise _damaged(f"Entry {event.seq} plans a study a second time.")

@@ -108,7 +108,7 @@ def _raised():
     caps = {"delta_cap": DELTA, "officers": [key.public_key().public_bytes_raw().hex() for key in keys]}
     before, after = ({"epsilon_cap": cap, **caps} for cap in (CAP, Decimal(100)))
     told = [canonical.decode(canonical.encode(policy)) for policy in (before, after)]
-    both = dict(officers.sign(*told, origin=ledgers.ORIGIN, key=key) for key in keys)
+    both = dict(officers.sign(*told, origin=ledgers.ORIGIN, entry=3, key=key) for key in keys)  # after those that all have
     return [(Kind.POLICY, {"policy": before}), (Kind.POLICY, {"policy": after, "signatures": both})]
 
 
