@@ -142,7 +142,7 @@ def _budget(home: Home, site: Site) -> Iterator[Finding]:
     cap, used = site.policy.epsilon_cap, spent.epsilon_rdp
     shown = f"epsilon {used} of {cap}, exact sums counted {spent.exact_counted} of {site.policy.exact_releases_max}."
     if used >= cap * NEARLY or spent.exact_counted >= site.policy.exact_releases_max:
-        yield warn("budget", shown, mend="Little or nothing more is answered; raise the cap only as the board decides.")
+        yield warn("budget", shown, mend="Little or nothing more is answered; two officers may raise the cap.")
     else:
         yield well("budget", shown)
 

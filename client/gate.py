@@ -141,7 +141,7 @@ class Gate:
         if (announced.study, announced.mechanism.entry().get("statistic")) in once:
             return True
         if counted >= rules.exact_releases_max:
-            raise ExactReleasesUsedUp("The exact releases are used up.", action="Raise exact_releases_max in site.toml.")
+            raise ExactReleasesUsedUp("The exact releases are used up.", action="Two officers may raise exact_releases_max.")
         return False
 
     @property

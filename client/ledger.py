@@ -155,7 +155,7 @@ class Ledger:
             else:
                 self._append(Kind.REFUSE, code=BudgetExhausted.code, study=study, round=round_number, salt=_salt())
         if over is not None:
-            raise BudgetExhausted(over, action="Only new patients bring new budget; or the hospital raises its cap.")
+            raise BudgetExhausted(over, action="Only new patients bring new budget; or two officers raise the cap.")
         return _receipt(self._state.reservations[reservation])
 
     def release(self, receipt: Receipt, *, sha256: str, size_bytes: int) -> None:

@@ -58,7 +58,7 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
     if announcement.mechanism != expected:
         raise OutsidePolicy("The round's mechanism is not the study's.", action="Check the coordinator's version.")
     if isinstance(expected, Exact) and policy.exact_releases_max == 0:
-        raise OutsidePolicy("This hospital allows no exact statistics.", action="Set exact_releases_max in site.toml.")
+        raise OutsidePolicy("This hospital allows no exact statistics.", action="Two officers may raise exact_releases_max.")
     if isinstance(expected, GaussianShare) and expected.rounding_slack > ROUNDING_SLACK_MOST:
         raise OutsidePolicy(
             "Rounding would cost more than 1 % of the noise.", action="Train fewer parameters, or ask for fewer columns."
