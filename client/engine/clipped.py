@@ -4,7 +4,8 @@ Sensitivity. What one patient adds is a function of the own rows, the model, the
 that were chosen before: no bit of it depends on who else is there (independence.py says on what that rests, and checks it).
 Its norm, of the numbers that are delivered (outer.py for the exception), is at most the clip norm, up to float32 rounding
 of a sum of squares. Patients meet in float64 sums only, so adding or removing one moves the sum by at most
-clip_norm * (1 + 1e-6), for any weights; the ledger's numerical slack of 1e-3 or more covers it.
+clip_norm * (1 + 1e-6) and twice the sum's rounding, below 1e-6 * clip_norm for each patient in it (toom.py has most), for any
+weights; the ledger's numerical slack, 1e-3 or 6e-6 for each patient where that is more, covers it.
 Source: Abadi et al. 2016, Algorithm 1; reference training.md 1.2 and 2.
 """
 

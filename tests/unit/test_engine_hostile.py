@@ -150,6 +150,22 @@ def test_products_at_points_of_cancelling_views_move_no_sum_by_more_than_the_cli
         assert (everybody - held.deliver(others, into=None)).norm() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("side", [4, 8])
+@pytest.mark.parametrize("scale", [1e4, 1e8, 1e15])
+def test_rounding_of_giants_that_meet_no_giant_moves_no_sum_by_more_than_the_clip_norm(side, scale):
+    random = torch.Generator().manual_seed(0)
+    inputs, outputs = (1e-3 * torch.randn(32, channels, side, side, generator=random) for channels in (5, 6))
+    inputs[:, :, :2, :2] = outputs[:, :, -2:, -2:] = 0
+    inputs[:, :, -1, -1], outputs[:, :, 0, 0] = (scale * torch.randn(32, channels, generator=random) for channels in (5, 6))
+    held = Toom(inputs, outputs, geometry=Geometry.of(nn.Conv2d(5, 6, 3, padding=1)), views=1)
+    factors = 1 / held.squares().sqrt()  # the gradient is of small numbers alone, and giants meet in its products at points
+    everybody = held.deliver(factors, into=None)
+    for at in range(0, 32, 4):
+        others = factors.clone()
+        others[at] = 0
+        assert (everybody - held.deliver(others, into=None)).norm() <= 1 + 1e-6
+
+
 class Coupled(nn.Module):
     """A network whose rows see one another without a parameter that could tell."""
 
