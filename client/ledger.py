@@ -270,6 +270,11 @@ class Ledger:
         with self._reading():
             return frozenset(item.round_number for item in self._state.of_run(run) if item.left or not left)
 
+    def last_run(self) -> str | None:
+        """Return the run that was charged last; None where none was."""
+        with self._reading():
+            return self._state.last_run
+
     def sums(self, run: str, *, statistic: str) -> frozenset[int]:
         """Return the rounds of `run` in which exact sums of this name were reserved and not given back."""
         with self._reading():

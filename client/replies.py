@@ -1,7 +1,8 @@
 """How long a hospital keeps the replies that it has sent, for a coordinator that was killed and asks for the same bytes again.
 
 A coordinator goes on with a run wherever it stood, and an upload that a power cut spoiled on its disk is asked for again, also
-of an early round. So no reply of a run goes while that run may go on: each kept one is an answer without another charge.
+of an early round. So no reply of a run goes while that run may go on: each kept one is an answer without another charge. A
+clock that is wrong cannot take those of the run that was charged last, until the coordinator closes it.
 """
 
 import contextlib
@@ -19,11 +20,12 @@ OPEN_DAYS: Final = 90  # since the last answer: a coordinator that is away for s
 log = logging.getLogger("motet.vault")
 
 
-def clear(folder: Path, *, now: float) -> int:
+def clear(folder: Path, *, now: float, last: str | None) -> int:
     """Delete the replies in `folder` of runs that nobody goes on with any more, and return how many.
 
-    Those are runs that the coordinator closed CLOSED_DAYS ago, and runs without an answer for OPEN_DAYS. `now`: Unix time. What
-    a run's state says stays: a request that comes after all is refused, never answered with other bytes.
+    Those are runs that the coordinator closed CLOSED_DAYS ago, and runs without an answer for OPEN_DAYS but for `last`, the one
+    that was charged last. `now`: Unix time. What a run's state says stays: a request that comes after all is refused, never
+    answered with other bytes.
     """
     found: dict[str, list[Path]] = {}
     for path in folder.glob("*.reply"):
@@ -32,7 +34,9 @@ def clear(folder: Path, *, now: float) -> int:
     cleared = 0
     for run, replies in found.items():
         with contextlib.suppress(OSError):
-            if now - _touched(folder, run, replies) > _days(folder, run) * DAY_S:
+            closed = _closed(folder, run)
+            days = CLOSED_DAYS if closed else OPEN_DAYS
+            if (closed or run != last) and now - _touched(folder, run, replies) > days * DAY_S:
                 for path in replies:
                     path.unlink()
                 cleared += len(replies)
@@ -47,7 +51,7 @@ def _touched(folder: Path, run: str, replies: list[Path]) -> float:
     return state.stat().st_mtime if state.exists() else max(path.stat().st_mtime for path in replies)
 
 
-def _days(folder: Path, run: str) -> int:
+def _closed(folder: Path, run: str) -> bool:
     with contextlib.suppress(SetupMissing):
-        return CLOSED_DAYS if session.load(folder, run=run).closed() else OPEN_DAYS
-    return OPEN_DAYS
+        return session.load(folder, run=run).closed()
+    return False

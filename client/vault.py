@@ -82,7 +82,7 @@ class Vault:
             self.memory = Memory.load(home.state)
             self.memory.check(self.ledger)
             self.ledger.record_policy(site.policy.snapshot(), signatures=officers.signatures(home))
-            replies.clear(home.state, now=time.time())
+            replies.clear(home.state, now=time.time(), last=self.ledger.last_run())
         except BaseException:
             self.ledger.close()
             raise
@@ -179,7 +179,7 @@ class Vault:
             if state.answered("invite", data):
                 return self._sent(request.run, "invite")
             raise SetupMissing("Another run of this name was set up here.", action="Start a new run.")
-        replies.clear(self.home.state, now=time.time())  # a new run needs room
+        replies.clear(self.home.state, now=time.time(), last=self.ledger.last_run())  # a new run needs room
         setup = keys.SetupKey.generate()
         state = Session(run=request.run, study=study_hash, roster=roster_hash, setup_key=setup.private_bytes())
         reply = self._seal(request, "bundle", {"setup_key": setup.public_bytes().hex()})

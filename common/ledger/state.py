@@ -70,6 +70,7 @@ class State:
         "_sums",
         "clock_steps_back",
         "key",
+        "last_run",
         "last_ts",
         "origin",
         "policy",
@@ -89,6 +90,7 @@ class State:
         self.policy_entry = 0  # which entry that is
         self.studies: dict[str, str] = {}
         self.reservations: dict[str, Reservation] = {}
+        self.last_run: str | None = None
         self._runs: defaultdict[str, list[str]] = defaultdict(list)  # run -> ids
         self._sums: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # (run, statistic) -> rounds not given back
         self.tally = Tally()  # every private release that is not aborted
@@ -153,6 +155,7 @@ class State:
                 raise _damaged(f"Entry {event.seq} has noise that cannot be accounted for.") from None
         self.reservations[reserved.id] = reserved
         self._runs[reserved.run].append(reserved.id)
+        self.last_run = reserved.run
         if isinstance(reserved.mechanism, Exact):
             self._sums[reserved.run, reserved.mechanism.statistic].add(reserved.round_number)
 

@@ -40,20 +40,31 @@ def test_replies_go_when_their_run_is_over_for_good_and_no_sooner(tmp_path):
     keep(tmp_path, "stateless", days=CLOSED_DAYS + 1, closed=False, state=False)
     keep(tmp_path, "oldstateless", days=OPEN_DAYS + 1, closed=False, state=False)
     (tmp_path / "exact.json").write_text("{}")
-    assert replies.clear(tmp_path, now=NOW) == 9
+    assert replies.clear(tmp_path, now=NOW, last=None) == 9
     assert left(tmp_path) == {"justclosed", "underway", "stateless"}
     states = {path.name for path in tmp_path.glob("*.run.json")}
     assert states == {f"{name}.run.json" for name in ("justclosed", "longclosed", "underway", "given0up")}
     assert (tmp_path / "exact.json").exists()
-    assert replies.clear(tmp_path, now=NOW) == 0
+    assert replies.clear(tmp_path, now=NOW, last=None) == 0
 
 
 def test_an_early_reply_stays_as_long_as_its_run_is_answered(tmp_path):
     keep(tmp_path, "long", days=OPEN_DAYS + 30, closed=False)
     replace(OPEN, run="long").save_with(tmp_path, reply=b"y", label="2")
     os.utime(session.state_path(tmp_path, run="long"), (NOW, NOW))
-    assert replies.clear(tmp_path, now=NOW) == 0
+    assert replies.clear(tmp_path, now=NOW, last=None) == 0
     assert (tmp_path / "long-1.reply").exists()
+
+
+def test_a_wrong_clock_leaves_the_run_that_was_charged_last_until_it_is_closed(tmp_path):
+    keep(
+        tmp_path, "underway", days=20_000, closed=False
+    )  # answered at boot, before the clock was set; or the clock is ahead now
+    keep(tmp_path, "given0up", days=20_000, closed=False)
+    assert replies.clear(tmp_path, now=NOW, last="underway") == 3
+    assert left(tmp_path) == {"underway"}
+    keep(tmp_path, "underway", days=CLOSED_DAYS + 1, closed=True)
+    assert replies.clear(tmp_path, now=NOW, last="underway") == 3
 
 
 def test_a_state_that_cannot_be_read_or_a_strange_name_stops_nothing(tmp_path):
@@ -63,7 +74,7 @@ def test_a_state_that_cannot_be_read_or_a_strange_name_stops_nothing(tmp_path):
     os.utime(state, (NOW - (CLOSED_DAYS + 1) * DAY_S,) * 2)
     (tmp_path / "UPPER-1.reply").write_bytes(b"x")
     keep(tmp_path, "gone", days=CLOSED_DAYS + 1, closed=True)
-    assert replies.clear(tmp_path, now=NOW) == 3
+    assert replies.clear(tmp_path, now=NOW, last=None) == 3
     assert left(tmp_path) == {"broken", "UPPER"}
 
 
@@ -92,6 +103,7 @@ def test_a_vault_clears_at_its_start_and_when_a_new_run_comes(ended):
     one.restart("hosp-a")
     assert [left(state) for state in homes] == [set(), *[{"first"}] * (len(homes) - 1)]
     one.go_on(wanted, run="second", folder=one.folder / "second")
+    assert {vault.ledger.last_run() for vault in one.vaults.values()} == {"second"}
     assert all(left(state) == {"second"} for state in homes)
 
 
