@@ -1,6 +1,7 @@
 """Claims about RT Structure Sets: contours become the region that was drawn, by patient coordinates, or a coded reason."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,19 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from client.imaging.found import Contours, Reason
+from client.imaging import contours
+from client.imaging.found import Contours, Identity, Reason, Segmentation, Slice
 from client.imaging.guard import Guard
 from client.imaging.limits import Limits
 from client.imaging.scan import read_scans
 from client.imaging.volume import assemble
-from client.inside import Scan, SetAside, Volume
+from client.inside import Acquisition, Scan, SetAside, Volume
 from tests import structures
 from tests.phantoms import Ellipsoid, volume, write_series
 from tests.structures import circle
 from tests.unit.test_measure import real
+
+WHO = Identity(patient_id="p", issuer="", study="1", series="2", instance="3", frame_of_reference="4")
 
 
 def read(folder: Path, *, reader: Guard) -> tuple[list[Scan], list[SetAside]]:
@@ -105,6 +109,55 @@ def test_more_points_than_a_lesion_has_are_refused(series: tuple[Path, pydicom.D
         assert reader.read(path, with_pixels=True) == Reason.TOO_LARGE
     with Guard(limits=Limits(contour_points=101)) as reader:
         assert isinstance(reader.read(path, with_pixels=True), Contours)
+
+
+def plane(side: int) -> Slice:
+    return Slice(
+        identity=WHO,
+        acquisition=Acquisition(manufacturer="", kernel="", kvp=100.0, slice_thickness_mm=1.0),
+        rows=side,
+        columns=side,
+        position_mm=np.zeros(3),
+        orientation=np.array([1.0, 0, 0, 0, 1, 0]),
+        spacing_mm=np.ones(2),
+        pixels=None,
+    )
+
+
+def drawn(*polygons: np.ndarray, regions: list[int]) -> Contours:
+    """The polygons, (point, 2) each, in the plane of `plane`."""
+    points = [np.column_stack([one, np.zeros(len(one))]) for one in polygons]
+    ends = np.column_stack([np.cumsum([len(one) for one in points]), regions]).astype(np.float64)
+    return Contours(identity=WHO, of_series="2", points_mm=np.concatenate(points), ends=ends)
+
+
+def test_contours_are_even_odd_within_a_region_of_interest_and_united_over_them() -> None:
+    random = np.random.default_rng(4)
+    polygons = [random.uniform(-10, 50, (random.integers(3, 9), 2)) for _ in range(12)]
+    regions = np.repeat([7, 1, 3], [4, 6, 2]).tolist()
+    found = contours.filled(drawn(*polygons, regions=regions), slices=[plane(40)])
+    assert isinstance(found, Segmentation)
+    assert found.planes is not None
+    alone = [contours.filled(drawn(one, regions=[1]), slices=[plane(40)]).planes for one in polygons]
+    odd = [np.logical_xor.reduce([one for one, of in zip(alone, regions, strict=True) if of == at]) for at in (7, 1, 3)]
+    np.testing.assert_array_equal(found.planes, np.logical_or.reduce(odd))
+
+
+def test_thousands_of_regions_of_interest_take_the_memory_of_one() -> None:
+    corner = np.array([[1.0, 1], [5, 1], [5, 5]])
+    many = drawn(*[corner] * 3000, regions=list(range(3000)))
+    tracemalloc.start()
+    found = contours.filled(many, slices=[plane(256)])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(found, Segmentation)
+    assert most < 20 * 256 * 256
+
+
+def test_contours_that_would_take_hours_are_refused_at_once() -> None:
+    turn = np.linspace(0, 2 * np.pi, 1 << 20)
+    star = 1000 + np.column_stack([np.cos(turn), np.sin(turn)]) * (500 + 400 * np.cos(9 * turn))[:, None]
+    assert contours.filled(drawn(star, regions=[1]), slices=[plane(2000)]) == Reason.TOO_LARGE
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
