@@ -116,11 +116,10 @@ def _frames(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, sc
     if not with_pixels:
         return head, geometry
     stored = _stored(ds, shape=(count, rows, columns) if count > 1 else (rows, columns), scratch=scratch)
-    scaled = [
-        _scaled(ds, plane, slope=slope, intercept=intercept)
-        for plane, (slope, intercept) in zip(stored.reshape(count, rows, columns), scales, strict=True)
-    ]
-    return head, geometry | {"pixels": np.stack(scaled)}
+    scaled = np.empty((count, rows, columns), np.float32)  # the largest objects leave no room for a second one
+    for at, (slope, intercept) in enumerate(scales):
+        scaled[at] = _scaled(ds, stored.reshape(scaled.shape)[at], slope=slope, intercept=intercept)
+    return head, geometry | {"pixels": scaled}
 
 
 def _projection(ds: Dataset, *, modality: str, with_pixels: bool, limits: Limits, scratch: int | None) -> Answer:
