@@ -282,7 +282,7 @@ def test_local_steps_that_are_not_the_studys_are_refused():
 
 
 def test_a_learning_rate_that_leaves_the_numbers_is_no_refusal_which_would_say_something_that_is_not_charged():
-    plan = study(local={"learning_rate": "1" + "0" * 23}, clip_norm="1000000", noise_multiplier="1" + "0" * 23)
+    plan = study(local={"learning_rate": "1" + "0" * 23}, clip_norm="1000000", sampling_rate="0." + "0" * 15 + "1")
     told = change(plan, cohort=learning.cohort(3))
     assert np.isfinite(told).all()
     assert np.linalg.norm(told) == pytest.approx(1000)
