@@ -2,7 +2,7 @@
 
 Run as `python -m client.imaging.decode LIMITS SCRATCH EXCHANGE`, by client/imaging/guard.py only. It holds no secret, opens no
 file of the hospital, and limits itself before it reads: address space, processor time per file, open files, no core dump, no
-file written.
+file written, no process or thread started (root is exempt from the last).
 """
 
 import io
@@ -61,6 +61,7 @@ def main() -> None:
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 0),  # nothing outlives it
         (resource.RLIMIT_NOFILE, limits.files_open),
     ):
         resource.setrlimit(what, (most, most))

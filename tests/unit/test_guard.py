@@ -269,6 +269,7 @@ def test_child_is_limited(guard: Guard, series: list[Path]) -> None:
     assert resource.prlimit(guard.pid, resource.RLIMIT_NOFILE) == (32, 32)
     assert resource.prlimit(guard.pid, resource.RLIMIT_CORE) == (0, 0)
     assert resource.prlimit(guard.pid, resource.RLIMIT_FSIZE) == (0, 0)
+    assert resource.prlimit(guard.pid, resource.RLIMIT_NPROC) == (0, 0)
     assert resource.prlimit(guard.pid, resource.RLIMIT_CPU)[0] <= 60
 
 
