@@ -27,8 +27,9 @@ def refuse_other_names(path: Path) -> None:
 def write(path: Path, cohort: "Cohort", *, provenance: Mapping[str, Any]) -> None:
     """Write one row a patient, 0600, in the format that the name says: float64 as measured, factors as positions of levels.
 
-    What is missing is empty in CSV and null in Parquet. CSV has the provenance in its first line; Parquet has it as JSON in the
-    schema's metadata under `provenance`, and under `units` each column's unit.
+    The first column is `patient`, or `_patient` where the study has a variable of that name. What is missing is empty in CSV
+    and null in Parquet. CSV has the provenance in its first line; Parquet has it as JSON in the schema's metadata under
+    `provenance`, and under `units` each column's unit.
     Raises AlreadyExists, and changes nothing, where anything is there; ConfigError for another name.
     """
     refuse_other_names(path)
@@ -43,11 +44,16 @@ def units(columns: tuple[str, ...], *, provenance: Mapping[str, Any]) -> dict[st
     return {**of_reference, **{name: declared[name] for name in columns if name in declared}}
 
 
+def _names(cohort: "Cohort") -> list[str]:
+    """Return the columns' names, each once: no variable's begins with an underscore."""
+    return ["_patient" if "patient" in cohort.columns else "patient", *cohort.columns]
+
+
 def _csv(cohort: "Cohort", *, provenance: Mapping[str, Any]) -> bytes:
     text = io.StringIO()
     text.write(f"# {json.dumps(provenance, sort_keys=True)}\n")
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["patient", *cohort.columns])
+    rows.writerow(_names(cohort))
     for patient, values in zip(cohort.patients, cohort.table.tolist(), strict=True):
         rows.writerow([patient, *("" if value != value else repr(value) for value in values)])  # noqa: PLR0124  (nan)
     return text.getvalue().encode()
@@ -62,7 +68,7 @@ def _parquet(cohort: "Cohort", *, provenance: Mapping[str, Any]) -> bytes:
     columns += [pa.array(column, pa.float64(), from_pandas=True) for column in cohort.table.T]  # from_pandas: nan is null
     table = pa.Table.from_arrays(
         columns,
-        names=["patient", *cohort.columns],
+        names=_names(cohort),
         metadata={name: json.dumps(said, sort_keys=True) for name, said in about.items()},
     )
     buffer = io.BytesIO()

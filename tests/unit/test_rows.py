@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_parquet_and_csv_hold_the_same_bits_and_the_same_provenance(tmp_path: Pa
         told = [float(line[at + 1]).hex() if line[at + 1] else None for line in lines]
         wanted = [None if math.isnan(value) else value.hex() for value in made().table[:, at].tolist()]
         assert [None if value is None else value.hex() for value in read[name].to_pylist()] == told == wanted
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_variable_that_is_called_patient_does_not_hide_the_patients(tmp_path: Path, suffix: str) -> None:
+    cohort = replace(made(), columns=("mass_mg", "patient", "albumin"))
+    rows.write(tmp_path / f"table{suffix}", cohort, provenance=ORIGIN)
+    header = (
+        of_csv(tmp_path / "table.csv")[1] if suffix == ".csv" else parquet.read_table(tmp_path / "table.parquet").column_names
+    )
+    assert header == ["_patient", "mass_mg", "patient", "albumin"]
 
 
 def test_a_cohort_that_an_older_version_kept_has_the_units_of_the_reference_alone(tmp_path: Path) -> None:
