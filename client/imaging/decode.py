@@ -81,7 +81,7 @@ def main() -> None:
         answer, arrays = answered(data, kind=kind, beside=beside, limits=limits, scratch=scratch)
         try:
             answer["arrays"] = window.put(arrays)
-        except MemoryError:
+        except (MemoryError, OSError):  # the second where a part of it cannot be mapped
             answer = {"reason": Reason.TOO_LARGE, "arrays": {}}
         if used + 2 * limits.cpu_s >= _CPU_TOTAL_S:
             answer["last"], used = True, math.inf

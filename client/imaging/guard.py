@@ -33,6 +33,7 @@ HEADER, PIXELS, IDENTIFIERS, REWRITE = range(4)
 ANSWER = struct.Struct(">I")  # bytes of JSON that follow
 _ANSWER_MOST = 1 << 20
 _STARTUP_S = 60.0
+_ACTION = "Is pydicom installed (motet[hospital]), and is there memory for another process?"
 _OF_THE_CHILD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 26),  # bytes; the memory of one file serves for the next one: else its pages are made
@@ -146,7 +147,7 @@ class Guard:
             exchange = self._started()
         except (OSError, _Died, TimeoutError) as error:
             self.close()
-            raise InternalError("The DICOM reader does not start.", action="Is pydicom installed (motet[hospital])?") from error
+            raise InternalError("The DICOM reader does not start.", action=_ACTION) from error
         return exchange
 
     def _started(self) -> Exchange:
