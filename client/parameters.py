@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.config import Home, read_site
 from client.options import AsJson, Folder
+from common.audit.show import printable
 from common.codes import PARAMETERS
 from common.errors import NotSetUp
 
@@ -97,18 +99,13 @@ def _show(name: str, origin: dict[str, Any], columns: list[dict[str, Any]]) -> N
     said = ", ".join(f"{key} {str(origin[key])[:12]}" for key in ("study", "recipe", "code", "version") if key in origin)
     table = Table("column", "cell", "patients", "", title=f"cohort {name} ({said or 'of an older version'})", show_lines=False)
     for column in columns:
-        first = column["name"] + (f" [{column['unit']}]" if column["unit"] not in {None, "1"} else "")
+        first = escape(printable(column["name"] + (f" [{column['unit']}]" if column["unit"] not in {None, "1"} else "")))
         most = max((cell["patients"] or 0 for cell in column["cells"]), default=0)
         for cell in column["cells"]:
             count = "too few" if cell["patients"] is None else f"{'>= ' if cell['at_least'] else ''}{cell['patients']}"
-            table.add_row(_plain(first), cell["cell"], count, "#" * round(_BAR * (cell["patients"] or 0) / max(1, most)))
+            table.add_row(first, cell["cell"], count, "#" * round(_BAR * (cell["patients"] or 0) / max(1, most)))
             first = ""
         missing = "some, too few" if column["missing"] is None else str(column["missing"])
         if missing != "0" or not column["cells"]:
-            table.add_row(_plain(first), "missing", missing if column["cells"] else "nearly all or all", "")
+            table.add_row(first, "missing", missing if column["cells"] else "nearly all or all", "")
     out.print(table)
-
-
-def _plain(text: str) -> str:
-    """Return text that rich prints as it is."""
-    return text.replace("[", "\\[")

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from client import rows, shelf
 from client.config import Home
 from client.inside import Cohort
+from common.audit.show import printable
 from common.errors import AlreadyExists, ConfigError
 from tests.unit.test_hospital_cli import CHOICES, motet
 
@@ -98,6 +99,16 @@ def test_the_command_writes_parquet_and_prints_no_row(home: Path, tmp_path: Path
     assert "pseudonym" not in said
     assert target.stat().st_mode & 0o777 == 0o600
     assert parquet.read_table(target).num_rows == 8
+
+
+@pytest.mark.parametrize("unit", ["\x1b[31mred\x1b]0;title\x07", "\\[/x]", "[bold]x", "[/]", "\\"])
+def test_a_unit_that_a_study_declares_steers_no_terminal(home: Path, unit: str) -> None:
+    Home(home).cohorts.mkdir(exist_ok=True)
+    shelf.save(Home(home).cohorts / "0123456789abcdef.npz", made(), provenance={**ORIGIN, "units": {"albumin": unit}})
+    code, said = motet("parameters", "--home", home)
+    assert code == 0
+    assert "\x1b" not in said
+    assert "[" + printable(unit) + "]" in said
 
 
 @pytest.mark.parametrize("name", ["table.xlsx", "table", ".parquet", "table.parquet.gz", "table.csv "])
