@@ -95,8 +95,7 @@ class Ledger:
             if plain != self._state.policy:
                 before, entry = self._state.policy, self._state.policy_entry
                 officers.check(before, plain, origin=self._origin, entry=entry, signatures=signatures or {})
-                needed = officers.must_sign(before, plain)
-                held = {key: text for key, text in (signatures or {}).items() if key in needed}
+                held = officers.held(before, plain, origin=self._origin, entry=entry, signatures=signatures or {})
                 self._append(Kind.POLICY, policy=plain, salt=_salt(), **({"signatures": held} if held else {}))
 
     def record_study(self, study_hash: str, *, title: str) -> None:

@@ -62,6 +62,7 @@ def sign_policy(
             action="See `officers` in the ledger's policy (`motet-audit show`), and state the new cap in site.toml first.",
         )
     both = {**signatures(made), public: signature}
-    files.write(made.approved / NAME, json.dumps(both, sort_keys=True).encode())
-    held = len(wanted & both.keys())
-    Console(highlight=False).print(f"Signed; {held} of {officers.SIGNERS} officers have signed a policy.", soft_wrap=True)
+    held = officers.held(before, after, origin=origin, entry=entry, signatures=both)  # those of other steps are of no use
+    files.write(made.approved / NAME, json.dumps(held, sort_keys=True).encode())
+    said = f"Signed; {len(held)} of {officers.SIGNERS} officers have signed this policy."
+    Console(highlight=False).print(said, soft_wrap=True)

@@ -55,15 +55,21 @@ def check(
             "A cap was raised, and the policy before names no officers of whom two could sign.",
             action="Put the old cap back, name two officers in site.toml and restart the vault; then they sign a higher one.",
         )
-    if not officers:
-        return
-    said = statement(before or {}, after, origin=origin, entry=entry)
-    held = [key for key in sorted(officers) if key in signatures and _holds(key, signatures[key], said)]
-    if len(held) < SIGNERS:
+    found = len(held(before, after, origin=origin, entry=entry, signatures=signatures))
+    if officers and found < SIGNERS:
         raise OutsidePolicy(
-            f"A cap was raised, or the officers changed, with {len(held)} of {SIGNERS} officers' signatures.",
+            f"A cap was raised, or the officers changed, with {found} of {SIGNERS} officers' signatures.",
             action="Let two officers run `motet-hospital sign-policy`, or put the old policy back.",
         )
+
+
+def held(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any], *, origin: str, entry: int, signatures: Mapping[str, str]
+) -> dict[str, str]:
+    """Return those of the signatures that are officers' who must sign this step, and hold for it."""
+    wanted = sorted(must_sign(before, after) & signatures.keys())
+    said = statement(before or {}, after, origin=origin, entry=entry)
+    return {key: signatures[key] for key in wanted if _holds(key, signatures[key], said)}
 
 
 def _raises(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
@@ -81,6 +87,7 @@ def _holds(key: str, signature: str, said: bytes) -> bool:
 def _number(value: object) -> Decimal:
     """Return a cap as a number; what is missing or malformed is as high as can be: nothing is raised above it."""
     try:
-        return Decimal(value) if isinstance(value, str | int) and not isinstance(value, bool) else Decimal("Infinity")
+        number = Decimal(value) if isinstance(value, str | int) and not isinstance(value, bool) else Decimal("NaN")
     except InvalidOperation:
-        return Decimal("Infinity")
+        number = Decimal("NaN")
+    return Decimal("Infinity") if number.is_nan() else number

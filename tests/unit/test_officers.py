@@ -13,6 +13,7 @@ from client.origin import ledger_origin
 from common.audit import bundle, verify
 from common.errors import CapPassed, ConfigError, OutsidePolicy
 from common.ledger import events, officers
+from common.ledger.events import Kind
 from tests import ledgers
 from tests.ledgers import DELTA, clock
 
@@ -157,6 +158,16 @@ def test_two_officers_sign_what_site_toml_states(tmp_path, monkeypatch, capsys):
     with opened() as ledger:
         ledger.record_policy(wanted, signatures=signatures(home))
     assert run(monkeypatch, "sign-policy", "--home", home.folder, "--key", tmp_path / "pi.pem") == ConfigError.exit_code
+    home.site_file.write_text(text.replace("epsilon_cap = 8", "epsilon_cap = 10"))
+    assert run(monkeypatch, "sign-policy", "--home", home.folder, "--key", tmp_path / "pi.pem") == 0
+    assert "1 of 2" in capsys.readouterr().out  # the other one's signature is of the step before
+
+
+@pytest.mark.parametrize("cap", ["NaN", "sNaN", "many", None, [1], True])
+def test_a_cap_that_is_no_number_is_a_raised_one_and_stops_no_auditor(cap):
+    told = Kind.POLICY, {"policy": {"epsilon_cap": cap, "delta_cap": str(DELTA)}}
+    with pytest.raises(CapPassed, match="Entry 3"):
+        verify.verify(ledgers.forged(told), roster_hash=None)
 
 
 def test_one_officer_alone_or_twice_is_refused(tmp_path):
