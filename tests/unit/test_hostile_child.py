@@ -37,7 +37,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         answer.write_text(json.dumps(head))
         return guard.read(file, with_pixels=True)
 
-    with Guard(limits=Limits(wall_s=5, shared_bytes=64 * MIB, file_bytes=MIB)) as guard:
+    with Guard(limits=Limits(wall_s=30, shared_bytes=64 * MIB, file_bytes=MIB)) as guard:
         yield guard, told
 
 
@@ -74,7 +74,7 @@ def test_a_lie_about_arrays_costs_its_file_and_its_child_and_leaves_nothing_open
     assert guard.pid is None
     assert not Path(f"/proc/{first}").exists()
     assert isinstance(told(PLAIN), Slice)
-    assert opened() == before
+    assert opened() <= before
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_child_that_cannot_be_started_leaves_nothing_open(tmp_path: Path, monk
         for _ in range(3):
             with pytest.raises(InternalError):
                 guard.read(file, with_pixels=True)
-        assert opened() == before
+        assert opened() <= before
 
 
 def test_the_child_has_its_pipes_and_its_memory_and_nothing_else_open(guard: Guard, tmp_path: Path) -> None:
