@@ -229,7 +229,7 @@ def noise(console, *, steps):
 
 def show(report, console):
     table = Table(title="Step with privacy / best step without", title_justify="left")
-    for column in ("network", "ours", "bar", "verdict", "as packed", *RIVALS, "memory"):
+    for column in ("network", "ours", "bar", "verdict", "packed", *RIVALS, "memory"):
         table.add_column(column, justify="right")
     for name, one in report["detail"].items():
         ours_ratio, memory = one["step_ratio"], report["memory_ratio"].get(name)
