@@ -48,7 +48,7 @@ def kept(views: NDArray[np.float32], *, augmentations: int, device: str) -> Tens
 def release(*, beside: Collection[str]) -> None:
     """Give back the memory of all devices but those `beside`: one that is not in use may be in want of it."""
     for name in _held.keys() - {*beside}:
-        del _held[name]
+        _held.pop(name, None)  # its cohort may have gone meanwhile
 
 
 def free_bytes(device: str) -> int:
