@@ -41,7 +41,7 @@ def clear(folder: Path, *, now: float, last: str | None) -> int:
                     path.unlink()
                 cleared += len(replies)
     if cleared:
-        log.info("replies-cleared", extra={"files": cleared})
+        log.info("replies-cleared", extra={"objects": cleared})
     return cleared
 
 

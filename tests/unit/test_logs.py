@@ -1,9 +1,11 @@
 """Logs: one JSON line per event, allow-listed fields, and no text that another library or the other side wrote."""
 
+import ast
 import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +119,15 @@ def test_a_process_without_a_terminal_writes_json():
     code = "from common import logs; logs.start('motet.relay').warning('link-lost', extra={'hospital': 'hosp-b'})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stderr)["event"] == "link-lost"
+
+
+def test_no_field_that_the_product_logs_is_left_out():
+    root, found = Path(logs.__file__).parent.parent, {}
+    for path in (path for part in ("client", "common", "server") for path in (root / part).rglob("*.py")):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "log." in text else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log."):
+                given = [one.value for one in node.keywords if one.arg == "extra" and isinstance(one.value, ast.Dict)]
+                found |= {key.value: path.name for one in given for key in one.keys if isinstance(key, ast.Constant)}
+    assert {"code", "objects"} <= found.keys()
+    assert {name: where for name, where in found.items() if name not in logs.FIELDS} == {}
