@@ -40,7 +40,7 @@ class _Service(vault_pb2_grpc.VaultServicer):
             with self._one_at_a_time:
                 reply = self._vault.answer(data)
         except MotetError as error:
-            log.warning("turned-away", extra={"code": error.code})
+            log.warning("turned-away", extra={"code": error.code, "why": error})
             self._metrics.turned_away(error.code)
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.code)
         except Exception as error:  # noqa: BLE001  (nothing but a code may leave)

@@ -4,10 +4,15 @@ import shutil
 import stat
 import threading
 
+import grpc
 import pytest
 
 from client import serve
 from client.config import Home
+from client.vault_pb2 import Chunk
+from client.vault_pb2_grpc import VaultStub
+from common import logs
+from common.errors import OutsidePolicy
 from tests import federation
 from tests.unit.test_vault_metrics import samples
 
@@ -56,6 +61,17 @@ def test_a_running_vaults_metrics_follow_an_edited_cap(started):
     home.site_file.write_text(home.site_file.read_text().replace("epsilon_cap = 10 ", "epsilon_cap = 12 "))
     end()
     assert samples(home.folder / "metrics.prom")[("motet_vault_epsilon_cap",)] == 12
+
+
+def test_a_raised_cap_is_told_in_the_log_of_the_vault_that_answers_nothing(started, caplog):
+    home, start = started
+    start()
+    home.site_file.write_text(home.site_file.read_text().replace("epsilon_cap = 10 ", "epsilon_cap = 12 "))
+    with grpc.insecure_channel(f"unix:{home.folder / 'vault.sock'}") as channel, pytest.raises(grpc.RpcError) as refused:
+        list(VaultStub(channel).Answer(iter([Chunk(data=b"any")])))
+    assert refused.value.details() == OutsidePolicy.code  # no text leaves
+    (told,) = (record for record in caplog.records if record.msg == "turned-away")
+    assert "name two officers" in logs.JsonLines().format(told)
 
 
 def test_the_socket_of_a_killed_vault_is_gone_before_the_scans_are_read(started, monkeypatch):
