@@ -36,7 +36,7 @@ _STARTUP_S = 60.0
 _ACTION = "Is pydicom installed (motet[hospital]), and is there memory for another process?"
 _OF_THE_CHILD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 26),  # bytes; the memory of one file serves for the next one: else its pages are made
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),  # bytes; the memory of one file serves for the next one: else its pages are made
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),  # anew for every file, a fifth of the child's time
 }
 SCRATCH_SPARE_BYTES = 1 << 16  # our own header of what the second decoder reads
