@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from client import config, policy, relay
+from client import config, officers, policy, relay
 from client.config import Home, Site
 from client.ledger import Ledger
 from client.origin import ledger_origin
@@ -134,6 +134,7 @@ def _budget(home: Home, site: Site) -> Iterator[Finding]:
             home.ledger, origin=ledger_origin(site.name), key=config.ledger_key(home), clock=lambda: int(time.time())
         ) as ledger:
             spent = ledger.spent(delta=site.policy.delta_cap)
+            yield _signed(home, site, ledger=ledger)
     except (MotetError, OSError) as error:
         mend = error.action if isinstance(error, MotetError) else "Restore keys, state and ledger from one backup."
         yield fail("ledger", "The ledger cannot be read, or is not what was written.", mend=mend)
@@ -145,6 +146,14 @@ def _budget(home: Home, site: Site) -> Iterator[Finding]:
         yield warn("budget", shown, mend="Little or nothing more is answered; two officers may raise the cap.")
     else:
         yield well("budget", shown)
+
+
+def _signed(home: Home, site: Site, *, ledger: Ledger) -> Finding:
+    try:
+        officers.check(home, site, ledger=ledger)
+    except MotetError as error:
+        return fail("policy", f"The vault answers nothing. {error.what}", mend=error.action)
+    return well("policy", "No cap was raised that two officers have not signed.")
 
 
 def _vault(home: Home, site: Site) -> Iterator[Finding]:

@@ -4,14 +4,14 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
 from client import config
-from client.config import Home
+from client.config import Home, Site
 from client.ledger import Ledger
 from client.origin import ledger_origin
 from common import canonical, files
@@ -35,6 +35,13 @@ def signatures(home: Home) -> Mapping[str, str]:
         raise ConfigError(f"{path} is damaged.", action="Remove it, and let two officers sign again.") from None
 
 
+def check(home: Home, site: Site, *, ledger: Ledger) -> None:
+    """Raise OutsidePolicy where the vault answers nothing: site.toml raises a cap, or names others, and two have not signed."""
+    before, entry = ledger.policy()
+    if before:
+        officers.check(before, _stated(site), origin=ledger_origin(site.name), entry=entry, signatures=signatures(home))
+
+
 def officer(
     key: Annotated[Path, typer.Argument(help="File to write the officer's private key to; keep it off this machine.")],
 ) -> None:
@@ -50,7 +57,7 @@ def sign_policy(
     """Sign the step from the ledger's policy to the one that site.toml now states; it counts once two officers have."""
     made = Home(home)
     site = config.read_site(made)
-    after = canonical.decode(canonical.encode(site.policy.snapshot()))
+    after = _stated(site)
     origin = ledger_origin(site.name)
     with Ledger.look(made.ledger, origin=origin, key=config.ledger_key(made), clock=lambda: int(time.time())) as ledger:
         before, entry = ledger.policy()
@@ -66,3 +73,9 @@ def sign_policy(
     files.write(made.approved / NAME, json.dumps(held, sort_keys=True).encode())
     said = f"Signed; {len(held)} of {officers.SIGNERS} officers have signed this policy."
     Console(highlight=False).print(said, soft_wrap=True)
+
+
+def _stated(site: Site) -> dict[str, Any]:
+    """Return the policy of site.toml as the ledger would hold it."""
+    stated: dict[str, Any] = canonical.decode(canonical.encode(site.policy.snapshot()))
+    return stated

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import ssl
 import threading
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client import config as hospital
 from client import doctor as hospital_doctor
 from client import relay
+from client.ledger import Ledger
 from client.origin import ledger_origin
 from client.relay import RelayHome
 from common import findings, locks, ports, roster
@@ -116,6 +118,19 @@ def test_what_is_wrong_at_the_vault_is_named(site, spoil, check):
     approve(site)
     spoil(site)
     assert states(hospital_doctor.vault_side(site))[check] == "fail"
+
+
+def test_a_raised_cap_that_nobody_signed_is_why_the_vault_answers_nothing(site):
+    stated = hospital.read_site(site)
+    with Ledger.open(site.ledger, origin=ledger_origin(stated.name), key=hospital.ledger_key(site), clock=lambda: 1) as ledger:
+        ledger.record_policy(stated.policy.snapshot())
+    assert states(hospital_doctor.vault_side(site))["policy"] == "ok"
+    text = re.sub(r"(?m)^exact_releases_max = \d+", "exact_releases_max = 99", site.site_file.read_text())
+    site.site_file.write_text(text)
+    (told,) = [one for one in hospital_doctor.vault_side(site) if one.check == "policy"]
+    assert told.state == "fail"
+    assert "answers nothing" in told.what
+    assert "name two officers" in told.mend
 
 
 def test_a_vault_that_still_reads_the_scans_is_said_to_do_so(site):
