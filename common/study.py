@@ -36,7 +36,7 @@ class Study(Part):
     """
 
     name: Name
-    title: Annotated[str, Field(max_length=200)]
+    title: Annotated[str, Field(max_length=200, pattern=r"^\P{C}*$")]
     purpose: Name
     hospitals_min: Annotated[int, Field(ge=2, le=64)]
     patience_s: Annotated[int, Field(ge=1, le=86_400)]

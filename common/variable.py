@@ -25,7 +25,7 @@ class Variable(Part):
 
     name: Name
     source: Literal["image", "clinical"]
-    unit: Annotated[str, Field(max_length=32)]
+    unit: Annotated[str, Field(max_length=32, pattern=r"^\P{C}*$")]  # printed in terminals: nothing that steers one
     lower: Number
     upper: Number
     levels: Annotated[tuple[Level, ...], Field(max_length=32)] = ()

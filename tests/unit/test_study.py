@@ -79,12 +79,17 @@ def test_no_key_has_a_default(part):
         ("patience_s", 86_401),
         ("title", "x" * 201),
         ("title", 5),
+        ("title", "gone\x1b[2J"),
+        ("title", "two\nlines"),
+        ("title", "turned \u202e round"),
         ("name", "Upper"),
         ("name", "../x"),
         ("name", ""),
         ("name", None),
         ("variables", []),
         ("variables.0.source", "web"),
+        ("variables.0.unit", "mm\x1b]0;title\x07"),
+        ("variables.0.unit", "m\rm"),
         ("variables.0.lower", None),
         ("variables.0.upper", "NaN"),
         ("variables.0.upper", "Infinity"),
@@ -204,6 +209,11 @@ def test_a_float_is_not_read_from_bytes():
 def test_something_else_is_not_a_study(data):
     with pytest.raises(ConfigError, match=r"Propose it again"):
         study.parse(data)
+
+
+@pytest.mark.parametrize("title", ["Größe und Tiefe", "肺结节长径与年龄", "µm², 5 % to 95 %"])
+def test_a_title_of_any_language_is_one(title):
+    assert study.parse(changed("title", title)).title == title
 
 
 def test_a_study_does_not_change():
