@@ -127,7 +127,9 @@ def test_epsilons_are_those_that_the_coordinators_plan_and_the_ledger_count(gram
 
 
 def test_no_text_of_a_study_steers_the_terminal():
-    text = said(title="harmless\x1b[2J\x1b[8m\nHarmonisation", purpose="phantoms")
+    """A study that is parsed has no such title; what prints does not rely on that."""
+    hostile = federation.study(purpose="phantoms").model_copy(update={"title": "harmless\x1b[2J\x1b[8m\nHarmonisation"})
+    text = "\n".join(proposal.study(hostile, policy=POLICY))
     assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
     assert text.count("\n") == said().count("\n")
 
