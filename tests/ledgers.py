@@ -174,6 +174,14 @@ def export(path: Path, ledger: Ledger, *, plan: Study | None = None) -> None:
     )
 
 
+def two_rounds(folder: Path) -> Path:
+    """The bundle of a hospital that trained for two rounds."""
+    with create(folder / "ledger.sqlite") as ledger:
+        run_rounds(ledger, rounds=2, mechanism=share())
+        export(folder / "aalen.zip", ledger)
+    return folder / "aalen.zip"
+
+
 def charged(folder: Path, *asks: tuple[Mechanism, Decimal], plan: Study) -> bundle.Bundle:
     """Return the bundle of a real ledger that was asked for these releases: mechanism and delta."""
     with create(folder / "ledger.sqlite", plan=plan) as ledger:

@@ -12,14 +12,8 @@ from client.imaging.found import Contours, Found, Frames, Identity, Projection, 
 from client.imaging.limits import Limits
 from client.inside import Acquisition, Float, Float32, Mask, freeze
 
-SENSELESS = (
-    AttributeError,
-    KeyError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)  # what a lying child's answer raises
+# What a lying child's answer raises.
+SENSELESS = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 PHASES_MOST = 16  # attributes by which slices are told apart: every pair of them is tried
 
 

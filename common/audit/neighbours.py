@@ -70,7 +70,7 @@ def epsilons(releases: Iterable[GaussianShare], *, delta: Decimal) -> Neighbours
 def _epsilon(counts: Counter[GaussianShare], *, delta: Decimal, pair: Pair) -> Decimal:
     total, spent = np.zeros(len(ORDERS)), Tally()
     for one, count in counts.items():
-        own = pair == "twice" and one.shares != one.honest  # each hospital's release has the whole noise of its own
+        own = releases_own(one, pair)
         spent.add(one, times=2 * count if own else count)
         sigma, rate = float(accounting.effective_noise_multiplier(one)), float(one.sampling_rate)
         if own:
@@ -81,6 +81,11 @@ def _epsilon(counts: Counter[GaussianShare], *, delta: Decimal, pair: Pair) -> D
         total = total + count * one.compositions * step
     found = spent.with_discreteness(delta=delta, accountant=lambda left: accounting.convert(ORDERS, total, left))
     return accounting.round_up(found)
+
+
+def releases_own(one: GaussianShare, pair: Pair) -> bool:
+    """Tell whether the patient pays for each of two hospitals' releases, because each has the whole noise of its own."""
+    return pair == "twice" and one.shares != one.honest
 
 
 @lru_cache(maxsize=1024)

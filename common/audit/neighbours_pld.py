@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
-from common.audit.neighbours import Neighbours, Pair
+from common.audit.neighbours import Neighbours, Pair, releases_own
 from common.ledger import accounting
 from common.ledger.accounting import Tally
 from common.mechanism import GaussianShare
@@ -52,7 +52,7 @@ def epsilons(releases: Iterable[GaussianShare], *, delta: Decimal, once: Decimal
 def _epsilon(counts: Counter[GaussianShare], *, delta: Decimal, pair: Pair) -> Decimal:
     spent, steps = Tally(), Counter[tuple[float, float, bool]]()
     for one, count in counts.items():
-        own = pair == "twice" and one.shares != one.honest  # each hospital's release has the whole noise of its own
+        own = releases_own(one, pair)
         times = 2 * count if own else count
         spent.add(one, times=times)
         sigma, rate = float(accounting.effective_noise_multiplier(one)), float(one.sampling_rate)

@@ -89,11 +89,7 @@ def test_nothing_costs_nothing_and_too_little_noise_is_infinite_and_never_nan():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("neighbours")
-    with ledgers.create(folder / "ledger.sqlite") as ledger:
-        ledgers.run_rounds(ledger, rounds=2, mechanism=share())
-        ledgers.export(folder / "aalen.zip", ledger)
-    return folder / "aalen.zip"
+    return ledgers.two_rounds(tmp_path_factory.mktemp("neighbours"))
 
 
 @pytest.fixture(scope="module")

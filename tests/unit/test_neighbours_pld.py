@@ -121,11 +121,7 @@ def test_extreme_steps_have_a_figure_that_is_none_too_small(sigma, rate):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("neighbours")
-    with ledgers.create(folder / "ledger.sqlite") as ledger:
-        ledgers.run_rounds(ledger, rounds=2, mechanism=share())
-        ledgers.export(folder / "aalen.zip", ledger)
-    return folder / "aalen.zip"
+    return ledgers.two_rounds(tmp_path_factory.mktemp("neighbours"))
 
 
 def test_recompute_tells_it_where_pld_is_asked_for(place, monkeypatch, capsys):
