@@ -19,7 +19,6 @@ from client.engine.attach import attached, refuse_unknown
 from client.engine.batch import Batch
 from client.engine.tape import Tape
 from common.errors import InternalError
-from common.networks.standardised import StandardisedConv2d, StandardisedConv3d, project
 
 __all__ = ["LARGEST_NORM", "Loss", "clipped_sum", "full_precision", "recorded"]
 
@@ -44,21 +43,13 @@ def clipped_sum(
     refuse_unknown(network)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     total: dict[nn.Parameter, Tensor] = {}
-    contributed = False
     for batch in batches:
         tape = recorded(network, batch, loss=loss, products=products)
         with torch.no_grad():
-            factors = _factors(tape.squares(), present=batch.present, clip_norm=clip_norm)
-            tape.deliver(factors, into=total)
-            contributed = contributed or bool(factors.any())
-    for name, parameter in trained.items():
-        found, module = total.get(parameter), network.get_submodule(name.rpartition(".")[0])
-        if found is None:
+            tape.deliver(_factors(tape.squares(), present=batch.present, clip_norm=clip_norm), into=total)
+    for parameter in trained.values():
+        if parameter not in total:
             total[parameter] = torch.zeros_like(parameter, dtype=torch.float64)
-        elif contributed and isinstance(module, StandardisedConv2d | StandardisedConv3d) and parameter is module.weight:
-            total[parameter] = project(module, found)  # some patient contributed, so the weight as used is finite
-        else:
-            total[parameter] = _contiguous(found)
     return {name: total[parameter] for name, parameter in trained.items()}
 
 
@@ -86,11 +77,6 @@ def _factors(squares: Tensor, *, present: int, clip_norm: float) -> Tensor:
     factors = (clip_norm / norms.clamp(min=clip_norm)).where(norms < LARGEST_NORM, 0.0)  # false for NaN
     factors[present:] = 0
     return factors
-
-
-def _contiguous(total: Tensor) -> Tensor:
-    """Return the same numbers, contiguous; what a convolution left with its inputs last is turned filter by filter."""
-    return total if total.is_contiguous() else total.flatten(2).contiguous().view(total.shape)  # flat is five times as fast
 
 
 @contextmanager

@@ -79,17 +79,27 @@ def candidates(
 
 
 def gradients(
-    name: str, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int, scale: Tensor | None = None
+    name: str,
+    inputs: Tensor,
+    outputs: Tensor,
+    *,
+    geometry: Geometry,
+    views: int,
+    standardised: tuple[Tensor, Tensor] | None = None,
 ) -> PatientGradients | Tensor:
-    """Return the patients' weight gradients, each filter times its `scale`; (patient, element) where they are few."""
+    """Return the patients' weight gradients; (patient, element) where they are few.
+
+    Of a `standardised` weight, that as used and the scale of each filter: each times its scale, and delivered projected.
+    """
+    filters, scale = standardised or (None, None)
     patients = len(inputs) // views
     late = scale is not None and name in KERNELS and patients * geometry.size < outputs.numel()
     if scale is not None and not late:
         outputs = outputs * scale.view(-1, *[1] * len(geometry.kernel))
     if name == "gram":
-        return Taps(inputs, outputs, geometry=geometry, views=views)
+        return Taps(inputs, outputs, geometry=geometry, views=views, filters=filters)
     if name == "toom":
-        return Toom(inputs, outputs, geometry=geometry, views=views)
+        return Toom(inputs, outputs, geometry=geometry, views=views, filters=filters)
     chunk = max(1, CHUNK_BYTES // (4 * geometry.size))
     parts = []
     for first in range(0, patients, chunk):
@@ -98,7 +108,9 @@ def gradients(
         if scale is not None and late:
             found.view(len(found), len(scale), -1).mul_(scale[:, None])
         parts.append(found)
-    return Chunks(parts, shape=geometry.weight) if len(parts) > 1 or parts[0].numel() > SIDE_BY_SIDE else parts[0]
+    if filters is None and len(parts) == 1 and parts[0].numel() <= SIDE_BY_SIDE:
+        return parts[0]
+    return Chunks(parts, shape=geometry.weight, filters=filters)
 
 
 def linear(left: Tensor, right: Tensor) -> PatientGradients | Tensor:

@@ -29,12 +29,13 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, module: Convolution, tape: Tape) -> Tensor:
-        used, scale = weight, None
+        used, standardised = weight, None
         if isinstance(module, StandardisedConv2d | StandardisedConv3d):
-            used, scale = module.standardised()
+            standardised = module.standardised()
+            used, _ = standardised
         inputs, used = tape.rounded(inputs), tape.rounded(used)
         ctx.save_for_backward(inputs, used)
-        ctx.scale, ctx.module, ctx.tape = scale, module, tape
+        ctx.standardised, ctx.module, ctx.tape = standardised, module, tape
         shift = None if bias is None else tape.rounded(bias)
         return Geometry.of(module).forward(inputs, used, shift).to(weight.dtype)
 
@@ -60,7 +61,7 @@ class _Convolve(torch.autograd.Function):
                 device=str(inputs.device),
                 threads=torch.get_num_threads(),
             )
-            found = kernels.gradients(name, inputs, outputs, geometry=geometry, views=tape.views, scale=ctx.scale)
+            found = kernels.gradients(name, inputs, outputs, geometry=geometry, views=tape.views, standardised=ctx.standardised)
             tape.put(module.weight, found)
         return onward, None, None, None, None
 

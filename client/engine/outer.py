@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from client.engine import blas
+
 __all__ = ["Gram", "Products", "instantiated"]
 
 EPSILON = 1e-10  # above 2 * (2 * 10_000 positions and channels) * 2**-53
@@ -44,18 +46,19 @@ class Products(ABC):
     def deliver(self, factors: Tensor, *, into: Tensor | None) -> Tensor:
         """Return `into` plus the sum of factor times gradient, in products of float64 over all patients."""
         if not bool((factors != 0).any()):
-            return self.room().zero_() if into is None else into
-        found = self.room() if into is None else into
-        self.add(factors, into=found, beta=int(into is not None))
+            return factors.new_zeros(self.shape) if into is None else into
+        found = factors.new_empty(self.shape) if into is None else into
+        self.add(factors, into=found, add=into is not None)
         return found
 
+    @property
     @abstractmethod
-    def room(self) -> Tensor:
-        """Return room for the total, float64, laid out in memory as `add` likes it best."""
+    def shape(self) -> tuple[int, ...]:
+        """Return the parameter's."""
 
     @abstractmethod
-    def add(self, factors: Tensor, *, into: Tensor, beta: int) -> None:
-        """Add the sum to beta times `into`, which may hold anything where beta is zero; some factor is not zero."""
+    def add(self, factors: Tensor, *, into: Tensor, add: bool) -> None:
+        """Add the sum to `into`, or write it there, whatever `into` held; some factor is not zero."""
 
 
 class Gram(Products):
@@ -66,20 +69,21 @@ class Gram(Products):
 
     @override
     def grams(self) -> tuple[Tensor, Tensor]:
-        left, right = (torch.bmm(one, one.transpose(1, 2)) for one in (self._left, self._right))
+        left, right = (blas.multiplied(one, one.transpose(1, 2)) for one in (self._left, self._right))
         return left, right
 
+    @property
     @override
-    def room(self) -> Tensor:
-        return torch.empty(self._left.shape[2], self._right.shape[2], dtype=torch.float64, device=self._left.device)
+    def shape(self) -> tuple[int, ...]:
+        return self._left.shape[2], self._right.shape[2]
 
     @override
-    def add(self, factors: Tensor, *, into: Tensor, beta: int) -> None:
+    def add(self, factors: Tensor, *, into: Tensor, add: bool) -> None:
         kept = factors != 0
         every = bool(kept.all())
         left = (self._left if every else self._left[kept]) * factors[kept, None, None]
         right = self._right if every else self._right[kept]
-        into.view(left.shape[2], right.shape[2]).addmm_(left.flatten(0, 1).t(), right.flatten(0, 1), beta=beta)
+        blas.put(left.flatten(0, 1).t(), right.flatten(0, 1), into=into.view(self.shape), add=add)
 
 
 def _diagonal(products: Tensor) -> Tensor:

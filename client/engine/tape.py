@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from common.errors import InternalError
+from common.networks.standardised import project
 
 __all__ = ["Chunks", "PatientGradients", "Tape"]
 
@@ -24,7 +25,7 @@ class PatientGradients(Protocol):
     def deliver(self, factors: Tensor, *, into: Tensor | None) -> Tensor:
         """Return `into` plus the sum of factor times gradient, float64; a patient of factor zero is not touched.
 
-        `into` may have any layout and is overwritten; None gives a total of its own, in the layout that is fastest.
+        `into` is contiguous and overwritten; None gives a total of its own.
         """
         ...
 
@@ -32,9 +33,9 @@ class PatientGradients(Protocol):
 class Chunks:
     """Gradients that were instantiated, (patient, element), float32, in chunks of patients that stay in cache."""
 
-    def __init__(self, chunks: list[Tensor], *, shape: tuple[int, ...]) -> None:
-        """Take the chunks and the shape of the parameter."""
-        self._chunks, self._shape = chunks, shape
+    def __init__(self, chunks: list[Tensor], *, shape: tuple[int, ...], filters: Tensor | None = None) -> None:
+        """Take the chunks, the shape of the parameter, and the standardised weight if it is one."""
+        self._chunks, self._shape, self._filters = chunks, shape, filters
 
     def squares(self) -> Tensor:
         """Return squared norms by square().sum(): float32 norm() is too small on long vectors (reference 2.5)."""
@@ -42,15 +43,19 @@ class Chunks:
 
     def deliver(self, factors: Tensor, *, into: Tensor | None) -> Tensor:
         """Return `into` plus the sum, in products of float64, so that no patient's part is rounded by another's."""
-        first = 0
+        first, found = 0, None
         for chunk in self._chunks:
             of_chunk = factors[first : first + len(chunk)]
             first, kept = first + len(chunk), of_chunk != 0
             if bool(kept.any()):
                 rows = chunk if bool(kept.all()) else chunk[kept]
-                found = (of_chunk[kept] @ rows.double()).view(self._shape)
-                into = found if into is None else into.add_(found)
-        return torch.zeros(self._shape, dtype=torch.float64, device=factors.device) if into is None else into
+                part = of_chunk[kept] @ rows.double()
+                found = part if found is None else found.add_(part)
+        if found is None:
+            return factors.new_zeros(self._shape) if into is None else into
+        if self._filters is not None:
+            project(found.view(len(self._filters), -1), self._filters.flatten(1))
+        return found.view(self._shape) if into is None else into.add_(found.view(self._shape))
 
 
 class Tape:
@@ -99,7 +104,7 @@ class Tape:
     def deliver(self, factors: Tensor, *, into: dict[Parameter, Tensor]) -> None:
         """Add the sum over patients of factor times gradient to each parameter's float64 total; `factors` is (patient,).
 
-        `into` gets a total for a parameter that it does not have, zeros where nobody is left; it need not be contiguous.
+        `into` gets a total for a parameter that it does not have, zeros where nobody is left.
         """
         for parameter, _ in self._rows:
             if parameter not in into:

@@ -7,23 +7,31 @@ in the image, so that no product with padding is made (on a 2 x 2 image five of 
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from client.engine import blas
 from client.engine.geometry import Geometry
 from client.engine.outer import Products
+from common.networks.standardised import project
 
-__all__ = ["Taps"]
+__all__ = ["AT_ONCE", "Taps"]
+
+AT_ONCE = 128  # filters whose gradients are made and projected at once: few for the caches, many for the products
 
 
 class Taps(Products):
     """Gradients that are never instantiated, from rows of input, (row, in, *axes), and output gradient, (row, out, *axes)."""
 
-    def __init__(self, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int) -> None:
-        """Take rows of patients with `views` rows each; groups = 1."""
+    def __init__(
+        self, inputs: Tensor, outputs: Tensor, *, geometry: Geometry, views: int, filters: Tensor | None = None
+    ) -> None:
+        """Take rows of patients with `views` rows each, and the standardised weight if there is one; groups = 1."""
         self._geometry, self._views = geometry, views
+        self._filters = None if filters is None else filters.detach().flatten(1)
         self._left, self._right = outputs.detach(), inputs.detach()
         self._met = geometry.meetings(inputs=tuple(inputs.shape[2:]), outputs=tuple(outputs.shape[2:]))
 
@@ -43,33 +51,49 @@ class Taps(Products):
             between, shape[axis] = summed, size
         return left, between.view(-1, patients).t().contiguous().view_as(left)
 
+    @property
     @override
-    def room(self) -> Tensor:
-        """Return room for the total, (out, in, *kernel), in memory (out, *kernel, in): each product fits in as it is."""
-        out, seen, *kernel = self._geometry.weight
-        return torch.empty(out, *kernel, seen, dtype=torch.float64, device=self._left.device).movedim(-1, 1)
+    def shape(self) -> tuple[int, ...]:
+        return self._geometry.weight
 
     @override
-    def add(self, factors: Tensor, *, into: Tensor, beta: int) -> None:
+    def add(self, factors: Tensor, *, into: Tensor, add: bool) -> None:
         rows = factors.repeat_interleave(self._views)
         kept = rows != 0
         every, axes = bool(kept.all()), range(2, self._left.ndim)
         left, right = (one if every else one[kept] for one in (self._left, self._right))
         left, right = (one.permute(*axes, 0, 1).contiguous().double() for one in (left, right))
-        self._add(left * rows[kept, None], right, into=into, beta=beta)
+        write, total = self._writer(left * rows[kept, None], right), into.view(len(into), -1)
+        for first in range(0, len(total), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            part = torch.empty_like(total[some]) if add else total[some]
+            write(some, part.view(len(part), into.shape[1], -1))
+            if self._filters is not None:
+                project(part, self._filters[some])
+            if add:
+                total[some] += part
 
-    def _add(self, left: Tensor, right: Tensor, *, into: Tensor, beta: int) -> None:
-        """Add the sum over rows of their gradients to beta times `into`; `left` and `right` are (*axes, row, channel)."""
-        by_element = into.view(*into.shape[:2], math.prod(into.shape[2:]))
-        for at, one in enumerate(itertools.product(*self._met)):
-            out, there = zip(*one, strict=True)
-            by_element[:, :, at].addmm_(left[out].flatten(0, -2).t(), right[there].flatten(0, -2), beta=beta)
+    def _writer(self, left: Tensor, right: Tensor) -> Callable[[slice, Tensor], None]:
+        """Return what writes the sum over rows of some filters' gradients, (filter, in, kernel element).
+
+        `left` and `right` are (*axes, row, channel).
+        """
+        pairs = [tuple(zip(*one, strict=True)) for one in itertools.product(*self._met)]
+        met = [(left[out].flatten(0, -2).t(), right[there].flatten(0, -2)) for out, there in pairs]
+
+        def write(some: slice, part: Tensor) -> None:
+            found = part.new_empty(len(part), len(met), part.shape[1])
+            for element, (outputs, inputs) in enumerate(met):
+                blas.put(outputs[some], inputs, into=found[:, element], add=False)
+            part.copy_(found.transpose(1, 2))
+
+        return write
 
 
 def _gram(rows: Tensor, *, views: int) -> Tensor:
     """Return the products of all positions of all views of a patient, (patient, t, t'), from (row, channel, *axes)."""
     if views == 1:
         flat = rows.flatten(2)
-        return torch.bmm(flat.transpose(1, 2), flat)
+        return blas.multiplied(flat.transpose(1, 2), flat)
     by_patient = rows.flatten(2).transpose(1, 2).reshape(len(rows) // views, -1, rows.shape[1])
-    return torch.bmm(by_patient, by_patient.transpose(1, 2))
+    return blas.multiplied(by_patient, by_patient.transpose(1, 2))

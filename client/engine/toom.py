@@ -10,6 +10,7 @@ which no micro-batch of ours reaches. Kernels are of at most three: A is 132, 19
 Source: Toom 1963; Cook 1966; Winograd, Arithmetic Complexity of Computations, 1980.
 """
 
+from collections.abc import Callable
 from functools import lru_cache, reduce
 from math import prod
 from typing import ClassVar
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from client.engine import blas
 from client.engine.geometry import Geometry
 from client.engine.taps import Taps
 
@@ -25,7 +27,6 @@ __all__ = ["Toom", "products"]
 
 POINTS = (0.0, 0.625, -0.625, 1.75, -1.75)  # and infinity; of short binary numbers, those that let rounding grow least
 KERNEL_MOST = 3  # along an axis
-AT_ONCE = 64  # filters whose products go back to kernel elements at once: they stay in cache
 Tile = tuple[Tensor, slice]  # (point, position), and which positions
 Axis = tuple[list[Tile], list[Tile], Tensor]  # outputs at points tile by tile, inputs at points, and back: (element, point)
 
@@ -36,17 +37,18 @@ class Toom(Taps):
     FLOOR: ClassVar[float] = 1e-4
 
     @override
-    def _add(self, left: Tensor, right: Tensor, *, into: Tensor, beta: int) -> None:
+    def _writer(self, left: Tensor, right: Tensor) -> Callable[[slice, Tensor], None]:
         axes = _algorithm(self._geometry, tuple(left.shape[:-2]), tuple(right.shape[:-2]))
         first = _at_points(left, [axis[0] for axis in axes]).transpose(1, 2)
         second = _at_points(right, [axis[1] for axis in axes])
-        back = reduce(torch.kron, [axis[2] for axis in axes]).to(left.device)
-        by_filter = into.view(*into.shape[:2], prod(into.shape[2:])).transpose(1, 2)  # (out, element, in)
-        for at in range(0, len(by_filter), AT_ONCE):
-            part = first[:, at : at + AT_ONCE]
-            met = part.new_empty(part.shape[1], part.shape[0], second.shape[2])
-            torch.bmm(part, second, out=met.transpose(0, 1))
-            by_filter[at : at + AT_ONCE].baddbmm_(back.expand(len(met), -1, -1), met, beta=beta)
+        back = reduce(torch.kron, [axis[2] for axis in axes]).t().contiguous().to(left.device)
+
+        def write(some: slice, part: Tensor) -> None:
+            met = part.new_empty(len(part), len(first), part.shape[1])
+            blas.put(first[:, some], second, into=met.transpose(0, 1), add=False)
+            blas.put(met.transpose(1, 2), back, into=part, add=False)
+
+        return write
 
 
 def products(geometry: Geometry, *, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> int | None:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 __all__ = ["StandardisedConv2d", "StandardisedConv3d", "project"]
 
-AT_ONCE = 1 << 16  # elements of filters that are standardised or projected at once: they stay in a core's cache
+AT_ONCE = 1 << 16  # elements of filters that are standardised at once: they stay in a core's cache
 EPSILON = 1e-10  # of a filter's variance: a constant filter acts as zero
 
 
@@ -46,23 +46,11 @@ class StandardisedConv3d(nn.Conv3d):
 
 
 @torch.no_grad()
-def project(module: StandardisedConv2d | StandardisedConv3d, gradients: Tensor) -> Tensor:
-    """Return P applied to each filter of `gradients`, contiguous; `gradients` has the weight's shape and is overwritten.
-
-    Its memory may have a filter's channels last; then they are turned where they are.
-    """
-    weight, memory = module.weight.flatten(1), gradients if gradients.is_contiguous() else gradients.movedim(1, -1)
-    found, turn = memory.view(weight.shape), not gradients.is_contiguous()
-    at_once = max(1, AT_ONCE // weight.shape[1])
-    for first in range(0, len(found), at_once):
-        rows = slice(first, first + at_once)
-        part = gradients[rows].flatten(2).contiguous().flatten(1) if turn else found[rows]
-        used = _of_filters(weight[rows])[0].to(gradients.dtype)
-        part.sub_(part.mean(1, keepdim=True))
-        part.addcmul_(used, torch.linalg.vecdot(part, used)[:, None], value=-1)
-        if turn:
-            found[rows] = part
-    return found.view_as(gradients)
+def project(gradients: Tensor, filters: Tensor) -> None:
+    """Apply P to the gradients of filters as used, where they are: both (filter, element), and `filters` standardised."""
+    gradients.sub_(gradients.mean(1, keepdim=True))
+    used = filters.to(gradients.dtype)
+    gradients.addcmul_(used, torch.linalg.vecdot(gradients, used)[:, None], value=-1)
 
 
 def _standardised(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from client.engine import device, kernels, layers, toom
+from client.engine import device, kernels, layers, taps, toom
 from client.engine.clipped import clipped_sum
 from client.engine.geometry import Geometry
 from common.errors import ConfigError, InternalError
+from common.networks.standardised import StandardisedConv2d
 from tests import engine
 
 NETWORKS = {
@@ -104,6 +105,27 @@ def test_products_at_points_equal_instantiated_gradients_and_are_fewer(layer, sh
     for room in (None, torch.zeros(geometry.weight, dtype=torch.float64)):
         total = found.deliver(factors, into=found.deliver(factors, into=room))
         torch.testing.assert_close(total, 2 * (factors @ rows).view(geometry.weight), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*kernels.KERNELS, "gram", "toom"])
+def test_a_standardised_weights_sum_is_delivered_projected_in_every_block_of_filters(name):
+    random = torch.Generator().manual_seed(0)
+    layer = StandardisedConv2d(3, taps.AT_ONCE + 3, 3, padding=1)
+    used, scale = (one.detach() for one in layer.standardised())
+    inputs = torch.randn(6, 3, 4, 4, generator=random)
+    outputs = torch.randn(6, len(scale), 4, 4, generator=random)
+    geometry, factors = Geometry.of(layer), torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
+    found = kernels.gradients(name, inputs, outputs, geometry=geometry, views=2, standardised=(used, scale))
+    rows = kernels.grouped(inputs.double(), (outputs * scale[:, None, None]).double(), geometry, 2)
+    torch.testing.assert_close(found.squares(), rows.square().sum(1), rtol=1e-6, atol=0)
+    expected, flat = (factors @ rows).view(len(scale), -1), used.flatten(1).double()
+    expected = expected - expected.mean(1, keepdim=True)
+    expected -= flat * (flat * expected).sum(1, keepdim=True)
+    once = found.deliver(factors, into=None)
+    torch.testing.assert_close(once.flatten(1), expected, rtol=1e-5, atol=1e-5)
+    twice = found.deliver(factors, into=found.deliver(0 * factors, into=once.clone()))
+    torch.testing.assert_close(twice, 2 * once, rtol=1e-12, atol=1e-12)
+    assert not found.deliver(0 * factors, into=None).any()
 
 
 @pytest.mark.parametrize(
