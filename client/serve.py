@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import torch
+from threadpoolctl import threadpool_limits
 from typing_extensions import override
 
 from client import metrics, vault_pb2, vault_pb2_grpc
@@ -81,6 +82,7 @@ def serve(folder: Path, *, progress: Progress, ready: threading.Event, stop: thr
     site = read_site(home)
     socket = home.socket(site)
     torch.set_num_threads(1)  # several vaults may share a machine; sums do not depend on it
+    threadpool_limits(1)  # NumPy's BLAS: a second thread makes a training step slower (CONTRIBUTING.md, decision 21)
     with hold(home.lock, busy="A vault runs on this folder already."):
         for part in (home.state, home.cohorts):  # a backup need not hold them
             part.mkdir(mode=0o700, exist_ok=True)

@@ -27,7 +27,7 @@ def put(left: Tensor, right: Tensor, *, into: Tensor, add: bool) -> None:
     if add:
         into += multiplied(left, right)
     elif into.device.type != "cpu":
-        torch.matmul(left, right, out=into)
+        into.copy_(left @ right)
     else:
         with np.errstate(all="ignore"):
             np.matmul(left.numpy(), right.numpy(), out=into.numpy())

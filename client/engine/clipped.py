@@ -49,7 +49,7 @@ def clipped_sum(
             tape.deliver(_factors(tape.squares(), present=batch.present, clip_norm=clip_norm), into=total)
     for parameter in trained.values():
         if parameter not in total:
-            total[parameter] = torch.zeros_like(parameter, dtype=torch.float64)
+            total[parameter] = torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
     return {name: total[parameter] for name, parameter in trained.items()}
 
 

@@ -65,7 +65,7 @@ class Gram(Products):
     """Gradients that are never instantiated; `left` is (patient, t, o), `right` (patient, t, k), any float."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
-        self._left, self._right = left.double(), right.double()
+        self._left, self._right = left.detach().double(), right.detach().double()
 
     @override
     def grams(self) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,7 @@ class Tape:
         """
         for parameter, _ in self._rows:
             if parameter not in into:
-                into[parameter] = torch.zeros_like(parameter, dtype=torch.float64)
+                into[parameter] = factors.new_zeros(parameter.shape)
         kept = factors != 0
         if self._rows and bool(kept.any()):
             rows = torch.cat([rows for _, rows in self._rows], dim=1)

@@ -79,12 +79,12 @@ class Taps(Products):
         `left` and `right` are (*axes, row, channel).
         """
         pairs = [tuple(zip(*one, strict=True)) for one in itertools.product(*self._met)]
-        met = [(left[out].flatten(0, -2).t(), right[there].flatten(0, -2)) for out, there in pairs]
 
         def write(some: slice, part: Tensor) -> None:
-            found = part.new_empty(len(part), len(met), part.shape[1])
-            for element, (outputs, inputs) in enumerate(met):
-                blas.put(outputs[some], inputs, into=found[:, element], add=False)
+            found = part.new_empty(len(part), len(pairs), part.shape[1])
+            for element, (out, there) in enumerate(pairs):  # one at a time: what meets is a copy
+                outputs, inputs = left[out][..., some].flatten(0, -2), right[there].flatten(0, -2)
+                blas.put(outputs.t(), inputs, into=found[:, element], add=False)
             part.copy_(found.transpose(1, 2))
 
         return write

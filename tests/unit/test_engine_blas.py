@@ -1,9 +1,4 @@
-import ctypes
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,22 +56,3 @@ def test_numbers_out_of_range_pass_without_a_word(number, add):
         assert not torch.isfinite(blas.multiplied(1e10 * left, right)[2, 3]).all()
         blas.put(1e10 * left, right, into=into, add=add)
     assert torch.isfinite(into[[0, 1, 3, 4]]).all()
-
-
-THREADS = """
-import client, ctypes, pathlib, numpy
-(library,) = (pathlib.Path(numpy.__file__).parent.parent / "numpy.libs").glob("*openblas*")
-print(ctypes.CDLL(str(library)).scipy_openblas_get_num_threads64_())
-"""
-
-
-@pytest.mark.parametrize(("said", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2), ({"OPENBLAS_NUM_THREADS": "2"}, 2)])
-def test_a_hospitals_process_multiplies_in_one_thread_unless_told_otherwise(said, threads):
-    library = list((Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*"))
-    if not library or not hasattr(ctypes.CDLL(str(library[0])), "scipy_openblas_get_num_threads64_"):
-        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
-    if (os.cpu_count() or 1) < threads:
-        pytest.skip("one core")
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | said
-    done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == threads

@@ -3,9 +3,12 @@
 import shutil
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from client import serve
 from client.config import Home
@@ -52,6 +55,28 @@ def test_a_vault_over_a_restored_backup_makes_the_folders_that_a_backup_lacks(st
     shutil.rmtree(home.state)
     start()()
     assert [stat.S_IMODE(path.stat().st_mode) for path in (home.state, home.cohorts)] == [0o700, 0o700]
+
+
+def test_a_vault_multiplies_in_one_thread(started):
+    _, start = started
+
+    def threads():
+        with ThreadPoolExecutor(1) as fresh:  # as those that answer
+            return {fresh.submit(torch.get_num_threads).result(), *numpys()}
+
+    def numpys():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    before = torch.get_num_threads(), max(numpys())
+    torch.set_num_threads(2)
+    threadpool_limits(2)
+    try:
+        assert threads() == {2}
+        start()
+        assert threads() == {1}
+    finally:
+        torch.set_num_threads(before[0])
+        threadpool_limits(before[1])
 
 
 def test_a_running_vaults_metrics_follow_an_edited_cap(started):
