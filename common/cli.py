@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -236,6 +236,10 @@ def _print_remarks(console: Console, verdict: Verdict) -> None:
     console.print(escape(printable(f"{name}: {counts}.")), highlight=False)
     for release in verdict.exact:
         console.print(escape(printable(f"{name}: entry {release.sequence}, EXACT {release.statistic}, epsilon infinite.")))
+    if verdict.delta_added:
+        added = _rounded_up(verdict.delta_added)
+        says = f"{name}: noise in whole numbers, not a continuous Gaussian's, adds at most {added} to delta; epsilon counts it."
+        console.print(escape(printable(says)), soft_wrap=True, highlight=False)
     if verdict.pld_withheld:
         console.print(f"{name}: PLD is withheld because {verdict.pld_withheld}.")
     if verdict.witnesses:
@@ -243,6 +247,12 @@ def _print_remarks(console: Console, verdict: Verdict) -> None:
         console.print(escape(printable(f"{name}: the first {verdict.witnessed_entries} entries were cosigned by {by}.")))
     if verdict.clock_steps_back:
         console.print(f"{name}: the clock went back {verdict.clock_steps_back} times.")
+
+
+def _rounded_up(number: Decimal) -> str:
+    """Return two digits of a small number, never below it."""
+    with localcontext(prec=2, rounding=ROUND_CEILING):
+        return f"{+number:.1e}" if number.is_finite() else "infinite"
 
 
 def _or_dash(value: Decimal | None) -> str:
