@@ -6,13 +6,12 @@ from client.config import Policy
 from common import analyses, scores, site_sums
 from common.announcement import Announcement, mechanism_for
 from common.errors import OutsidePolicy, RosterNotApproved, RosterTooSmall, TooFewPatients
-from common.mechanism import Exact, GaussianShare
+from common.mechanism import ROUNDING_SLACK_MOST, Exact, GaussianShare
 from common.query import Query
 from common.roster import Roster
 from common.study import Study
 
 NOTHING_SHA256 = hashlib.sha256(b"").hexdigest()
-ROUNDING_SLACK_MOST = 0.01
 HONEST_LEAST = 2  # hospitals that do not work with the coordinator, in every sum
 
 
@@ -61,7 +60,8 @@ def check_round(policy: Policy, *, announcement: Announcement, study: Study, ros
         raise OutsidePolicy("This hospital allows no exact statistics.", action="Two officers may raise exact_releases_max.")
     if isinstance(expected, GaussianShare) and expected.rounding_slack > ROUNDING_SLACK_MOST:
         raise OutsidePolicy(
-            "Rounding would cost more than 1 % of the noise.", action="Train fewer parameters, or ask for fewer columns."
+            f"Rounding would add more than {100 * ROUNDING_SLACK_MOST:g} % to the sensitivity.",
+            action="Plan fewer patients a step, train fewer parameters, or ask for fewer columns.",
         )
     if announcement.task == "evaluate" and announcement.index != scores.models(study):
         raise OutsidePolicy("Other models are to be scored than the study's.", action="Check the coordinator's version.")

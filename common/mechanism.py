@@ -15,6 +15,7 @@ SHARE_BITS_MOST = 24
 LOCAL_STEPS_MOST = 1000
 SCALE_BITS_MOST = 64  # of the encoding of a change (common/crypto/encoding.py)
 TAIL = 12  # standard deviations that the ring leaves room for
+ROUNDING_SLACK_MOST = 0.01  # of the sensitivity: hospitals refuse more, a coordinator plans no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

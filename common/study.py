@@ -67,8 +67,19 @@ class Study(Part):
             raise ValueError("a patient's views are too large together: lower patch_voxels, views or augmentations")
         if self.training.local is not None:
             self.training.local.check(most=self.privacy.sampling_rate)
+        self._check_deltas()
         self._check_analyses()
         return self
+
+    def _check_deltas(self) -> None:
+        """Refuse a delta with which one of the study's patients could be shown whole within the promise."""
+        patients = self.training.patients_all
+        for key, delta in self.deltas().items():
+            if delta * patients >= 1:
+                raise ValueError(
+                    f"{key} must be below 1 over the study's {patients} patients (patients_declared and those held out); "
+                    "choose a smaller one"
+                )
 
     def _check_analyses(self) -> None:
         wanted, declared = self.statistics, {variable.name: variable for variable in self.variables}
@@ -147,6 +158,15 @@ class Study(Part):
             return bool(self.harmonisation_of(_behind(self.design())))
         position, _ = analyses.place(index)
         return position != self.harmonised and bool(self.harmonisation_of(self.asked(position).variables))
+
+    def deltas(self) -> dict[str, Decimal]:
+        """Return every delta that the study declares, under its key."""
+        parts = {
+            "privacy": self.privacy,
+            "statistics.privacy": self.statistics.privacy,
+            "evaluation.privacy": self.evaluation.privacy,
+        }
+        return {f"{key}.delta": part.delta for key, part in parts.items() if part is not None}
 
     def dictionary(self) -> dict[str, Variable]:
         """Return the variables by name as analyses have them: harmonised ones with their wide bounds."""

@@ -45,6 +45,11 @@ class Training(Part):
     finetune: Finetune | None = None
     local: LocalRhythm | None = None
 
+    @property
+    def patients_all(self) -> int:
+        """Return N, how many patients the study declares: those for training and those held out, rounded."""
+        return round(self.patients_declared / (1 - self.held_out_fraction))
+
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:
         if (self.recipe == "finetune") != (self.finetune is not None):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from common.study import Study
 from server.infer.private import typical
 from server.plan_rules import CELL_MIN
 from server.spent import INFINITE
@@ -33,6 +34,15 @@ def advise(
             "fewer trained parameters help, and more steps average it out."
         )
     return [*said, *(_cells(one, n=patients, hospitals=hospitals) for one in asked if _crowded(one, patients / hospitals))]
+
+
+def deltas(study: Study, *, patients: int) -> list[str]:
+    """Return a sentence for each delta of the study that is not below 1 over `patients`."""
+    return [
+        f"{key} is not below 1 over {patients} patients: with so many, choose a smaller one."
+        for key, delta in study.deltas().items()
+        if delta * patients >= 1
+    ]
 
 
 def _crowded(one: dict[str, Any], at_each: float) -> bool:

@@ -15,6 +15,7 @@ from common.errors import AlreadyExists, ConfigError
 from common.locks import held, hold
 from common.mechanism import LOCAL_STEPS_MOST
 from common.roster import Member
+from common.study import Study
 from server import (
     certificates,
     config,
@@ -31,7 +32,7 @@ from server import (
     superlink,
 )
 from server.config import Home, Settings
-from server.options import AsJson, Folder, beside, out
+from server.options import HOME_VARIABLE, AsJson, Folder, beside, out
 
 app = typer.Typer(
     cls=commands.Group,
@@ -177,8 +178,7 @@ def propose(home: Folder, study_file: Annotated[Path, typer.Argument(help="study
     config.read_settings(made)
     study = studies.read_toml(study_file)
     parameters.check(study)
-    enrolled = len(config.read_roster(made).names) if made.roster_file.exists() else 0
-    plan_noise.check(study, hospitals=max(enrolled, exchange.fewest(study) + len(study.evaluation.unseen)))
+    plan_noise.check(study, hospitals=_hospitals(made, study))
     path = made.studies / f"{study.hash()}.study.json"
     files.write(path, study.canonical_bytes())
     if as_json:
@@ -193,13 +193,21 @@ def plan(
     patients: Annotated[
         int | None, typer.Option(help="Patients complete in all columns, over all hospitals.", min=2, max=fixed_point.ROWS_MOST)
     ] = None,
-    hospitals: Annotated[int | None, typer.Option(help="Hospitals; hospitals_min where left out.", min=2, max=64)] = None,
+    hospitals: Annotated[
+        int | None, typer.Option(help="Hospitals; where left out those of --home's roster, else hospitals_min.", min=2, max=64)
+    ] = None,
     link_mbit_s: Annotated[float | None, typer.Option(help="Link of the slowest hospital, for the time of training.")] = None,
     round_s: Annotated[float | None, typer.Option(help="Measured seconds of one sum; goes before the link.")] = None,
-    step_s: Annotated[float, typer.Option(help="Seconds that one step computes at the slowest hospital.")] = 0.0,
+    step_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds that one step computes at the slowest hospital; without it the time is without computing."),
+    ] = None,
     local_steps: Annotated[
         int, typer.Option(help="Of the local rhythm that is shown beside a study without one.", min=2, max=LOCAL_STEPS_MOST)
     ] = plan_rhythms.LOCAL_STEPS,
+    home: Annotated[
+        Path | None, typer.Option(help="The coordinator's folder, for the hospitals of its roster.", envvar=HOME_VARIABLE)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a study would send, cost and be able to show; nothing is sent or spent, and no folder is needed."""
@@ -207,6 +215,8 @@ def plan(
     from server import plan_shown  # noqa: PLC0415
 
     study, link = studies.read_toml(study_file), plan_rhythms.Link(mbit_per_s=link_mbit_s, round_s=round_s, step_s=step_s)
+    if hospitals is None and home is not None:
+        hospitals = _hospitals(Home(home), study)
     with plan_shown.waiting(beside):
         made = plans.plan(study, patients=patients, hospitals=hospitals)
         made["training"] |= plan_rhythms.compare(study, hospitals=made["hospitals"], link=link, local_steps=local_steps)
@@ -218,6 +228,12 @@ def plan(
 
 
 run_commands.add(app)
+
+
+def _hospitals(home: Home, study: Study) -> int:
+    """Return how many hospitals a study is checked for: those of the roster, at least as many as a round of it needs."""
+    enrolled = len(config.read_roster(home).names) if home.roster_file.exists() else 0
+    return max(enrolled, exchange.fewest(study) + len(study.evaluation.unseen))
 
 
 def _request(path: Path) -> Member:

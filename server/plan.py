@@ -18,10 +18,12 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
 
     `patients` complete in all columns, over all hospitals: where left out, what training declares and what it holds out;
     `hospitals`: where left out, hospitals_min. Keys: study, hash, patients, hospitals, rounds, rules, gram, analyses, training,
-    total (epsilon of all that is noisy, for the hospital that takes part in everything), assumptions, advice.
+    total (epsilon of all that is noisy, for the hospital that takes part in everything), advice. A noisy round's
+    `rounding_slack` is what rounding adds to its sensitivity, at most mechanism.ROUNDING_SLACK_MOST.
     Epsilons are those of the ledger's two accountants, rounded up: `epsilon_rdp` is what a hospital's cap counts, `epsilon` is
     by PLD. Nothing is sent and no random choice is made: equal studies have equal plans.
-    Raises ConfigError on patients or hospitals out of range, and on noise that does not fit the ring.
+    Raises ConfigError on patients or hospitals out of range, on noise that does not fit the ring or is too coarse, also where
+    hospitals are missing, and on models that the evaluation could not send.
     """
     n = _patients(study) if patients is None else patients
     many = study.hospitals_min if hospitals is None else hospitals
@@ -33,6 +35,7 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
         )
     if many - len(study.evaluation.unseen) < study.hospitals_min:
         raise ConfigError("Unseen hospitals leave too few for training.", action="Give more --hospitals, or name fewer.")
+    plan_noise.check(study, hospitals=many)
     gram, training = _gram(study, n=n, hospitals=many), _training(study, hospitals=many)
     asked = [_analysis(study, position) for position in range(len(study.statistics.analyses))]
     noisy = [one for task in plan_noise.TASKS for one in plan_noise.released(study, task=task, hospitals=many)]
@@ -48,12 +51,15 @@ def plan(study: Study, *, patients: int | None = None, hospitals: int | None = N
         "analyses": asked,
         "training": training,
         "total": spent.epsilons(noisy, delta=study.privacy.delta),
-        "advice": advice.advise(gram=gram, training=training, patients=n, asked=asked, hospitals=many),
+        "advice": [
+            *advice.advise(gram=gram, training=training, patients=n, asked=asked, hospitals=many),
+            *advice.deltas(study, patients=n),
+        ],
     }
 
 
 def _patients(study: Study) -> int:
-    return min(PATIENTS_MOST, round(study.training.patients_declared / (1 - study.training.held_out_fraction)))
+    return min(PATIENTS_MOST, study.training.patients_all)
 
 
 def _leave_one_out(study: Study, *, hospitals: int) -> list[str]:
@@ -72,7 +78,7 @@ def _leave_one_out(study: Study, *, hospitals: int) -> list[str]:
 def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
     columns, privacy = study.columns(), study.statistics.privacy
     if privacy is None:
-        told = {"mechanism": "none", "epsilon": INFINITE, "releases": 1}
+        told = {"mechanism": "none", "epsilon": INFINITE, "rounding_slack": None, "releases": 1}
         return {"columns": len(columns), "numbers": left_out.dimension(len(columns)), **told}
     one = plan_noise.released(study, task="gram", hospitals=hospitals)[0]
     sigma, wanted = one.noise_deviation, study.statistics
@@ -91,6 +97,7 @@ def _gram(study: Study, *, n: int, hospitals: int) -> dict[str, Any]:
             plan_noise.released(study, task="gram", hospitals=hospitals, voids=True), delta=privacy.delta
         ),
         "sensitivity": one.sensitivity,
+        "rounding_slack": one.rounding_slack,
         "sigma": sigma,
         "clip_norm": float(privacy.clip_norm),
         "typical_norm": held.norms[0],
@@ -156,12 +163,15 @@ def _training(study: Study, *, hospitals: int) -> dict[str, Any]:
         "epsilon_with_void_rounds": spent.epsilons(
             plan_noise.released(study, task="train", hospitals=hospitals, voids=True), delta=privacy.delta
         ),
+        "rounding_slack": one.rounding_slack,
         "patients_per_step": batch,
         "noise_over_clip": deviation,
         "noise_over_clip_per_patient": deviation / batch,
         "noise_norm_over_clip_per_patient": deviation / batch * math.sqrt(one.dimension),
         "scores": scores.dimension(study),
-        "scored": ["gaussian", spent.epsilons(scored, delta=charged.delta)["epsilon"]] if charged else ["none", INFINITE],
+        "scored": ["gaussian", spent.epsilons(scored, delta=charged.delta)["epsilon"], scored[0].rounding_slack]
+        if charged
+        else ["none", INFINITE, None],
     }
 
 
@@ -170,12 +180,12 @@ def _rounds(
 ) -> list[dict[str, Any]]:
     """Return the sums in the order of a run: a ComBat that is applied comes before the Gram."""
     voids = study.statistics.privacy.rounds_void_allowed if study.statistics.privacy else 0
-    beyond = [_round(one["statistic"], None, one["releases_most"], one["numbers"], "none", INFINITE) for one in asked]
+    beyond = [_round(one["statistic"], None, one["releases_most"], one["numbers"], "none", INFINITE, None) for one in asked]
     first = [] if study.harmonised is None else [beyond.pop(study.harmonised)]
     scored_again = study.evaluation.privacy.rounds_void_allowed if study.evaluation.privacy else 0
     return [
         *first,
-        _round("gram", 1, 1 + voids, gram["numbers"], gram["mechanism"], gram["epsilon"]),
+        _round("gram", 1, 1 + voids, gram["numbers"], gram["mechanism"], gram["epsilon"], gram["rounding_slack"]),
         *beyond,
         _round(
             "train",
@@ -184,10 +194,21 @@ def _rounds(
             training["numbers"],
             "gaussian",
             training["epsilon"],
+            training["rounding_slack"],
         ),
         _round("evaluate", 1, 1 + scored_again, training["scores"], *training["scored"]),
     ]
 
 
-def _round(task: str, rounds: int | None, most: int, numbers: int | None, mechanism: str, epsilon: str) -> dict[str, Any]:
-    return {"task": task, "rounds": rounds, "rounds_most": most, "numbers": numbers, "mechanism": mechanism, "epsilon": epsilon}
+def _round(
+    task: str, rounds: int | None, most: int, numbers: int | None, mechanism: str, epsilon: str, slack: float | None
+) -> dict[str, Any]:
+    return {
+        "task": task,
+        "rounds": rounds,
+        "rounds_most": most,
+        "numbers": numbers,
+        "mechanism": mechanism,
+        "epsilon": epsilon,
+        "rounding_slack": slack,
+    }

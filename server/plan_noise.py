@@ -3,20 +3,37 @@
 from common import announcement, noisy_moments, scores
 from common.errors import ConfigError
 from common.ledger import accounting
-from common.mechanism import GaussianShare
+from common.mechanism import ROUNDING_SLACK_MOST, SHARE_BITS_MOST, GaussianShare
+from common.privacy import GramPrivacy, Privacy, ScoresPrivacy
 from common.study import Study
-from server import scorable
+from server import exchange, scorable
 
 __all__ = ["check", "mechanism", "released", "trainable"]
 
 TASKS = ("gram", "train", "evaluate")
 HONEST_LEAST = 2  # of a round
+SMALLER = {
+    "gram": "Ask for fewer columns",
+    "train": 'Choose recipe = "head", a smaller network',
+    "evaluate": "Ask for fewer score_bins and subgroups",
+}
+FEWER = {
+    "gram": "a smaller patients_max",
+    "train": "a smaller patients_per_step_max",
+    "evaluate": "a smaller patients_max",
+}
 
 
 def check(study: Study, *, hospitals: int) -> None:
-    """Raise ConfigError where a run over so many hospitals could not make its noise, or not score its models."""
+    """Raise ConfigError where a run over so many hospitals could not make its noise, or not score its models.
+
+    Rounds without those that may be missing are checked too: with fewer hospitals rounding may cost more.
+    """
     for task in TASKS:
-        released(study, task=task, hospitals=hospitals)
+        size, most = _size(study, task=task), hospitals - (len(study.evaluation.unseen) if task == "train" else 0)
+        for present in range(most, min(most, exchange.fewest(study)) - 1, -1):
+            if size is not None:
+                mechanism(study, task=task, hospitals=present, dimension=size)
     scorable.check(study)
 
 
@@ -25,33 +42,39 @@ def released(study: Study, *, task: str, hospitals: int, voids: bool = False) ->
 
     Raises ConfigError where the noise cannot be made.
     """
+    privacy, size = _privacy(study, task=task), _size(study, task=task)
+    if privacy is None or size is None:
+        return []
+    rounds, apart = (study.training.steps, len(study.evaluation.unseen)) if task == "train" else (1, 0)
+    one = mechanism(study, task=task, hospitals=hospitals - apart, dimension=size)
+    return [one] * (rounds + voids * privacy.rounds_void_allowed)
+
+
+def _privacy(study: Study, *, task: str) -> Privacy | GramPrivacy | ScoresPrivacy | None:
+    """Return the privacy parameters of a task; none where its sum is exact."""
+    return {"gram": study.statistics.privacy, "train": study.privacy, "evaluate": study.evaluation.privacy}[task]
+
+
+def _size(study: Study, *, task: str) -> int | None:
+    """Return how many numbers a round of a noisy task announces; none where its sum is exact."""
+    if _privacy(study, task=task) is None:
+        return None
     if task == "gram":
-        privacy = study.statistics.privacy
-        if privacy is None:
-            return []
-        one = mechanism(study, task=task, hospitals=hospitals, dimension=noisy_moments.packed_size(len(study.columns())))
-        return [one] * (1 + voids * privacy.rounds_void_allowed)
+        return noisy_moments.packed_size(len(study.columns()))
     if task == "evaluate":
-        scored = study.evaluation.privacy
-        if scored is None:
-            return []
-        one = mechanism(study, task=task, hospitals=hospitals, dimension=scores.dimension(study))
-        return [one] * (1 + voids * scored.rounds_void_allowed)
-    training = hospitals - len(study.evaluation.unseen)
-    one = mechanism(study, task=task, hospitals=training, dimension=trainable(study) + (study.training.local is not None))
-    return [one] * (study.training.steps + voids * study.privacy.rounds_void_allowed)
+        return scores.dimension(study)
+    return trainable(study) + (study.training.local is not None)
 
 
 def mechanism(study: Study, *, task: str, hospitals: int, dimension: int) -> GaussianShare:
-    """Return the mechanism of a noisy task; raises ConfigError where its noise cannot be made."""
+    """Return the mechanism of a noisy task; raises ConfigError where its noise cannot be made, or hospitals would refuse it."""
     try:
         found = announcement.mechanism_for(study, task=task, hospitals=hospitals, dimension=dimension)
         if not isinstance(found, GaussianShare):
             raise TypeError("this task has no noise")
         if found.honest < HONEST_LEAST:
             raise ValueError("so few hospitals leave fewer than two honest ones")
-        if found.rounding_slack >= 1:
-            raise ValueError("rounding eats it")
+        _check_rounding(found, task=task)
         accounting.effective_noise_multiplier(found)
     except ValueError as error:
         raise ConfigError(
@@ -59,6 +82,18 @@ def mechanism(study: Study, *, task: str, hospitals: int, dimension: int) -> Gau
             action="Choose more noise, fewer patients, fewer colluders or more hospitals.",
         ) from None
     return found
+
+
+def _check_rounding(found: GaussianShare, *, task: str) -> None:
+    """Raise ConfigError where hospitals would refuse the noise, because the ring holds it in steps that are too coarse."""
+    if found.rounding_slack > ROUNDING_SLACK_MOST:
+        less = "a smaller noise_multiplier" if found.share_bits == SHARE_BITS_MOST else FEWER[task]
+        raise ConfigError(
+            f"The noise of {task} cannot be made fine enough for {found.dimension} numbers from {found.hospitals} hospitals: "
+            f"rounding would add {100 * found.rounding_slack:.3g} % to the sensitivity, hospitals refuse more than "
+            f"{100 * ROUNDING_SLACK_MOST:g} %.",
+            action=f"{SMALLER[task]}, or {less}.",
+        )
 
 
 def trainable(study: Study) -> int:

@@ -28,16 +28,17 @@ class Link:
     """What is known of the slowest hospital: its link, or how long a sum took there, and how long a step computes.
 
     `round_s`, measured (`seconds.per_secure_sum` of an earlier result, which holds one step's computing), goes before the link.
+    Where `step_s` is not known, times are told without computing.
     Raises ConfigError on a number that is not positive.
     """
 
     mbit_per_s: float | None = None
     round_s: float | None = None
-    step_s: float = 0.0
+    step_s: float | None = None
 
     def __post_init__(self) -> None:
         given = [number for number in (self.mbit_per_s, self.round_s) if number is not None]
-        if any(not (math.isfinite(number) and number > 0) for number in given) or not 0 <= self.step_s < math.inf:
+        if any(not (math.isfinite(number) and number > 0) for number in given) or not 0 <= (self.step_s or 0) < math.inf:
             raise ConfigError("A speed or a time is not positive.", action="Give seconds, or megabits per second, above 0.")
 
 
@@ -46,9 +47,10 @@ def compare(study: Study, *, hospitals: int, link: Link, local_steps: int = LOCA
 
     Both have as many private steps at each hospital. Keys: rhythms (a row each: rhythm, chosen, sums, steps, epsilon and
     epsilon_rdp at delta, epsilon_with_void_rounds, noise_std of each step's mean gradient per parameter, noise_std_of_update of
-    what one sum opens before the optimiser, numbers, bytes_up and bytes_down per hospital over all sums, seconds or None where
-    neither link nor round_s is known) and dropouts. Beside a study without a local rhythm, one of `local_steps` at the study's
-    learning rate is shown.
+    what one sum opens before the optimiser, rounding_slack, numbers, bytes_up and bytes_down per hospital over all sums,
+    seconds or None where neither link nor round_s is known, and computing_counted, whether seconds hold every step's computing)
+    and dropouts. Beside a study without a local rhythm, one of `local_steps` at the study's learning rate is shown. A rhythm
+    that is not the study's and cannot be made has a row of rhythm, chosen, and why it is `refused`.
     Raises ConfigError where the noise cannot be made, the models could not be scored, or `local_steps` is out of range.
     """
     scorable.check(study)
@@ -72,33 +74,45 @@ def _row(study: Study, *, rhythm: LocalRhythm | None, steps: int, hospitals: int
     planned = [(_size(study, phase), phase.training.steps * steps) for phase in phases.phases(study.training)]
     sums = [(size, -(-count // each)) for size, count in planned]
     many, voids, largest = sum(count for _, count in sums), study.privacy.rounds_void_allowed, max(size for size, _ in sums)
-    one = _mechanism(study, rhythm=rhythm, size=largest, hospitals=hospitals)
+    which = {
+        "rhythm": "distributed" if rhythm is None else "local",
+        "chosen": (rhythm is None) == (study.training.local is None),
+    }
+    try:
+        one = _mechanism(study, rhythm=rhythm, size=largest, hospitals=hospitals)
+    except ConfigError as error:
+        if which["chosen"]:
+            raise
+        return {**which, "refused": error.what}
     batch = float(study.privacy.sampling_rate) * study.training.patients_declared
     deviation = one.noise_deviation / batch
     up = sum(count * (WORD_BYTES * (size + (rhythm is not None)) + FRAME_BYTES) for size, count in sums)
     down = many * (WORD_BYTES * _model_size(study) + FRAME_BYTES)
     return {
-        "rhythm": "distributed" if rhythm is None else "local",
-        "chosen": (rhythm is None) == (study.training.local is None),
+        **which,
         "sums": many,
         "steps": many * each,
         **spent.epsilons([one] * many, delta=study.privacy.delta),
         "epsilon_with_void_rounds": spent.epsilons([one] * (many + voids), delta=study.privacy.delta),
         "noise_std": deviation,
         "noise_std_of_update": deviation if rhythm is None else deviation * float(rhythm.learning_rate) * math.sqrt(each),
+        "rounding_slack": one.rounding_slack,
         "numbers": largest,
         "bytes_up": up,
         "bytes_down": down,
-        "seconds": _seconds(link, sums=many, steps=many * each, size_bytes=up + down),
+        **_time(link, sums=many, steps=many * each, size_bytes=up + down),
     }
 
 
-def _seconds(link: Link, *, sums: int, steps: int, size_bytes: int) -> float | None:
+def _time(link: Link, *, sums: int, steps: int, size_bytes: int) -> dict[str, Any]:
+    """Return the seconds of all sums, and whether all computing is in them."""
     if link.round_s is not None:
-        return sums * link.round_s + (steps - sums) * link.step_s
-    if link.mbit_per_s is None:
-        return None
-    return 8e-6 * size_bytes / link.mbit_per_s + steps * link.step_s
+        carried, left = sums * link.round_s, steps - sums
+    elif link.mbit_per_s is not None:
+        carried, left = 8e-6 * size_bytes / link.mbit_per_s, steps
+    else:
+        return {"seconds": None, "computing_counted": False}
+    return {"seconds": carried + left * (link.step_s or 0), "computing_counted": link.step_s is not None or left == 0}
 
 
 def _dropouts(study: Study, *, hospitals: int) -> dict[str, Any]:
@@ -137,6 +151,19 @@ def _model_size(study: Study) -> int:
     return _size(study, phases.Phase(training=whole, before=0))
 
 
+def _told(row: dict[str, Any]) -> str:
+    if row["seconds"] is None:
+        return "give --link-mbit-s or --round-s"
+    return _duration(row["seconds"]) + ("" if row["computing_counted"] else ", without computing; give --step-s")
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 _CELLS: Final[tuple[tuple[str, Callable[[dict[str, Any]], str]], ...]] = (
     ("secure sums", lambda row: str(row["sums"])),
     ("private steps at each hospital", lambda row: str(row["steps"])),
@@ -144,8 +171,9 @@ _CELLS: Final[tuple[tuple[str, Callable[[dict[str, Any]], str]], ...]] = (
     ("epsilon with all void rounds", lambda row: str(row["epsilon_with_void_rounds"]["epsilon"])),
     ("noise of a step's mean gradient, a parameter", lambda row: f"{row['noise_std']:.2g}"),
     ("noise of the mean update of a sum, a parameter", lambda row: f"{row['noise_std_of_update']:.2g}"),
+    ("rounding of a sum, of the sensitivity", lambda row: f"{100 * row['rounding_slack']:.2g} %"),
     ("MB up and down, a hospital", lambda row: f"{(row['bytes_up'] + row['bytes_down']) / 1e6:.3g}"),
-    ("time", lambda row: "give --link-mbit-s or --round-s" if row["seconds"] is None else _duration(row["seconds"])),
+    ("time", _told),
 )
 
 
@@ -155,8 +183,11 @@ def show(compared: dict[str, Any], *, console: Console) -> None:
     for name in ("", *(f"{row['rhythm']}{' *' if row['chosen'] else ''}" for row in compared["rhythms"])):
         table.add_column(name)
     for says, cell in _CELLS:
-        table.add_row(says, *(cell(row) for row in compared["rhythms"]))
+        table.add_row(says, *("cannot be made" if "refused" in row else cell(row) for row in compared["rhythms"]))
     console.print(table)
+    for row in compared["rhythms"]:
+        if "refused" in row:
+            console.print(f"The {row['rhythm']} rhythm, which is not the study's: {row['refused']}", soft_wrap=True)
     dropouts = compared["dropouts"]
     fewest = dropouts["rosters"][-1]
     console.print(
@@ -165,10 +196,3 @@ def show(compared: dict[str, Any], *, console: Console) -> None:
         f"A round that a hospital misses is void and charged; {dropouts['void_rounds_allowed']} void rounds are planned for.",
         soft_wrap=True,
     )
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"

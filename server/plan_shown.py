@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from common.mechanism import ROUNDING_SLACK_MOST
 from server.infer.private import typical
 
 PAIRS_SHOWN = 5
@@ -59,7 +60,14 @@ def show(plan: dict[str, Any], *, console: Console) -> None:
 
 
 _WIDTH = (("width", "width_ratio"), (f"n for {typical.WIDER:g}", "patients_needed"))
-_ROUNDS = (("sum", "task"), ("rounds", "rounds"), ("at most", "rounds_most"), ("numbers", "numbers"), ("epsilon", "epsilon"))
+_ROUNDS = (
+    ("sum", "task"),
+    ("rounds", "rounds"),
+    ("at most", "rounds_most"),
+    ("numbers", "numbers"),
+    ("epsilon", "epsilon"),
+    (f"rounding, at most {100 * ROUNDING_SLACK_MOST:g} %", "rounding_slack"),
+)
 _COEFFICIENTS = (("model", "model"), ("term", "term"), *_WIDTH, (f"power, r = {typical.CORRELATION:g}", "power"))
 _TERMS = (("model", "model"), ("term", "term"), *_WIDTH, (f"power, f = {typical.COHEN_F:g}", "power"))
 _COMPARISONS = (
@@ -83,4 +91,6 @@ def _table(title: str, columns: tuple[tuple[str, str], ...], rows: list[dict[str
 def _cell(value: Any, *, key: str) -> str:  # noqa: ANN401
     if value is None:
         return "too noisy" if key == "width_ratio" else DASH
+    if key == "rounding_slack":
+        return f"{100 * value:.2g} %"
     return f"{value:.2f}" if isinstance(value, float) else str(value).replace("[", r"\[")

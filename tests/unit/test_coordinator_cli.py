@@ -18,7 +18,7 @@ from tests.commands import COORDINATOR, STUDY_FILE, request
 from tests.commands import coordinator as motet
 
 OPTIONS = {
-    "plan": {"--hospitals", "--json", "--patients", "STUDY_FILE"},
+    "plan": {"--home", "--hospitals", "--json", "--link-mbit-s", "--patients", "--round-s", "--step-s", "STUDY_FILE"},
     "init": {"--home", "--name", "--federation", "--address"},
     "door": {"--home"},
     "doctor": {"--home", "--json"},
@@ -205,6 +205,16 @@ def test_what_cannot_be_revoked_changes_nothing(home, tmp_path, names, hospital,
     code, said = motet("revoke", "--home", home, hospital)
     assert (code, says in said) == (10, True), said
     assert (home / "roster.json").read_bytes() == before
+
+
+def test_a_plan_is_for_the_hospitals_of_the_roster(home, tmp_path):
+    def planned(*given):
+        return json.loads(ask("plan", STUDY_FILE, "--json", *given))["hospitals"]
+
+    assert planned("--home", home) == planned() == 3  # hospitals_min: nobody is enrolled
+    ask("enrol", "--home", home, *(request(tmp_path, name) for name in "abcde"))
+    assert planned("--home", home) == 5
+    assert planned("--home", home, "--hospitals", "4") == 4
 
 
 @pytest.mark.parametrize(

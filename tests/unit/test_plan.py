@@ -133,6 +133,12 @@ def test_a_clip_that_binds_or_is_idle_is_told(clip_norm: str, words: str) -> Non
     assert words in " ".join(plans.plan(private(clip_norm=Decimal(clip_norm)))["advice"])
 
 
+def test_a_delta_too_large_for_the_planned_patients_is_told() -> None:
+    few, many = (" ".join(plans.plan(private(), patients=n)["advice"]) for n in (999_999, 1_000_000))
+    assert "statistics.privacy.delta" not in few
+    assert "statistics.privacy.delta is not below 1 over 1000000 patients" in many
+
+
 def test_declared_analyses_stay_without_noise_and_are_counted() -> None:
     logistic = {"kind": "logistic", "formula": "sex ~ age", "queries_max": 40}
     said = plans.plan(tables.study(NUMBERS, factors=FACTORS, privacy=PRIVACY, analyses=[logistic]))

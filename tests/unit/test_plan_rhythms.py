@@ -1,5 +1,6 @@
 """The plan of both rhythms: its epsilon is what a run is charged, its noise what a run has, its time what a link takes."""
 
+import io
 import json
 import math
 from decimal import Decimal
@@ -7,6 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import tomlkit
+from rich.console import Console
 from typer.testing import CliRunner
 
 from client.mask import mask
@@ -142,6 +144,58 @@ def test_the_command_shows_both_rhythms(tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "local *" in shown.output
     assert "Dropouts: the noise survives all but 3 hospitals away, 1 at once" in shown.output
+
+
+def cells(link, **parts):
+    """Both rhythms as they are printed: the cells of each line under its first, and all that was printed."""
+    written = io.StringIO()
+    told = plan_rhythms.compare(study(**parts), hospitals=4, link=link)
+    plan_rhythms.show(told, console=Console(file=written, width=200))
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in written.getvalue().splitlines() if "│" in line]
+    return {first: rest for first, *rest in lines}, told["rhythms"], written.getvalue()
+
+
+def test_the_screen_shows_sums_epsilon_noise_bytes_and_time_of_both_rhythms():
+    shown, told, _ = cells(Link(round_s=7.0, step_s=2.0), training={"steps": 4, "local": LOCAL})
+    assert shown == {
+        "secure sums": ["20", "4"],
+        "private steps at each hospital": ["20", "20"],
+        "epsilon": [row["epsilon"] for row in told],
+        "epsilon with all void rounds": [row["epsilon_with_void_rounds"]["epsilon"] for row in told],
+        "noise of a step's mean gradient, a parameter": ["1.3", "2.2"],  # 40 clip norms of 1, over 36 patients; by root 4/3, 4
+        "noise of the mean update of a sum, a parameter": ["1.3", "2.5"],  # by 0.5 root 5 of the local steps
+        "rounding of a sum, of the sensitivity": ["0.0005 %", "0.00086 %"],  # 40 root 13 over root 3, or 1, over 2^24
+        "MB up and down, a hospital": [f"{(row['bytes_up'] + row['bytes_down']) / 1e6:.3g}" for row in told],
+        "time": ["2.33 min", "1 min"],  # 20 sums of 7 s; 4 of them, and 16 steps of 2 s
+    }
+    assert all(Decimal(text) > 0 for text in shown["epsilon"] + shown["epsilon with all void rounds"])
+    assert shown["epsilon"][0] == shown["epsilon"][1]
+
+
+@pytest.mark.parametrize(
+    ("link", "counted", "shown"),
+    [
+        (Link(), [False, False], ["give --link-mbit-s or --round-s"] * 2),
+        (Link(round_s=7.0), [True, False], ["2.33 min", "28 s, without computing; give --step-s"]),  # a sum holds one step
+        (Link(round_s=7.0, step_s=0.0), [True, True], ["2.33 min", "28 s"]),
+        (Link(mbit_per_s=1.0, step_s=9.0), [True, True], None),
+    ],
+    ids=str,
+)
+def test_a_time_without_computing_is_said_to_be_without_it(link, counted, shown):
+    printed, told, _ = cells(link, training={"steps": 4, "local": LOCAL})
+    assert [row["computing_counted"] for row in told] == counted
+    assert shown is None or printed["time"] == shown
+    without, told, _ = cells(Link(mbit_per_s=1.0), training={"steps": 4, "local": LOCAL})
+    assert all(text.endswith(", without computing; give --step-s") for text in without["time"])
+    assert [row["computing_counted"] for row in told] == [False, False]
+
+
+def test_a_rhythm_that_cannot_be_made_is_shown_with_its_reason():
+    shown, told, said = cells(NOTHING, privacy={"noise_multiplier": Decimal(60_000)})
+    assert [row.get("refused") is None for row in told] == [True, False]
+    assert [row[1] for row in shown.values()] == ["cannot be made"] * len(shown)
+    assert "The local rhythm, which is not the study's: The noise of train cannot be made" in said
 
 
 def _toml(plan):

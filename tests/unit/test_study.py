@@ -9,6 +9,7 @@ from common import canonical, study
 from common.errors import ConfigError
 from common.study import Study
 from tests import federation
+from tests.commands import STUDY_FILE
 
 GOOD = federation.study()
 PLAIN = canonical.decode(GOOD.canonical_bytes())
@@ -129,6 +130,33 @@ def test_no_key_has_a_default(part):
 def test_a_value_outside_its_bounds_is_refused_with_its_key(path, value):
     with pytest.raises(ConfigError, match=path.replace(".", r"\.")):
         study.parse(changed(path, value))
+
+
+NOISE = {"noise_multiplier": Decimal(4), "patients_max": 60, "colluders": 1, "rounds_void_allowed": 0}
+SIZE = {"patients_declared": 40, "held_out_fraction": Decimal("0.5")}  # 80 patients together
+
+
+@pytest.mark.parametrize("delta", ["0.5", "0.0125", "0.0124"])
+@pytest.mark.parametrize("part", ["privacy", "statistics.privacy", "evaluation.privacy"])
+def test_a_delta_of_one_over_the_patients_or_more_is_refused_with_its_key(part, delta):
+    private = {
+        "privacy": {"privacy": {"delta": Decimal(delta)}},
+        "statistics.privacy": {"statistics": {"privacy": {**NOISE, "clip_norm": Decimal(2), "delta": Decimal(delta)}}},
+        "evaluation.privacy": {"evaluation": {"privacy": {**NOISE, "delta": Decimal(delta)}}},
+    }[part]
+    if delta == "0.0124":
+        assert federation.study(training=SIZE, **private).deltas()[f"{part}.delta"] == Decimal(delta)
+        return
+    with pytest.raises(ValidationError, match=rf"\b{part}\.delta must be below 1 over the study's 80 patients"):
+        federation.study(training=SIZE, **private)
+
+
+def test_a_delta_that_is_too_large_is_refused_as_it_is_written_and_as_it_is_sent(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY_FILE.read_text().replace("\ndelta = 0.00001", "\ndelta = 0.5"))
+    for read in (lambda: study.read_toml(path), lambda: study.parse(changed("privacy.delta", "0.5"))):
+        with pytest.raises(ConfigError, match=r"privacy\.delta must be below 1 over the study's .* choose a smaller one"):
+            read()
 
 
 @pytest.mark.parametrize("path", ["training.label", "statistics.regression.outcome"])
