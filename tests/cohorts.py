@@ -1,6 +1,7 @@
 """Made-up cohorts in a federation's vaults, kept where a vault keeps measured ones; each counted cell holds patients."""
 
 import hashlib
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -62,8 +63,11 @@ def table(hospital: int = 0, *, patients: int = PATIENTS) -> np.ndarray:
     return np.column_stack([x1, x2, (score + 0.5) / BINS, y, (when + 0.5) * 64 / BINS, dead, sex, malignancy])
 
 
-def put(one: Federation, wanted: Study, tables: dict[str, np.ndarray]) -> None:
-    """Approve `wanted` and keep these tables as the vaults' cohorts of it, under the shares that `init` writes."""
+def put(one: Federation, wanted: Study, tables: dict[str, np.ndarray], *, views: dict[str, np.ndarray] | None = None) -> None:
+    """Approve `wanted` and keep these tables as the vaults' cohorts of it, under the shares that `init` writes.
+
+    `views`: of each hospital, one a patient, (patient, channel, side, side); blank ones where none are given.
+    """
     one.approve(wanted)
     for name, rows in tables.items():
         home = one.homes[name]
@@ -73,7 +77,10 @@ def put(one: Federation, wanted: Study, tables: dict[str, np.ndarray]) -> None:
         if home.cohorts.is_symlink():
             home.cohorts.unlink()
             home.cohorts.mkdir(mode=0o700)
-        shelf.save(home.cohorts / f"{shelf._fingerprint(read_site(home), wanted)}.npz", cohort(name, rows, wanted))
+        made = cohort(name, rows, wanted)
+        if views is not None:
+            made = replace(made, views=views[name])
+        shelf.save(home.cohorts / f"{shelf._fingerprint(read_site(home), wanted)}.npz", made)
 
 
 def cohort(name: str, rows: np.ndarray, wanted: Study) -> Cohort:
