@@ -59,9 +59,10 @@ bench-rounds: setup ## a round over real processes, both carriers, as JSON in ou
 bench-statistics: setup ## linear analyses beside statsmodels on the pooled table, as JSON in out/bench/statistics.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.statistics
 
-bench-training: setup ## a private training step beside a plain one and Opacus, and what privacy costs in AUC: out/bench/training.json
+bench-training: setup ## a private step beside a plain one and Opacus, what privacy costs in AUC (head, whole network): out/bench/training.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.training
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.utility
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.utility_full
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.training_rounds
 
 bench-scans: setup ## scans read beside bare pydicom, IBSI values, 100,000 mutated files: out/bench/scans.json

@@ -2,11 +2,14 @@
 
 utility.{lidc,pneumonia28}.{eps1,eps3,eps8}: training without privacy on the pooled patients, central DP-SGD on them, Motet's
 distributed noise (five hospitals, one may collude with the coordinator), FedAvg in which every hospital adds the whole noise,
-and one hospital alone. What is trained: a head on frozen features of the procedural prior. Every row searches the same grid of
-learning rate and clip norm by the same rule on the same held-out fifths of the training part (utility_search.py: all 12 points
-on 10 fifths, the better six on 20 more, the better three on 40 more); then it trains on the whole training part with the values
-found, and the test part is looked at once per seed. The search is not charged to epsilon, and what is left of its chance is not
-in the standard error of a ratio: `at_centrals_setting` is Motet with the values that the search found for central DP-SGD.
+and one hospital alone. What is trained, in every row: a head on frozen features of the procedural prior. `non_private_pooled`
+is that head by the same steps without noise; how much better a whole network is says utility_full.py.
+
+Every row searches the same grid of learning rate and clip norm by the same rule on the same held-out fifths of the training
+part (utility_search.py: all 12 points on 10 fifths, the better six on 20 more, the better three on 40 more); then it trains on
+the whole training part with the values found, and the test part is looked at once per seed. The search is not charged to
+epsilon, and what is left of its chance is not in the standard error of a ratio: `at_centrals_setting` is Motet with the values
+that the search found for central DP-SGD.
 
 How many seeds: --seeds for every row; then, from the spread of these alone, as many for Motet and central DP-SGD as bring the
 standard error of their ratio to 0.001, a fifth of what the bar leaves, at most ten times --seeds (Stein's two stages, 1945).
@@ -91,15 +94,18 @@ def epsilon_prv(noise, *, rate, steps):
     return float(accountant.get_epsilon(delta=float(DELTA)))
 
 
-def epsilons(row, *, noise, data, options):
-    """Epsilon of a row at DELTA, by PLD and by Opacus' PRV; Motet's by the product from the very mechanism of its steps."""
+def epsilons(row, *, noise, data, options, dimension):
+    """Epsilon of a row at DELTA, by PLD and by Opacus' PRV; Motet's by the product from the very mechanism of its steps.
+
+    `dimension` is the number of weights that are trained.
+    """
     if row == "non_private_pooled":
         return {"pld": None, "prv": None}
     rate, steps = options.sampling_rate, options.steps
     if row == "motet":
         setting = Setting(learning_rate="1", clip_norm="1", **fixed(noise, options))
         most = int(np.bincount(data.hospitals[data.parts == TRAIN]).max())
-        mechanism = mechanism_of(setting=setting, dimension=data.features.shape[1], most=most)
+        mechanism = mechanism_of(setting=setting, dimension=dimension, most=most)
         noise = str(accounting.effective_noise_multiplier(mechanism))
         by_pld = accounting.epsilon_pld([mechanism] * steps, delta=Decimal(DELTA))
     else:
@@ -156,7 +162,8 @@ def cell(data, *, noise, options, spent, planned):
     rows = {}
     for row in ROWS:
         found = searched(row, data, noise=noise, options=options, spent=spent)
-        rows[row] = {**found, "epsilon": epsilons(row, noise=noise, data=data, options=options)}
+        charged = epsilons(row, noise=noise, data=data, options=options, dimension=data.features.shape[1])
+        rows[row] = {**found, "epsilon": charged}
     setting = {
         row: Setting(learning_rate=rows[row]["learning_rate"], clip_norm=rows[row]["clip_norm"], **fixed(noise, options))
         for row in ("central", "motet")
@@ -260,21 +267,25 @@ def compare(datasets, options, console):
     cores = min(len(os.sched_getaffinity(0)), len(datasets) * len(noises))
     console.print(f"about {seconds / cores:.0f} s of training on {cores} cores, more where a cell needs seeds")
     found = {data.name: {"data": data.told(), **told(options)} for data in datasets}
-    fresh = get_context("spawn")
+    jobs = {(data.name, name): (one_cell, (data, noise, options)) for name, noise in noises.items() for data in datasets}
+    for (data, name), one in over_cores(jobs, cores=cores, cost=cost, seconds=seconds, console=console).items():
+        found[data][name] = one
+    return found
+
+
+def over_cores(jobs, *, cores, cost, seconds, console):
+    """The result of every job, (function, arguments), by its name; a bar shows what is spent of the planned `seconds`."""
+    fresh, found = get_context("spawn"), {}
     done, total = fresh.Value("d", 0.0), fresh.Value("d", seconds)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as shown, fresh.Pool(cores, begin, (cost, done, total)) as pool:
         task = shown.add_task("training", total=seconds)
-        cells = {
-            (data.name, name): pool.apply_async(one_cell, (data, noise, options))
-            for name, noise in noises.items()
-            for data in datasets
-        }
-        for (data, name), one in cells.items():
+        started = {name: pool.apply_async(function, given) for name, (function, given) in jobs.items()}
+        for name, one in started.items():
             while not one.ready():
                 one.wait(POLL_S)
                 shown.update(task, completed=done.value, total=total.value)
-            found[data][name] = one.get()
+            found[name] = one.get()
     return found
 
 
@@ -292,12 +303,15 @@ def told(options):
             "colluders": COLLUDERS,
             "fedavg_local_steps": LOCAL_STEPS,
             "recipe": "head on the frozen features of the procedural prior, one view a patient",
+            "non_private_pooled": "the same head and steps, without noise",
         },
     }
 
 
-def show(report, console):
-    table = Table(title=f"Test AUC, spread over seeds; Motet / pooled DP-SGD, bar {BAR}", title_justify="left")
+def show(report, console, *, recipe):
+    """A table of every row's AUC; `recipe` is what all of them train, without privacy too."""
+    title = f"Recipe {recipe}: test AUC, spread over seeds; Motet / pooled DP-SGD, bar {BAR}"
+    table = Table(title=title, title_justify="left")
     for column in ("data", "eps", *SHOWN, "ratio", ""):
         table.add_column(column, justify="right")
     for name in DATA:
@@ -308,6 +322,34 @@ def show(report, console):
             ratio = f"{one['ratio_to_central']:.4f}\n±{one['ratio_to_central_standard_error']:.3f}"
             table.add_row(name[:9], EPSILONS[at], *aucs, ratio, "holds" if one["holds"] else "MISSED")
     console.print(table)
+
+
+def about(began):
+    """When, where and how long; `began` by time.perf_counter."""
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "load_average": os.getloadavg(),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        },
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def kept(out, key, *, of):
+    """What the report `key` in the file `out` says of the data sets `of`."""
+    whole = json.loads(out.read_text()) if out.exists() else {}
+    return {name: one for name, one in whole.get(key, {}).items() if name in of}
+
+
+def write(out, key, report):
+    """Put the report under `key` of the file `out`, whose other keys are kept."""
+    whole = json.loads(out.read_text()) if out.exists() else {}
+    whole[key] = report
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write(out, (json.dumps(whole, indent=1) + "\n").encode())
 
 
 def main():
@@ -332,29 +374,14 @@ def main():
     console, began = Console(stderr=True), time.perf_counter()
     datasets, absent = loaded(options.only or DATA, console)
     found = compare(datasets, options, console) if datasets else {}
-    whole = json.loads(options.out.read_text()) if options.out.exists() else {}
-    kept = {name: one for name, one in whole.get("utility", {}).items() if name in set(DATA) - set(options.only or DATA)}
-    report = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "load_average": os.getloadavg(),
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-        },
-        "seconds": round(time.perf_counter() - began, 1),
-        "bar": BAR,
-        "absent": absent,
-        **kept,
-        **found,
-    }
-    whole["utility"] = report
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    files.write(options.out, (json.dumps(whole, indent=1) + "\n").encode())
+    report = {**about(began), "bar": BAR, "absent": absent, **found}
+    if options.only:
+        report = {**kept(options.out, "utility", of=set(DATA) - set(options.only)), **report}
+    write(options.out, "utility", report)
     if options.json:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
-        show(report, Console())
+        show(report, Console(), recipe="head")
         console.print(f"{options.out} after {report['seconds']} s")
 
 

@@ -70,7 +70,7 @@ def embedded(views):
     return np.concatenate([found, np.ones((len(found), 1))], axis=1)
 
 
-def pneumonia28():
+def pneumonia28(side=PNEUMONIA_SIDE):
     """All three parts, identical pictures once (the test part keeps them), dealt to hospitals after a shuffle."""
     path = GIVEN / "pneumonia28.npz"
     if not path.is_file():
@@ -85,9 +85,7 @@ def pneumonia28():
                     images.append(image)
                     labels.append(int(label))
                     parts.append(part)
-    zoomed = [
-        ndimage.zoom(one / 255.0, PNEUMONIA_SIDE / one.shape[0], order=1, grid_mode=True, mode="nearest") for one in images
-    ]
+    zoomed = [ndimage.zoom(one / 255.0, side / one.shape[0], order=1, grid_mode=True, mode="nearest") for one in images]
     views = np.stack([np.stack([one, np.hypot(*np.gradient(one))]) for one in zoomed]).astype(np.float32)
     dealt = np.random.default_rng(28).permutation(len(views)) % HOSPITALS
     return _data("pneumonia28", views, np.array(labels), dealt, np.array(parts))

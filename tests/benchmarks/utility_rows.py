@@ -1,8 +1,8 @@
-"""The ways of training whose AUC `make bench-training` compares: a head on frozen features, by the product's optimiser.
+"""The ways of training whose AUC `make bench-training` compares, by the product's optimiser, and the patients of a head.
 
 Every row: T Poisson-sampled steps, gradients of single patients clipped by the product, the product's optimiser step. Noise is
 numpy's float Gaussian but in Motet's own row, whose sums are those of the product: rounded, noised and masked by client.mask,
-added and decoded in the ring.
+added and decoded in the ring. What is trained, the patients say: Head here, Whole in utility_full_rows.py.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Setting:
     noise_multiplier: str
     steps: int
     sampling_rate: str
-    way: dict  # optimiser, schedule, average: keys of [training]
+    way: dict  # optimiser, schedule, average and, but for a head, recipe and side: as tests/learning.py takes them
 
     def study(self, patients):
         """The study of `patients` training patients."""
@@ -58,27 +58,56 @@ def gradients(weights, features, labels):
     return (0.5 * (1 + np.tanh(0.5 * (features @ weights))) - labels)[:, None] * features
 
 
-def sampled_sum(weights, features, labels, *, setting, random):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Patients of whom a head on frozen features is trained."""
+
+    features: np.ndarray  # (patient, d), float64
+    labels: np.ndarray  # (patient,), 0 or 1
+
+    @classmethod
+    def of(cls, data):
+        return cls(features=data.features, labels=data.labels)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def those(self, flags):
+        return Head(features=self.features[flags], labels=self.labels[flags])
+
+    def start(self):
+        """The weights before the first step."""
+        return np.zeros(self.features.shape[1])
+
+    def clipped_sum(self, weights, *, drawn, setting):
+        rows = gradients(weights, self.features[drawn], self.labels[drawn])
+        return clip(rows, norm=float(setting.clip_norm)).sum(axis=0)
+
+    def auc(self, weights):
+        return auc(self.features @ weights, self.labels)
+
+
+def sampled_sum(patients, weights, *, setting, random):
     """The clipped sum of a Poisson sample."""
-    drawn = random.random(len(labels)) < float(setting.sampling_rate)
-    return clip(gradients(weights, features[drawn], labels[drawn]), norm=float(setting.clip_norm)).sum(axis=0)
+    drawn = random.random(len(patients)) < float(setting.sampling_rate)
+    return patients.clipped_sum(weights, drawn=drawn, setting=setting)
 
 
-def auc(weights, features, labels):
+def auc(scores, labels):
     """Mann-Whitney, ties half."""
-    ranks, positive = rankdata(features @ weights), labels == 1
+    ranks, positive = rankdata(scores), labels == 1
     count = positive.sum()
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(labels) - count)))
 
 
-def pooled(features, labels, *, setting, seed, noisy=True):
-    """DP-SGD where all patients are in one place; without noise, the row without privacy."""
+def pooled(patients, *, setting, seed, noisy=True):
+    """DP-SGD where all patients are in one place; without noise, the head's row without privacy."""
     random = np.random.default_rng(seed)
-    study = setting.study(len(labels))
-    state = optimiser.start(np.zeros(features.shape[1]), training=study.training)
+    study = setting.study(len(patients))
+    state = optimiser.start(patients.start(), training=study.training)
     deviation = float(setting.noise_multiplier) * float(setting.clip_norm) if noisy else 0.0
     for _ in range(setting.steps):
-        total = sampled_sum(state.position, features, labels, setting=setting, random=random)
+        total = sampled_sum(patients, state.position, setting=setting, random=random)
         total += deviation * random.standard_normal(len(total))
         state = optimiser.step(state, total, training=study.training, privacy=study.privacy)
     return optimiser.final(state, training=study.training)
@@ -121,58 +150,63 @@ def secure_sum(sums, *, mechanism):
     return ring.decode(words, bits=RING_BITS) * mechanism.grid_step
 
 
-def motet(features, labels, hospitals, *, setting, seed):
+def motet(held, *, setting, seed):
     """Five hospitals, noise in shares that survive one colluder: every sum as the product makes it. Secret randomness."""
     del seed  # the product's noise and draws take none
-    study = setting.study(len(labels))
-    state = optimiser.start(np.zeros(features.shape[1]), training=study.training)
-    held = [(features[hospitals == at], labels[hospitals == at]) for at in range(HOSPITALS)]
-    mechanism = mechanism_of(setting=setting, dimension=features.shape[1], most=max(len(own) for _, own in held))
+    study = setting.study(sum(map(len, held)))
+    state = optimiser.start(held[0].start(), training=study.training)
+    mechanism = mechanism_of(setting=setting, dimension=len(state.position), most=max(map(len, held)))
     for _ in range(setting.steps):
         sums = []
-        for own, classes in held:
-            drawn = rng.poisson_sample(len(classes), rate=mechanism.sampling_rate)
-            rows = clip(gradients(state.position, own[drawn], classes[drawn]), norm=float(setting.clip_norm))
-            sums.append(rows.sum(axis=0))
+        for own in held:
+            drawn = rng.poisson_sample(len(own), rate=mechanism.sampling_rate)
+            sums.append(own.clipped_sum(state.position, drawn=drawn, setting=setting))
         total = secure_sum(sums, mechanism=mechanism)
         state = optimiser.step(state, total, training=study.training, privacy=study.privacy)
     return optimiser.final(state, training=study.training)
 
 
-def fedavg(features, labels, hospitals, *, setting, seed):
+def fedavg(held, *, setting, seed):
     """Every hospital adds the whole noise to its own steps; after LOCAL_STEPS clipped deltas are averaged by cohort size.
 
-    A delta's bound is what steps without noise may move at most, so it never binds without noise. The final model is the mean
-    over the second half of the rounds.
+    A delta's bound never binds without noise (farthest). The final model is the mean over the second half of the rounds.
     """
     random = np.random.default_rng(seed)
-    position, models = np.zeros(features.shape[1]), []
+    position, models = held[0].start(), []
     deviation = float(setting.noise_multiplier) * float(setting.clip_norm)
+    bound, everybody = farthest(setting, dimension=len(position)), sum(map(len, held))
     for _ in range(setting.steps // LOCAL_STEPS):
         moved = np.zeros_like(position)
-        for at in range(HOSPITALS):
-            own, classes = features[hospitals == at], labels[hospitals == at]
-            study = setting.study(len(classes))
+        for own in held:
+            study = setting.study(len(own))
             state = optimiser.start(position, training=study.training)
             for _ in range(LOCAL_STEPS):
-                total = sampled_sum(state.position, own, classes, setting=setting, random=random)
+                total = sampled_sum(own, state.position, setting=setting, random=random)
                 total += deviation * random.standard_normal(len(total))
                 state = optimiser.step(state, total, training=study.training, privacy=study.privacy)
-            bound = float(setting.learning_rate) * float(setting.clip_norm) * LOCAL_STEPS**2
-            moved += clip((state.position - position)[None], norm=bound)[0] * len(classes) / len(labels)
+            moved += clip((state.position - position)[None], norm=bound)[0] * len(own) / everybody
         position = position + moved
         models.append(position)
     return np.mean(models[len(models) // 2 :], axis=0)
 
 
-def alone(features, labels, hospitals, *, setting, seed):
+def farthest(setting, *, dimension):
+    """What LOCAL_STEPS steps may move at most, L2: with momentum those without noise, with Adam any.
+
+    Source: Kingma and Ba 2015, section 2.1.
+    """
+    if setting.way["optimiser"]["kind"] == "adam":
+        return float(setting.learning_rate) * LOCAL_STEPS * dimension**0.5
+    return float(setting.learning_rate) * float(setting.clip_norm) * LOCAL_STEPS**2
+
+
+def alone(held, *, setting, seed):
     """One hospital's own DP-SGD; seeds take turns between the hospitals."""
-    own = hospitals == seed % HOSPITALS
-    return pooled(features[own], labels[own], setting=setting, seed=seed)
+    return pooled(held[seed % HOSPITALS], setting=setting, seed=seed)
 
 
-def run(row, data, *, setting, seed, tuning):
-    """Train one model of `row` and return its AUC: on the test part, or, when `tuning`, on a fifth of the training part.
+def split(data, *, seed, tuning):
+    """Who trains and who is judged, as flags: the test part, or, when `tuning`, a fifth of the training part.
 
     That fifth is drawn by the seed and is the same for every row.
     """
@@ -180,10 +214,17 @@ def run(row, data, *, setting, seed, tuning):
     if tuning:
         held_out = train & (np.random.default_rng(seed).random(len(train)) < TUNING_SHARE)
         train, judged = train & ~held_out, held_out
-    features, labels, hospitals = data.features[train], data.labels[train], data.hospitals[train]
+    return train, judged
+
+
+def run(row, data, *, setting, seed, tuning, of=Head.of):
+    """Train one model of `row` and return its AUC on those that `split` says; `of` makes the patients of the data."""
+    train, judged = split(data, seed=seed, tuning=tuning)
+    patients = of(data)
     if row in {"non_private_pooled", "central"}:
-        weights = pooled(features, labels, setting=setting, seed=seed, noisy=row == "central")
+        weights = pooled(patients.those(train), setting=setting, seed=seed, noisy=row == "central")
     else:
+        held = [patients.those(train & (data.hospitals == at)) for at in range(HOSPITALS)]
         trained = {"motet": motet, "local_noise_fedavg": fedavg, "alone": alone}[row]
-        weights = trained(features, labels, hospitals, setting=setting, seed=seed)
-    return auc(weights, data.features[judged], data.labels[judged])
+        weights = trained(held, setting=setting, seed=seed)
+    return patients.those(judged).auc(weights)

@@ -26,28 +26,28 @@ def grid(optimiser):
     return [(rate, clip) for rate in rates for clip in CLIP_NORMS]
 
 
-def runs(points):
+def runs(points, *, fifths=FIFTHS):
     """How many models the search over so many points trains."""
     found = 0
-    for fifths in FIFTHS:
-        found += points * fifths
+    for more in fifths:
+        found += points * more
         points = -(-points // 2)
     return found
 
 
-def halved(points, *, score):
-    """The best point and the mean of its scores; `score(point, seed)` is higher where better."""
+def halved(points, *, score, fifths=FIFTHS):
+    """The best point and its scores; `score(point, seed)` is higher where better."""
     left, scores, seed = list(points), {point: [] for point in points}, FIRST_FIFTH
-    for fifths in FIFTHS:
+    for more in fifths:
         for point in left:
-            scores[point] += [score(point, at) for at in range(seed, seed + fifths)]
-        seed += fifths
+            scores[point] += [score(point, at) for at in range(seed, seed + more)]
+        seed += more
         best = sorted(left, key=lambda point: np.mean(scores[point]), reverse=True)
         left = best[: -(-len(left) // 2)]
     return best[0], scores[best[0]]
 
 
-def search(row, data, *, points, setting, spent):
+def search(row, data, *, points, setting, spent, fifths=FIFTHS):
     """A row's best setting (`setting` makes one of a point), and its AUC on each held-out fifth."""
 
     def score(point, seed):
@@ -55,15 +55,15 @@ def search(row, data, *, points, setting, spent):
         spent(row, data)
         return found
 
-    best, scores = halved(points, score=score)
+    best, scores = halved(points, score=score, fifths=fifths)
     return setting(best), scores
 
 
-def told(points):
+def told(points, *, fifths=FIFTHS):
     """The rule, for the report."""
     return {
         "grid": [{"learning_rate": rate, "clip_norm": clip} for rate, clip in points],
-        "fifths": list(FIFTHS),
+        "fifths": list(fifths),
         "chosen_by": "mean AUC on held-out fifths of the training part, the same for all rows; "
         "after each number of fifths the better half of the points goes on",
         "charged": False,

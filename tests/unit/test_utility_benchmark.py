@@ -55,7 +55,8 @@ def test_the_clipped_sum_is_the_hospitals():
     features, labels = embedded(np.array(cohort.views)), (cohort.table[:, 1] > 3).astype(float)
     held = model.flat(network, model.HEAD)  # as it travels, in float32
     every = setting()
-    ours = utility_rows.sampled_sum(held, features, labels, setting=every, random=np.random.default_rng(0))
+    patients = utility_rows.Head(features=features, labels=labels)
+    ours = utility_rows.sampled_sum(patients, held, setting=every, random=np.random.default_rng(0))
     assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     norms = np.linalg.norm(utility_rows.gradients(held, features, labels), axis=1)
     assert (norms > 0.6).any()
@@ -124,19 +125,19 @@ def test_every_hospital_alone_is_tried_equally_often():
     assert all(fifths % HOSPITALS == 0 for fifths in utility_search.FIFTHS)
 
 
-def test_the_search_finds_the_setting_with_less_noise(monkeypatch):
-    monkeypatch.setattr(utility_search, "FIFTHS", (5, 10))
+def test_the_search_finds_the_setting_with_less_noise():
     tried = []
     noise = {"1": "1000", "3": "1"}
     found, scores = utility_search.search(
         "central",
         data(),
         points=[("1", "0.6"), ("3", "0.6")],
+        fifths=(5, 10),
         setting=lambda point: setting(learning_rate=point[0], clip_norm=point[1], noise_multiplier=noise[point[0]]),
         spent=lambda row, made: tried.append((row, made.name)),
     )
     assert len(scores) == 15
-    assert len(tried) == utility_search.runs(2) == 20
+    assert len(tried) == utility_search.runs(2, fifths=(5, 10)) == 20
     assert found.learning_rate == "3"
 
 
@@ -152,8 +153,9 @@ def test_noise_costs_most_where_every_hospital_adds_the_whole_or_is_alone():
 
 def test_the_auc_counts_ties_half():
     features, labels = np.array([[1.0], [2.0], [2.0], [3.0]]), np.array([0, 1, 0, 1])
-    assert utility_rows.auc(np.array([1.0]), features, labels) == (1 + 0.5 + 1 + 1) / 4
-    assert utility_rows.auc(np.array([-1.0]), features, labels) == 0.5 / 4
+    patients = utility_rows.Head(features=features, labels=labels)
+    assert patients.auc(np.array([1.0])) == (1 + 0.5 + 1 + 1) / 4
+    assert patients.auc(np.array([-1.0])) == 0.5 / 4
 
 
 def test_the_noise_is_the_least_that_keeps_the_promise():
