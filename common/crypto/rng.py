@@ -11,13 +11,14 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from common.crypto.thresholds import Law, drawn, half_gaussian, success_exp_1
 from common.mechanism import SHARE_BITS_MOST
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 WORD_BITS = 64
-BLOCK = 1 << 18  # samples drawn at once: bounds memory, nothing else
+BLOCK = 1 << 16  # pairs tried at once: they stay in a core's cache
 _DOWN = Context(prec=64, rounding=ROUND_FLOOR)
 
 
@@ -44,13 +45,17 @@ class Stream:
             return np.zeros(n, np.int64)
         return (self.words(n) >> np.uint64(WORD_BITS - width)).astype(np.int64)
 
-    def below(self, n: int, *, bound: int) -> Integers:
-        """Return `n` uniform integers in [0, bound), exactly uniform (by rejection), shape (n,), int64."""
-        largest = np.uint64((2**WORD_BITS // bound) * bound - 1)
+    def one_in(self, n: int, *, bound: int) -> Flags:
+        """Return `n` flags that are set with probability 1 / bound, bound from 2, exactly (by rejection), shape (n,)."""
+        share = 2**WORD_BITS // bound
         words = self.words(n).copy()
-        while (biased := words > largest).any():
+        while (biased := words > np.uint64(share * bound - 1)).any():
             words[biased] = self.words(int(biased.sum()))
-        return (words % np.uint64(bound)).astype(np.int64)
+        return np.asarray(words < np.uint64(share))
+
+    def law(self, n: int, law: Law) -> Integers:
+        """Return `n` exact draws of `law`, shape (n,), int64."""
+        return drawn(self.words(n), law, more=self.words)
 
 
 def poisson_sample(n: int, *, rate: Decimal) -> Flags:
@@ -71,47 +76,27 @@ def poisson_sample(n: int, *, rate: Decimal) -> Flags:
 def discrete_gaussian(n: int, *, share_bits: int) -> Integers:
     """Draw `n` exact samples of N_Z(0, 4**share_bits), shape (n,), int64.
 
-    P(z) is proportional to exp(-z**2 / (2 * 4**share_bits)) for every integer z. Integers only, no floating point anywhere.
-    `share_bits` from 0 to 24. Raises ValueError outside, or when `n` is negative.
-    Source: Canonne, Kamath, Steinke, The Discrete Gaussian for Differential Privacy, 2020, Algorithms 1 to 3 with t = sigma.
+    P(z) is proportional to exp(-z**2 / (2 * 4**share_bits)) for every integer z. Integers only, no binary
+    floating point anywhere. `share_bits` from 0 to 24. Raises ValueError outside, or when `n` is negative.
+    With t = 2**share_bits, |z| = k t + x, x below t: k is drawn with P(k) proportional to exp(-k**2 / 2), x uniformly, and the
+    pair is kept with probability exp(-x (x + 2 k t) / (2 t**2)), of all pairs 0.71.
+    Source: Karney, Sampling Exactly from the Normal Distribution, 2016, section 3; its coin: Canonne, Kamath, Steinke, The
+    Discrete Gaussian for Differential Privacy, 2020, Algorithm 1.
     """
     if n < 0 or not 0 <= share_bits <= SHARE_BITS_MOST:
         raise ValueError(f"share bits lie between 0 and {SHARE_BITS_MOST}")
     stream, out, done = Stream(), np.empty(n, np.int64), 0
     while done < n:
-        candidates = _discrete_laplace(stream, min(BLOCK, int((n - done) * 1.35) + 32), width=share_bits)
-        distance = np.abs(candidates) - (1 << share_bits)
-        # beyond 2**31 the square leaves int64: reached with probability < exp(-120), and would be kept with < exp(-8000)
-        far = np.abs(distance) > 1 << 31
-        kept = _with_probability_exp(stream, np.where(far, 0, distance) ** 2, width=2 * share_bits + 1) & ~far
-        accepted = candidates[kept][: n - done]
-        out[done : done + len(accepted)] = accepted
-        done += len(accepted)
+        tried = min(BLOCK, int((n - done) * 1.42) + 32)
+        high, low = stream.law(tried, half_gaussian), stream.bits(tried, width=share_bits)
+        magnitude = low + (high << share_bits)
+        negative = stream.bits(tried, width=1).astype(np.bool_)
+        kept = _with_probability_exp(stream, low * (magnitude + (high << share_bits)), width=2 * share_bits + 1)
+        kept &= ~(negative & (magnitude == 0))  # one zero, not two
+        found = np.where(negative, -magnitude, magnitude)[kept][: n - done]
+        out[done : done + len(found)] = found
+        done += len(found)
     return out
-
-
-def _discrete_laplace(stream: Stream, n: int, *, width: int) -> Integers:
-    """Draw samples with P(x) proportional to exp(-|x| / 2**width)."""
-    out, done = np.empty(n, np.int64), 0
-    while done < n:
-        low = stream.bits(int((n - done) * 1.75) + 16, width=width)
-        low = low[_with_probability_exp_of_fraction(stream, low, width=width)]
-        high = _geometric(stream, len(low))
-        magnitude = low + (high << width)
-        negative = stream.bits(len(magnitude), width=1).astype(np.bool_)
-        drawn = np.where(negative, -magnitude, magnitude)[~(negative & (magnitude == 0))][: n - done]  # one zero, not two
-        out[done : done + len(drawn)] = drawn
-        done += len(drawn)
-    return out
-
-
-def _geometric(stream: Stream, n: int) -> Integers:
-    """Count the successes of probability exp(-1) before the first failure."""
-    count, live = np.zeros(n, np.int64), np.arange(n)
-    while len(live):
-        live = live[_with_probability_exp_of_fraction(stream, np.ones(len(live), np.int64), width=0)]
-        count[live] += 1
-    return count
 
 
 def _with_probability_exp(stream: Stream, numerator: Integers, *, width: int) -> Flags:
@@ -119,7 +104,7 @@ def _with_probability_exp(stream: Stream, numerator: Integers, *, width: int) ->
     whole, fraction = numerator >> width, numerator & ((1 << width) - 1)
     out, live, units = np.ones(len(numerator), np.bool_), np.flatnonzero(whole), 0
     while len(live):
-        success = _with_probability_exp_of_fraction(stream, np.ones(len(live), np.int64), width=0)
+        success = stream.law(len(live), success_exp_1) == 0
         out[live[~success]] = False
         units += 1
         live = live[success]
@@ -138,7 +123,8 @@ def _with_probability_exp_of_fraction(stream: Stream, numerator: Integers, *, wi
     while len(live):
         success = stream.bits(len(live), width=width) < numerator[live]
         if j > 1:
-            success &= stream.below(len(live), bound=j) == 0
+            below = np.flatnonzero(success)
+            success[below] = stream.one_in(len(below), bound=j)
         if j % 2:
             out[live[~success]] = True
         live, j = live[success], j + 1

@@ -31,7 +31,7 @@ def test_large_shares_have_the_claimed_standard_deviation(share_bits):
 
 
 def test_a_draw_longer_than_one_block_is_complete():
-    n = rng.BLOCK + 1000
+    n = 4 * rng.BLOCK + 1000
     drawn = rng.discrete_gaussian(n, share_bits=16)
     assert drawn.shape == (n,)
     assert drawn.dtype == np.int64
@@ -78,9 +78,20 @@ def test_a_stream_cannot_be_seeded():
         rng.Stream(b"0" * 32)
 
 
-def test_below_is_uniform_over_its_range():
-    drawn = rng.Stream().below(60_000, bound=3)
-    assert np.abs(np.bincount(drawn, minlength=3) - 20_000).max() < 6 * np.sqrt(60_000 * 2 / 9)
+@pytest.mark.parametrize("bound", [2, 3, 4, 7])
+def test_one_in_so_many_is_set(bound):
+    flags = rng.Stream().one_in(60_000, bound=bound)
+    expected, variance = 60_000 / bound, 60_000 * (bound - 1) / bound**2
+    assert abs(flags.sum() - expected) <= 6 * np.sqrt(variance)
+
+
+@pytest.mark.parametrize("bound", [3, 5, 2**63 - 25])
+def test_words_that_would_bias_one_in_so_many_are_drawn_anew(bound, monkeypatch):
+    whole = 2**64 // bound * bound
+    said = iter([[whole, 2**64 - 1, whole - 1, 0], [2**64 - 1, 2**64 // bound], [2**64 // bound - 1]])
+    stream = rng.Stream()
+    monkeypatch.setattr(rng.Stream, "words", lambda _self, n: np.array(next(said), np.uint64)[:n])
+    assert stream.one_in(4, bound=bound).tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("rate", [Decimal("0.02"), Decimal("0.5"), Decimal("0.999")])
