@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as write_arrays
 
-from common.errors import InternalError, RecordDamaged
+from common.errors import InternalError
 from common.optimisation import Adam, MovingAverage
 from common.privacy import Privacy
 from common.training import Training
@@ -39,7 +37,7 @@ class OptimiserState:
             array.setflags(write=False)
 
     def to_bytes(self) -> bytes:
-        """Return the state as safetensors bytes, for the journal; the same state gives the same bytes."""
+        """Return the state as safetensors bytes, for the run's folder; the same state gives the same bytes; none reads it back."""
         blob: bytes = write_arrays(
             {
                 "average": self.average,
@@ -55,23 +53,6 @@ def start(position: Array, *, training: Training) -> OptimiserState:
     """Return the state before the first step, at `position`, shape (d,)."""
     moments = np.zeros((2 if isinstance(training.optimiser, Adam) else 1, len(position)))
     return OptimiserState(steps_done=0, position=position.astype(np.float64), moments=moments, average=np.zeros(len(position)))
-
-
-def from_bytes(blob: bytes) -> OptimiserState:
-    """Read a state back; raises RecordDamaged on anything that `to_bytes` did not write."""
-    try:
-        arrays = read_arrays(blob)
-        state = OptimiserState(
-            steps_done=int(arrays["steps_done"].item()),
-            position=arrays["position"],
-            moments=arrays["moments"],
-            average=arrays["average"],
-        )
-    except (SafetensorError, InternalError, KeyError, TypeError, ValueError, OverflowError):
-        raise RecordDamaged("The optimiser's state cannot be read.", action="Restore the journal from a backup.") from None
-    if state.to_bytes() != blob:
-        raise RecordDamaged("The optimiser's state was changed.", action="Restore the journal from a backup.")
-    return state
 
 
 def step(state: OptimiserState, total: Array, *, training: Training, privacy: Privacy) -> OptimiserState:

@@ -1,12 +1,13 @@
-"""Claims about the optimisers: what they do with a sum, and that their state survives the journal unchanged."""
+"""Claims about the optimisers: what they do with a sum, and that the state a run leaves is whole."""
 
 import math
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
-from common.errors import InternalError, RecordDamaged
+from common.errors import InternalError
 from server import step as optimiser
 from server.schedule import learning_rate
 from tests import learning
@@ -133,27 +134,20 @@ def test_a_step_beyond_the_study_is_refused():
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(way) or "plain")
-def test_training_resumed_midway_ends_with_the_same_bytes(way):
+def test_the_written_state_is_all_that_the_next_step_needs(way):
     study = learning.study(steps=8, **way)
     random = np.random.default_rng(2)
     totals = [np.array([0.1, 1e100, -1e-300]), *(random.normal(size=3) for _ in range(7))]
     whole = run(study, totals)
     for stopped in range(9):
-        state = optimiser.from_bytes(run(study, totals[:stopped]).to_bytes())
-        assert state.steps_done == stopped
+        written = safetensors.numpy.load(run(study, totals[:stopped]).to_bytes())
+        assert written.pop("steps_done").tolist() == [stopped]
+        state = optimiser.OptimiserState(steps_done=stopped, **written)
         for total in totals[stopped:]:
             state = optimiser.step(state, total, training=study.training, privacy=study.privacy)
         assert state.to_bytes() == whole.to_bytes()
         final = optimiser.final(state, training=study.training)
         assert final.tobytes() == optimiser.final(whole, training=study.training).tobytes()
-
-
-def test_a_damaged_state_is_refused():
-    for way in WAYS:
-        blob = run(learning.study(**way), [np.ones(3)]).to_bytes()
-        for damaged in (b"", blob[:-1], blob + b"\0", blob.replace(b"moments", b"momentz"), blob.replace(b"F64", b"F32", 1)):
-            with pytest.raises(RecordDamaged):
-                optimiser.from_bytes(damaged)
 
 
 def test_a_state_of_another_optimiser_is_refused():
