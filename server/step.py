@@ -37,7 +37,7 @@ class OptimiserState:
             array.setflags(write=False)
 
     def to_bytes(self) -> bytes:
-        """Return the state as safetensors bytes, for the run's folder; the same state gives the same bytes; none reads it back."""
+        """Return the state as safetensors bytes, for the run's folder; the same state gives the same bytes."""
         blob: bytes = write_arrays(
             {
                 "average": self.average,
