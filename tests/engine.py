@@ -6,7 +6,9 @@ from torch import nn
 
 from client.engine import toom
 from client.engine.batch import packed
-from common.networks.standardised import EPSILON, StandardisedConv2d
+from common.networks.standardised import EPSILON, StandardisedConv2d, StandardisedConv3d
+
+STANDARDISED = StandardisedConv2d | StandardisedConv3d
 
 
 class Small2d(nn.Module):
@@ -37,6 +39,21 @@ class Small3d(nn.Module):
     def forward(self, views):
         x = torch.relu(self.norm(self.one(views)))
         return self.head(torch.relu(self.two(x)).amax((2, 3, 4))).squeeze(1)
+
+
+class Standardised3d(nn.Module):
+    """Standardised convolutions of volumes: with and without bias, strided, grouped, dilated."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm = StandardisedConv3d(1, 6, 3, padding=1, bias=False), nn.GroupNorm(3, 6)
+        self.two = StandardisedConv3d(6, 8, (3, 1, 2), stride=(2, 1, 1), padding=(1, 0, 1))
+        self.grouped = StandardisedConv3d(8, 8, 3, padding=2, dilation=2, groups=2)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, views):
+        x = torch.tanh(self.two(torch.relu(self.norm(self.one(views)))))
+        return self.head(torch.relu(self.grouped(x)).mean((2, 3, 4))).squeeze(1)
 
 
 class Sequence(nn.Module):
@@ -100,14 +117,14 @@ def gradients(network, images, patients, *, dtype=torch.float64):
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     scales = {}
     for name, module in network.named_modules():
-        if isinstance(module, StandardisedConv2d):
+        if isinstance(module, STANDARDISED):
             module.used, scale = (one.detach() for one in module.standardised())
             module.used.requires_grad_()
             vars(module)["standardised"] = lambda module=module: (module.used, None)
             scales[f"{name}.weight"] = module.used, scale
     held = dict(network.named_parameters())
     trained = [scales[name][0] if name in scales else held[name] for name in names]
-    factors = [scales[name][1].view(-1, 1, 1, 1) if name in scales else 1.0 for name in names]
+    factors = [_beside(*scales[name]) if name in scales else 1.0 for name in names]
     rows = []
     for label, bag in patients:
         shown = torch.from_numpy(images[list(bag)]).to(dtype)
@@ -115,16 +132,21 @@ def gradients(network, images, patients, *, dtype=torch.float64):
         found = torch.autograd.grad(mean, trained)
         rows.append(torch.cat([(one * factor).ravel() for one, factor in zip(found, factors, strict=True)]).double().numpy())
     for module in network.modules():
-        if isinstance(module, StandardisedConv2d):
+        if isinstance(module, STANDARDISED):
             del vars(module)["standardised"], module.used
     network.float()
     return np.array(rows)
 
 
+def _beside(weight, scale):
+    """The filters' scales, (out,), as what multiplies their weight."""
+    return scale.view(-1, *[1] * (weight.ndim - 1))
+
+
 def projected(network, vector):
     """What becomes of a sum of gradients when standardised weights are projected."""
     parts, first = [], 0
-    modules = {id(one.weight): one for one in network.modules() if isinstance(one, StandardisedConv2d)}
+    modules = {id(one.weight): one for one in network.modules() if isinstance(one, STANDARDISED)}
     for parameter in network.parameters():
         if parameter.requires_grad:
             part = torch.from_numpy(vector[first : first + parameter.numel()]).view(parameter.shape)
@@ -136,7 +158,7 @@ def projected(network, vector):
                 variance, mean = torch.var_mean(flat, dim=1, correction=0, keepdim=True)
                 scale = ((variance + EPSILON) * flat.shape[1]).rsqrt()
                 used = ((flat - mean) * scale).view_as(raw)
-                part = torch.autograd.grad((used * part / scale.detach().view(-1, 1, 1, 1)).sum(), raw)[0]
+                part = torch.autograd.grad((used * part / _beside(raw, scale.detach())).sum(), raw)[0]
             parts.append(part.ravel())
     return torch.cat(parts).numpy()
 
