@@ -28,6 +28,7 @@ from server import (
     glance,
     keeper,
     page,
+    plan_noise,
     state,
     stopping,
     superlink,
@@ -68,6 +69,7 @@ def run(
             f"The roster{apart} has {len(training)} hospitals, a round of this study needs {needed}.",
             action="Enrol more, all of them in one call with --replace, or propose another study.",
         )
+    plan_noise.check(study, hospitals=len(signed.names))  # the roster may be another than when the study was proposed
     if not held(home / "serve.lock"):
         raise NotSetUp("The SuperLink is not running.", action="Start `motet-coordinator serve` in another terminal.")
     with hold(made.lock, busy="A study of this coordinator runs already."):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from client import summarise
 from client.inside import Cohort
 from common import announcement, canonical, terms
-from common.mechanism import TAIL
+from common.mechanism import ROUNDING_SLACK_MOST, TAIL
 from common.noisy_moments import box, packed_size, unpack
 from common.privacy import GramPrivacy
 from common.study import Study
@@ -120,8 +120,8 @@ def test_no_allowed_study_can_leave_the_ring(noise, clip_norm, patients, hospita
     )
     wanted = federation.study(statistics={"privacy": privacy.model_dump()})
     one = announcement.mechanism_for(wanted, task="gram", hospitals=hospitals, dimension=packed_size(p))
-    if one.rounding_slack > 0.01:
-        return  # refused by every hospital (client/policy.py)
+    if one.rounding_slack > ROUNDING_SLACK_MOST:
+        return  # refused by every hospital
     reached = hospitals * one.coordinate_limit + TAIL * math.sqrt(hospitals) * 2**one.share_bits
     assert reached < 2**63
     assert Study.model_validate(canonical.decode(wanted.canonical_bytes())).hash() == wanted.hash()

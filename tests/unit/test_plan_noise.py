@@ -15,7 +15,7 @@ from common.errors import ConfigError, OutsidePolicy
 from server import plan as plans
 from server import plan_noise, plan_rhythms
 from tests import federation, ledgers, policies
-from tests.commands import COORDINATOR
+from tests.commands import COORDINATOR, request
 from tests.commands import coordinator as motet
 
 PROBE = {"model": "resnet18", "recipe": "full", "prior_sha256": model.prior_sha256("resnet18"), "patients_per_step_max": 2500}
@@ -90,6 +90,21 @@ def test_a_whole_resnet18_for_too_many_patients_is_refused_before_anything_is_sp
         assert 'Choose recipe = "head", a smaller network, or a smaller patients_per_step_max.' in " ".join(said.split())
     assert "2.94 % to the sensitivity" in motet("plan", path, "--hospitals", "4")[1]
     assert not list((home / "studies").iterdir())
+
+
+def test_a_roster_that_grew_after_the_proposal_is_checked_before_the_run(tmp_path):
+    most = {"patients_declared": 9000, "patients_per_step_max": 1600}  # 0.90 % with three hospitals, 1.47 % with four
+    study = federation.study(training={**PROBE, **most}, hospitals_min=3)
+    path, home = tmp_path / "study.toml", tmp_path / "hub"
+    path.write_text(tomlkit.dumps(json.loads(study.model_dump_json(exclude_none=True))))
+    assert motet("init", "--home", home, *COORDINATOR)[0] == 0
+    members = [request(tmp_path, name) for name in "abcd"]
+    assert motet("enrol", "--home", home, *members[:3])[0] == 0
+    assert motet("propose", path, "--home", home)[0] == 0
+    assert motet("enrol", "--home", home, "--replace", *members)[0] == 0
+    code, said = motet("run", "--home", home, study.hash())
+    assert (code, "rounding would add 1.47 %" in said) == (10, True), said
+    assert not list((home / "runs").iterdir())
 
 
 def test_rounds_without_a_hospital_are_checked_too():
