@@ -27,7 +27,7 @@ __all__ = ["CHUNK_BYTES", "KEPT_BYTES", "KERNELS", "candidates", "gradients"]
 
 CHUNK_BYTES = 2 << 20  # instantiated at once: what stays in cache, and below what the allocator returns to the system
 SIDE_BY_SIDE = 1 << 18  # numbers of one layer that are put beside those of other layers
-KEPT_BYTES = 256 << 20  # instantiated and kept in all by one layer; above it only Gram is left
+KEPT_BYTES = 256 << 20  # instantiated and kept in all by one layer; above it only Gram is left, where that fits
 
 Kernel = Callable[[Tensor, Tensor, Geometry, int], Tensor]
 
