@@ -80,7 +80,7 @@ def discrete_gaussian(n: int, *, share_bits: int) -> Integers:
     floating point anywhere. `share_bits` from 0 to 24. Raises ValueError outside, or when `n` is negative.
     With t = 2**share_bits, |z| = k t + x, x below t: k is drawn with P(k) proportional to exp(-k**2 / 2), x uniformly, and the
     pair is kept with probability exp(-x (x + 2 k t) / (2 t**2)), of all pairs 0.71.
-    Source: Karney, Sampling Exactly from the Normal Distribution, 2016, section 3; its coin: Canonne, Kamath, Steinke, The
+    Source: Karney, Sampling Exactly from the Normal Distribution, 2016, Algorithm D; its coin: Canonne, Kamath, Steinke, The
     Discrete Gaussian for Differential Privacy, 2020, Algorithm 1.
     """
     if n < 0 or not 0 <= share_bits <= SHARE_BITS_MOST:

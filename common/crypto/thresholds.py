@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 __all__ = ["Law", "drawn", "half_gaussian", "success_exp_1"]
 
 Words = NDArray[np.uint64]
-Law = Callable[
-    [int], tuple[int, ...]
-]  # bits to floor(2**bits * P(X <= k)) for k = 0, 1, ... as far as they are below 2**bits - 1
+Law = Callable[[int], tuple[int, ...]]  # bits to floor(2**bits * P(X <= k)), k = 0, 1, ..., the last of ones alone
 
 WORD_BITS = 64
-SPARE_DIGITS = 80  # beyond half a digit a bit, which the last sums need: no floor is wrong unless as many digits were nines
+SPARE_DIGITS = 80  # beyond half a digit a bit: what is cut off beyond the last sum is smaller than 2**-bits by 40 digits
 
 
 def success_exp_1(bits: int) -> tuple[int, ...]:
@@ -46,7 +44,7 @@ def drawn(words: Words, law: Law, *, more: Callable[[int], Words]) -> NDArray[np
     found = np.searchsorted(floors, words, side="right")
     for at in np.flatnonzero(before[found] == words):
         found[at] = _decided(int(words[at]), law, more)
-    return found
+    return found.astype(np.int64, copy=False)
 
 
 def _decided(word: int, law: Law, more: Callable[[int], Words]) -> int:
@@ -63,7 +61,9 @@ def _decided(word: int, law: Law, more: Callable[[int], Words]) -> int:
 def _table(law: Law) -> tuple[Words, Words]:
     """Return the floors, and for each number of floors that a word is not below the last of these: a tie is an equal word."""
     floors = np.array(law(WORD_BITS), np.uint64)
-    return floors, np.concatenate([floors[:1], floors])  # a word below all floors equals none
+    before = np.concatenate([floors[:1], floors])  # a word below all floors equals none
+    floors.flags.writeable = before.flags.writeable = False
+    return floors, before
 
 
 def _precise(bits: int) -> AbstractContextManager[Context]:

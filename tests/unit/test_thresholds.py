@@ -48,14 +48,16 @@ def test_a_word_beside_a_threshold_decides_alone():
 @pytest.mark.parametrize("law", [thresholds.success_exp_1, thresholds.half_gaussian])
 @pytest.mark.parametrize("ties", [1, 2, 3])
 @pytest.mark.parametrize("step", [-1, 1])
-def test_a_word_on_a_threshold_is_decided_by_the_first_further_word_that_differs(law, ties, step):
+@pytest.mark.parametrize("at", [0, -1])
+def test_a_word_on_a_threshold_is_decided_by_the_first_further_word_that_differs(law, ties, step, at):
     """The threshold's own bits for `ties` words, then a word beside it."""
     bits = 64 * (ties + 1)
-    threshold = law(bits)[0] + step
-    said = [threshold >> (bits - 64 * (at + 1)) & ONES for at in range(ties + 1)]
+    number = [one for one, known in enumerate(law(64)) if known < ONES][at]
+    threshold = law(bits)[number] + step
+    said = [threshold >> (bits - 64 * (word + 1)) & ONES for word in range(ties + 1)]
     asked = iter(said[1:])
     found = thresholds.drawn(np.array([5, said[0], 7], np.uint64), law, more=lambda _n: np.array([next(asked)], np.uint64))
-    assert found.tolist() == [0, int(step > 0), 0]
+    assert found.tolist() == [0, number + int(step > 0), 0]
     assert next(asked, None) is None  # as many as it takes
 
 
