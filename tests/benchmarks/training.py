@@ -6,7 +6,7 @@ one that hospitals take (rows_at_once), where few sampled patients do not pay fo
 (wall time on a GPU); rounds are interleaved, ratios are medians over rounds of this run. The noise is drawn once a step and is
 told apart, under noise.*, and in step_ratio_with_noise. Opacus knows no standardised weights: its rows of resnet18 are with
 plain convolutions, beside a plain step with the same. Memory: peak over what was resident before the step, one process each.
-Utility and whole rounds are measured elsewhere; their figures under `utility`, `utility_full` and `round` in the same file are kept.
+Utility and whole rounds are measured elsewhere; their figures in the same file (`utility`, `utility_full`, `round`) are kept.
 """
 
 import argparse
