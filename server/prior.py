@@ -2,8 +2,8 @@
 
 The images are those of common/networks/processes.py. The embedding learns the process's own parameters (size, outline,
 softness, contrast, spectrum ...), scaled by constants of these images alone.
-About three minutes on one core. On a processor that rounds otherwise
-the weights come out as another network (features a quarter apart); the file's hash, named in each study, is what counts.
+About three minutes on one core. On a processor that rounds otherwise the weights come out as another network; the file's hash,
+named in each study, is what counts.
 Source: the idea of Tang et al., Differentially Private Image Classification by Learning Priors from Random Processes, 2023;
 generator and network are our own.
 """

@@ -256,3 +256,18 @@ def reserve(number=1, **changes):
 def release(number=1):
     """Kind and fields of the release of that reservation."""
     return Kind.RELEASE, {"id": f"run/{number}/aalen", "sha256": "a" * 64, "bytes": 5}
+
+
+def roster_of(count):
+    """A signed roster of so many made-up hospitals."""
+    members = tuple(
+        Member(
+            name=f"hosp-{number}",
+            identity=key(number + 100).public_key().public_bytes_raw().hex(),
+            ledger_key="x",
+            node_key="x",
+            relay_certificate="",
+        )
+        for number in range(count)
+    )
+    return rosters.sign(federation="phantoms", coordinator="hub", key=key(99), members=members)

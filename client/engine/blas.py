@@ -1,7 +1,7 @@
 """Products of float64 matrices: on the processor by NumPy's BLAS, on other devices by torch's.
 
-Torch's uses all of a processor's registers for float64 on Intel's only; NumPy's on every one that has AVX-512 (on a Zen 5 core
-46 G products a second, torch's 26), and of a matrix with itself it computes one half.
+On processors with AVX-512 that are not Intel's, torch's uses half of their registers for float64, NumPy's all; and of a matrix
+with itself NumPy's computes one half.
 """
 
 import numpy as np

@@ -122,8 +122,8 @@ def lidc_nodules(*, told):
     return _data("lidc", views, labels, hospitals, parts)
 
 
-def patch_of(lesion, number, hospital):
-    """One patient's scan, rendered, resampled and cut out."""
+def patch_of(lesion, number, hospital, recipe=None):
+    """One patient's scan, rendered, resampled and cut out by the product's steps; `recipe`: another than the benchmark's."""
     scanner = SCANNERS[hospital % len(SCANNERS)]
     body = anatomy(lesion.readings[0], scanner=scanner, random=reproducible(1, "utility", number, "body"))
     made = render(lesion.readings[0], body, scanner=scanner, random=reproducible(1, "utility", number, "scan"))
@@ -138,7 +138,7 @@ def patch_of(lesion, number, hospital):
         acquisition=NOTHING,
         region=made.region,
     )
-    recipe = learning.study(side=LIDC_SIDE, edge=True).recipe
+    recipe = recipe or learning.study(side=LIDC_SIDE, edge=True).recipe
     return to_tensor(prepare(volume, recipe=recipe), recipe=recipe).pixels
 
 

@@ -13,9 +13,7 @@ import torch
 from scipy import stats
 
 from client import score, train
-from client.imaging.prepare import prepare
-from client.imaging.tensor import to_tensor
-from client.inside import Acquisition, Cohort, Volume
+from client.inside import Acquisition, Cohort
 from client.kernels.rows import ALONE
 from common import model, scores
 from common.announcement import mechanism_for
@@ -24,10 +22,9 @@ from common.ledger import accounting
 from common.study import Study
 from deploy.demo import lidc
 from deploy.demo.cohort import POSITIVE_ABOVE
-from deploy.demo.render import anatomy, render
-from deploy.demo.scanner import SCANNERS, reproducible
 from server import evaluation_measures
 from tests import learning
+from tests.benchmarks.utility_data import patch_of
 
 DATA = Path(os.environ.get("MOTET_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HOSPITALS, SIDE, DELTA = 4, 28, Decimal("1e-5")
@@ -161,30 +158,13 @@ def test_calibration_bands_and_an_unseen_hospital_on_chest_x_rays_are_numpys():
     assert min(areas) > 0.7
 
 
-def lesion_patch(lesion, number, recipe):
-    """One lesion in simulated CT, resampled and cut out by the product's own steps."""
-    scanner = SCANNERS[number % HOSPITALS]
-    body = anatomy(lesion.readings[0], scanner=scanner, random=reproducible(1, "evaluation", number, "body"))
-    made = render(lesion.readings[0], body, scanner=scanner, random=reproducible(1, "evaluation", number, "scan"))
-    spacing = (scanner.thickness_mm, scanner.pixel_mm, scanner.pixel_mm)
-    volume = Volume(
-        patient=str(number),
-        series="0",
-        modality="CT",
-        voxels=made.voxels_hu.astype(np.float32),
-        affine=np.diag([*spacing, 1.0]),
-        spacing_mm=spacing,
-        acquisition=NOTHING,
-        region=made.region,
-    )
-    return to_tensor(prepare(volume, recipe=recipe), recipe=recipe).pixels
-
-
 def test_calibration_on_lidc_lesions_is_numpys():
     wanted = learning.study(side=LESION_SIDE, score_bins=TENTHS, clip_norm="1", views_per_patient_max=1, steps=1)
     found = lidc.lesions(real("lidc-nodules.sqlite"))
     chosen = [found[at] for at in np.random.default_rng(5).permutation(len(found))[:LESIONS]]
-    views = np.stack([lesion_patch(one, number, wanted.recipe) for number, one in enumerate(chosen)]).astype(np.float32)
+    views = np.stack([patch_of(one, number, number % HOSPITALS, wanted.recipe) for number, one in enumerate(chosen)]).astype(
+        np.float32
+    )
     rated = np.array([5.0 if one.malignancy > POSITIVE_ABOVE else 1.0 for one in chosen])
 
     def dealt(rows):
@@ -217,15 +197,7 @@ def test_a_charged_auc_on_chest_x_rays_is_the_exact_one_within_its_interval():
         mechanism = mechanism_for(wanted, task="evaluate", hospitals=HOSPITALS, dimension=scores.dimension(wanted))
         table, noise = np.zeros((2, 16)), 0.0
         for one in tested:
-            values = score.contribution(
-                [model.dump(network)],
-                study=wanted,
-                cohort=one,
-                held_out_rows=np.arange(len(one.bags)),
-                mechanism=mechanism,
-                seat=ALONE,
-                cell_min=5,
-            ).values.reshape(2, 16)
+            values = contributed(network, one, study=wanted).values.reshape(-1, 2, 16)[-1]
             if wanted is charged:  # as client/mask.py adds it
                 noise, step = mechanism.noise_deviation, mechanism.grid_step
                 drawn = rng.discrete_gaussian(32, share_bits=mechanism.share_bits).reshape(2, 16)

@@ -9,7 +9,7 @@ import pytest
 import tomlkit
 
 from client import policy
-from common import announcement, model, roster
+from common import announcement, model
 from common.announcement import Announcement
 from common.errors import ConfigError, OutsidePolicy
 from server import plan as plans
@@ -23,22 +23,9 @@ LIMIT = 0.01  # reference: refuse if rho > 1 %
 HEAD = 13  # parameters of the phantom study's head
 
 
-def members(count):
-    return tuple(
-        roster.Member(
-            name=f"hosp-{number}",
-            identity=ledgers.key(number + 100).public_key().public_bytes_raw().hex(),
-            ledger_key="x",
-            node_key="x",
-            relay_certificate="",
-        )
-        for number in range(count)
-    )
-
-
 def answer(study, *, hospitals, dimension):
     """Ask a hospital's policy for the first step of training over so many hospitals; raises what it refuses with."""
-    signed = roster.sign(federation="phantoms", coordinator="hub", key=ledgers.key(99), members=members(hospitals))
+    signed = ledgers.roster_of(hospitals)
     announced = Announcement(
         run="r",
         study=study.hash(),

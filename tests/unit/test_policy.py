@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from client import policy
-from common import announcement, roster, scores
+from common import announcement, scores
 from common.announcement import Announcement
 from common.errors import OutsidePolicy, RefusedError, RosterNotApproved, RosterTooSmall, TooFewPatients
 from common.mechanism import Exact
@@ -17,21 +17,7 @@ STUDY = federation.study()
 MINE = policies.policy(epsilon_cap=Decimal(10), colluders_min=1, exact_releases_max=10, local_steps_max=10)
 
 
-def make_roster(count):
-    members = tuple(
-        roster.Member(
-            name=f"hosp-{number}",
-            identity=ledgers.key(number + 100).public_key().public_bytes_raw().hex(),
-            ledger_key="x",
-            node_key="x",
-            relay_certificate="",
-        )
-        for number in range(count)
-    )
-    return roster.sign(federation="phantoms", coordinator="hub", key=ledgers.key(99), members=members)
-
-
-FOUR = make_roster(4)
+FOUR = ledgers.roster_of(4)
 ME = "hosp-1"
 
 
@@ -85,7 +71,7 @@ def test_a_study_that_allows_too_small_a_roster_is_refused():
 def test_a_roster_with_fewer_than_two_honest_hospitals_is_refused(members, colluders):
     study = federation.study(privacy={"colluders": colluders})
     with pytest.raises(RosterTooSmall, match="honest"):
-        policy.check_study(MINE, study=study, roster=make_roster(members))
+        policy.check_study(MINE, study=study, roster=ledgers.roster_of(members))
 
 
 @pytest.mark.parametrize("change", [{"study": "1" * 64}, {"roster": "1" * 64}, {"study": ""}, {"roster": None}])
